@@ -1,0 +1,66 @@
+"""Every configuration key of QueryInst, once, with its unit and default.
+
+Keys of Detectron2 that QueryInst reads with Detectron2's meaning: ``MODEL.MASK_ON``,
+``MODEL.{PIXEL_MEAN, PIXEL_STD}``, ``INPUT.FORMAT``, ``MODEL.FPN.OUT_CHANNELS`` (must equal EMBED_DIM),
+``MODEL.ROI_HEADS.{NUM_CLASSES, IN_FEATURES, SCORE_THRESH_TEST}`` (the threshold acts before masks are computed),
+``MODEL.ROI_BOX_HEAD.{POOLER_RESOLUTION, POOLER_SAMPLING_RATIO, POOLER_TYPE, BBOX_REG_WEIGHTS}``,
+``MODEL.ROI_MASK_HEAD.{POOLER_RESOLUTION, POOLER_SAMPLING_RATIO, POOLER_TYPE, NUM_CONV, CONV_DIM, NORM,
+CLS_AGNOSTIC_MASK}`` and ``TEST.DETECTIONS_PER_IMAGE``. Their values for QueryInst stand in ``configs/Base-QueryInst.yaml``.
+"""
+
+from detectron2.config import CfgNode as CN
+
+
+def add_queryinst_config(cfg: CN) -> None:
+    """Add QueryInst's own keys to a Detectron2 configuration, in place."""
+    _add_model_keys(cfg)
+    _add_loss_keys(cfg)
+    _add_training_keys(cfg)
+
+
+def _add_model_keys(cfg: CN) -> None:
+    queryinst = cfg.MODEL.QUERYINST = CN()
+    queryinst.NUM_QUERIES = 100  # learned queries, equal for all images; >= 1
+    queryinst.NUM_STAGES = 6  # box heads, and mask heads, in the cascade; >= 1
+    queryinst.EMBED_DIM = 256  # channels of a query and of the FPN's levels
+    queryinst.NUM_HEADS = 8  # heads of the self-attention; divides EMBED_DIM
+    queryinst.FFN_DIM = 2048  # hidden channels of the feed-forward network
+    queryinst.DYNAMIC_DIM = 64  # channels between the two generated 1x1 kernels
+    queryinst.NUM_CLS_FCS = 1  # hidden layers of the class branch; >= 0
+    queryinst.NUM_REG_FCS = 3  # hidden layers of the box branch; >= 0
+    queryinst.DROPOUT = 0.0  # probability, in self-attention and feed-forward network
+    # Patterns (regular expressions, matched from the start of the name) of parameters that a
+    # checkpoint may leave unfilled.
+    queryinst.ALLOW_UNLOADED = ()
+    # Batch norms of the trunk always use their running statistics. Their affine weights are
+    # trained, but in the stages that MODEL.BACKBONE.FREEZE_AT freezes. False: batch statistics in
+    # training, which a trunk that starts from random weights needs.
+    cfg.MODEL.BACKBONE.NORM_EVAL = True
+
+
+def _add_loss_keys(cfg: CN) -> None:
+    queryinst = cfg.MODEL.QUERYINST
+    queryinst.PRIOR_PROB = 0.01  # initial score of every class
+    queryinst.FOCAL_ALPHA = 0.25  # weight of the positive class, of the negatives 1 - alpha
+    queryinst.FOCAL_GAMMA = 2.0  # focusing exponent
+    # Weights of the losses, equal in all stages.
+    queryinst.CLASS_WEIGHT = 2.0
+    queryinst.L1_WEIGHT = 5.0
+    queryinst.GIOU_WEIGHT = 2.0
+    queryinst.DICE_WEIGHT = 8.0
+    # Weights of the matching costs.
+    queryinst.COST_CLASS = 2.0
+    queryinst.COST_L1 = 5.0
+    queryinst.COST_GIOU = 2.0
+
+
+def _add_training_keys(cfg: CN) -> None:
+    cfg.SOLVER.OPTIMIZER = "ADAMW"  # "ADAMW" or "SGD"
+    cfg.SOLVER.BACKBONE_MULTIPLIER = 0.1  # learning rate factor of backbone.bottom_up, not of the FPN
+    # Periodic checkpoints that are kept, the newest; 0 keeps all. model_best.pth and
+    # model_final.pth do not count.
+    cfg.SOLVER.CHECKPOINT_KEEP = 3
+    # Short sides in pixels, one of which an image is resized to before INPUT.CROP cuts it
+    # (TYPE "absolute_range"): the second branch of DETR's augmentation.
+    cfg.INPUT.CROP.RESIZE_BEFORE = (400, 500, 600)
+    cfg.TEST.BEST_METRIC = "segm/AP"  # "task/metric" whose best value keeps model_best.pth; higher is better
