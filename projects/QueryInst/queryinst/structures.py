@@ -2,6 +2,7 @@
 
 from typing import NamedTuple
 
+from detectron2.structures import BitMasks, Boxes, PolygonMasks
 from torch import Tensor
 
 
@@ -18,7 +19,29 @@ class StageOutput(NamedTuple):
 
 
 class MatchedIndices(NamedTuple):
-    """Which query stands for which ground-truth instance: rows of one image or of a whole batch."""
+    """Which query stands for which ground-truth instance, row by row.
+
+    Of one image: query_idx in [0, Q), gt_idx in [0, G). Of a batch: query_idx counts the rows of
+    (N, Q) flattened, gt_idx those of `BatchTargets`.
+    """
 
     query_idx: Tensor  # (M,) int64
     gt_idx: Tensor  # (M,) int64
+
+
+class BatchTargets(NamedTuple):
+    """The ground truth of a batch, all images' instances in one row; G of them."""
+
+    boxes: Tensor  # (G, 4) XYXY_ABS in pixels of the resized, unpadded image
+    classes: Tensor  # (G,) int64
+    num_per_image: list[int]  # N numbers, which sum to G
+    whwh: Tensor  # (N, 4) width, height, width, height of each unpadded image, in pixels
+    masks: list[BitMasks | PolygonMasks] | None  # N entries; None for a box detector
+
+
+class PreciseBoxes(Boxes):
+    """Boxes that keep float64. Detectron2's own cast to float32."""
+
+    def __init__(self, tensor: Tensor):
+        """tensor: (R, 4) XYXY_ABS."""
+        self.tensor = tensor

@@ -1,0 +1,17 @@
+"""QueryInst (Fang et al., ICCV 2021) on Detectron2."""
+
+try:
+    import detectron2  # noqa: F401
+except ImportError as error:
+    raise ImportError(
+        "queryinst needs Detectron2, which no package index has; "
+        "tools/install_detectron2.py of the repository, or the command "
+        "queryinst-install-detectron2, installs it"
+    ) from error
+
+from . import data  # noqa: F401  registers shapes_train and shapes_val
+from ._version import __version__
+from .config import add_queryinst_config
+from .modeling import QueryInst
+
+__all__ = ["QueryInst", "__version__", "add_queryinst_config"]

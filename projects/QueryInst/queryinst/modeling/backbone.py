@@ -1,0 +1,40 @@
+"""What QueryInst asks of a Detectron2 backbone beyond building it."""
+
+from detectron2.config import CfgNode
+from detectron2.modeling import FPN, Backbone, build_backbone
+from torch import nn
+
+
+def build_fpn_backbone(cfg: CfgNode) -> Backbone:
+    """Detectron2's backbone with the reference's initial FPN weights.
+
+    mmdet draws them Xavier uniform, Detectron2 by ``c2_xavier_fill``: the bounds differ where a
+    convolution changes the number of channels.
+
+    Raises:
+        ValueError: the levels do not have EMBED_DIM channels.
+    """
+    backbone = build_backbone(cfg)
+    embed_dim = cfg.MODEL.QUERYINST.EMBED_DIM
+    shapes = backbone.output_shape()
+    for name in cfg.MODEL.ROI_HEADS.IN_FEATURES:
+        if name in shapes and shapes[name].channels != embed_dim:
+            raise ValueError(
+                f"feature {name} has {shapes[name].channels} channels, but EMBED_DIM is {embed_dim}; "
+                "set MODEL.FPN.OUT_CHANNELS to MODEL.QUERYINST.EMBED_DIM"
+            )
+    if isinstance(backbone, FPN):
+        for conv in (*backbone.lateral_convs, *backbone.output_convs):
+            nn.init.xavier_uniform_(conv.weight)
+    return backbone
+
+
+def use_running_statistics(backbone: nn.Module) -> None:
+    """Put every batch norm of the trunk into eval mode; whether it learns does not change.
+
+    mmdet ``ResNet(norm_eval=True)``. Frozen stages hold FrozenBatchNorm2d, which has one mode.
+    """
+    trunk = getattr(backbone, "bottom_up", backbone)
+    for module in trunk.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            module.eval()

@@ -1,0 +1,142 @@
+"""DynamicBoxHead: one stage of the box cascade."""
+
+import math
+
+import torch.nn.functional as F
+from detectron2.config import configurable
+from torch import Tensor, nn
+
+from .dynamic_conv import DynamicConv
+
+
+class NormedFC(nn.Module):
+    """Linear without bias, LayerNorm, ReLU: the hidden layer of the class and box branches."""
+
+    def __init__(self, dim: int):
+        super().__init__()
+        self.linear = nn.Linear(dim, dim, bias=False)
+        self.norm = nn.LayerNorm(dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.relu(self.norm(self.linear(x)))
+
+
+class DynamicBoxHead(nn.Module):
+    """Queries attend to each other, then each filters its RoI and says class and box of it.
+
+    QueryInst, section 3.1; mmdet ``DIIHead``. Post-norm throughout.
+    """
+
+    @configurable
+    def __init__(
+        self,
+        *,
+        num_classes: int,
+        embed_dim: int,
+        num_heads: int,
+        ffn_dim: int,
+        dynamic_dim: int,
+        roi_size: int,
+        num_cls_fcs: int,
+        num_reg_fcs: int,
+        dropout: float,
+        prior_prob: float,
+    ):
+        """
+        Raises:
+            ValueError: impossible sizes, each with its key.
+        """
+        super().__init__()
+        _check_sizes(num_classes, embed_dim, num_heads, num_cls_fcs, num_reg_fcs)
+        _check_probabilities(dropout, prior_prob)
+        _check_positive(ffn_dim=ffn_dim, dynamic_dim=dynamic_dim)
+        self.self_attn = nn.MultiheadAttention(embed_dim, num_heads, dropout, batch_first=True)
+        self.self_attn_norm = nn.LayerNorm(embed_dim)
+        self.dynamic_conv = DynamicConv(embed_dim=embed_dim, hidden_dim=dynamic_dim)
+        self.roi_proj = nn.Linear(roi_size * roi_size * embed_dim, embed_dim)
+        self.roi_proj_norm = nn.LayerNorm(embed_dim)
+        self.dynamic_conv_norm = nn.LayerNorm(embed_dim)
+        self.ffn_in = nn.Linear(embed_dim, ffn_dim)
+        self.ffn_out = nn.Linear(ffn_dim, embed_dim)
+        self.ffn_norm = nn.LayerNorm(embed_dim)
+        self.cls_fcs = nn.Sequential(*(NormedFC(embed_dim) for _ in range(num_cls_fcs)))
+        self.cls_logits = nn.Linear(embed_dim, num_classes)
+        self.reg_fcs = nn.Sequential(*(NormedFC(embed_dim) for _ in range(num_reg_fcs)))
+        self.box_deltas = nn.Linear(embed_dim, 4)
+        self.dropout = nn.Dropout(dropout)
+        self.reset_parameters(prior_prob)
+
+    @classmethod
+    def from_config(cls, cfg):
+        queryinst = cfg.MODEL.QUERYINST
+        return {
+            "num_classes": cfg.MODEL.ROI_HEADS.NUM_CLASSES,
+            "embed_dim": queryinst.EMBED_DIM,
+            "num_heads": queryinst.NUM_HEADS,
+            "ffn_dim": queryinst.FFN_DIM,
+            "dynamic_dim": queryinst.DYNAMIC_DIM,
+            "roi_size": cfg.MODEL.ROI_BOX_HEAD.POOLER_RESOLUTION,
+            "num_cls_fcs": queryinst.NUM_CLS_FCS,
+            "num_reg_fcs": queryinst.NUM_REG_FCS,
+            "dropout": queryinst.DROPOUT,
+            "prior_prob": queryinst.PRIOR_PROB,
+        }
+
+    def reset_parameters(self, prior_prob: float) -> None:
+        """Xavier uniform for every matrix; the class bias gives every class the score `prior_prob`."""
+        for parameter in self.parameters():
+            if parameter.dim() > 1:
+                nn.init.xavier_uniform_(parameter)
+        nn.init.constant_(self.cls_logits.bias, -math.log((1 - prior_prob) / prior_prob))
+        nn.init.zeros_(self.box_deltas.bias)
+
+    def forward(self, query_feats: Tensor, roi_feats: Tensor):
+        """One stage for all queries.
+
+        Args:
+            query_feats: (N, Q, C).
+            roi_feats: (N*Q, C, H, W), 7x7, of the queries' boxes.
+
+        Returns:
+            class_logits (N, Q, K), deltas (N, Q, 4) for Box2BoxTransform, the next stage's
+            query_feats (N, Q, C) and mask_queries (N, Q, C): the queries after self-attention.
+        """
+        attended = self.self_attn(query_feats, query_feats, query_feats, need_weights=False)[0]
+        mask_queries = self.self_attn_norm(query_feats + attended)
+        x = self.dynamic_conv(mask_queries.flatten(0, 1), roi_feats)
+        x = x.flatten(2).transpose(1, 2).flatten(1)  # (R, H*W*C): the order of mmdet's weights
+        x = F.relu(self.roi_proj_norm(self.roi_proj(x))).view_as(mask_queries)
+        query_feats = self.dynamic_conv_norm(mask_queries + self.dropout(x))
+        hidden = self.dropout(F.relu(self.ffn_in(query_feats)))
+        query_feats = self.ffn_norm(query_feats + self.dropout(self.ffn_out(hidden)))
+        class_logits = self.cls_logits(self.cls_fcs(query_feats))
+        deltas = self.box_deltas(self.reg_fcs(query_feats))
+        return class_logits, deltas, query_feats, mask_queries
+
+
+def _check_sizes(num_classes, embed_dim, num_heads, num_cls_fcs, num_reg_fcs) -> None:
+    if num_classes < 1:
+        raise ValueError(f"{num_classes=} must be >= 1; set MODEL.ROI_HEADS.NUM_CLASSES")
+    if embed_dim < 1 or num_heads < 1 or embed_dim % num_heads:
+        raise ValueError(
+            f"{embed_dim=} must be a positive multiple of {num_heads=}; "
+            "set MODEL.QUERYINST.EMBED_DIM or NUM_HEADS"
+        )
+    if num_cls_fcs < 0 or num_reg_fcs < 0:
+        raise ValueError(
+            f"{num_cls_fcs=} and {num_reg_fcs=} must be >= 0; "
+            "set MODEL.QUERYINST.NUM_CLS_FCS and NUM_REG_FCS"
+        )
+
+
+def _check_positive(**sizes: int) -> None:
+    for name, size in sizes.items():
+        if size < 1:
+            raise ValueError(f"{name}={size} must be >= 1; set MODEL.QUERYINST.{name.upper()}")
+
+
+def _check_probabilities(dropout: float, prior_prob: float) -> None:
+    if not 0 <= dropout < 1:
+        raise ValueError(f"{dropout=} must lie in [0, 1); set MODEL.QUERYINST.DROPOUT")
+    if not 0 < prior_prob < 1:
+        raise ValueError(f"{prior_prob=} must lie in (0, 1); set MODEL.QUERYINST.PRIOR_PROB")

@@ -1,0 +1,70 @@
+"""QueryCascade: the box stages, one after the other."""
+
+import torch
+from detectron2.config import configurable
+from torch import Tensor, nn
+
+from ..structures import StageOutput
+from .box_head import DynamicBoxHead
+from .box_transform import TwoSidedBox2BoxTransform
+from .pooler import build_pooler, to_rois
+
+
+class QueryCascade(nn.Module):
+    """The box cascade. Label-free: the same loop in training, inference and export.
+
+    QueryInst, section 3.1. Boxes are detached between the stages, but the initial ones, which learn
+    from stage 0; query features are never detached.
+    """
+
+    @configurable
+    def __init__(self, *, pooler: nn.Module, stages: list[nn.Module], bbox_reg_weights: tuple):
+        """
+        Args:
+            pooler: RoIFeaturePooler, 7x7.
+            stages: DynamicBoxHeads.
+            bbox_reg_weights: of Box2BoxTransform.
+
+        Raises:
+            ValueError: there is no stage.
+        """
+        super().__init__()
+        if not stages:
+            raise ValueError("num_stages=0 must be >= 1; set MODEL.QUERYINST.NUM_STAGES")
+        self.pooler = pooler
+        self.stages = nn.ModuleList(stages)
+        self.box_transform = TwoSidedBox2BoxTransform(weights=bbox_reg_weights)
+
+    @classmethod
+    def from_config(cls, cfg, input_shape):
+        return {
+            "pooler": build_pooler(cfg, cfg.MODEL.ROI_BOX_HEAD, input_shape),
+            "stages": [DynamicBoxHead(cfg) for _ in range(cfg.MODEL.QUERYINST.NUM_STAGES)],
+            "bbox_reg_weights": cfg.MODEL.ROI_BOX_HEAD.BBOX_REG_WEIGHTS,
+        }
+
+    def forward(
+        self, features: list[Tensor], boxes: Tensor, query_feats: Tensor
+    ) -> list[StageOutput]:
+        """Refine the boxes of all queries, stage by stage.
+
+        Args:
+            features: one (N, C, H, W) per level.
+            boxes: (N, Q, 4) XYXY_ABS.
+            query_feats: (N, Q, C).
+
+        Returns:
+            NUM_STAGES outputs. Their boxes carry the gradient of their own stage's deltas alone.
+        """
+        outputs: list[StageOutput] = []
+        num_images, num_queries = boxes.shape[:2]
+        image_idx = torch.arange(num_images, device=boxes.device)
+        image_idx = image_idx[:, None].expand(-1, num_queries).flatten()
+        for stage in self.stages:
+            if outputs:
+                boxes = boxes.detach()
+            roi_feats = self.pooler(features, to_rois(boxes.detach().flatten(0, 1), image_idx))
+            class_logits, deltas, query_feats, mask_queries = stage(query_feats, roi_feats)
+            boxes = self.box_transform.apply_deltas(deltas, boxes)
+            outputs.append(StageOutput(class_logits, boxes, query_feats, mask_queries))
+        return outputs

@@ -1,0 +1,224 @@
+"""The dynamic mask heads, and the branch that runs them on the queries that need a mask."""
+
+import torch
+import torch.nn.functional as F
+from detectron2.config import configurable
+from detectron2.layers import Conv2d, NaiveSyncBatchNorm, get_norm
+from detectron2.utils import comm
+from torch import Tensor, nn
+
+from ..structures import MatchedIndices, StageOutput
+from .dynamic_conv import DynamicConv
+from .pooler import build_pooler, to_rois
+
+
+class DynamicMaskHead(nn.Module):
+    """RoI features filtered by their query, then convolved to class masks of twice their size.
+
+    QueryInst, section 3.2; mmdet ``DynamicMaskHead``.
+    """
+
+    @configurable
+    def __init__(
+        self,
+        *,
+        num_classes: int,
+        embed_dim: int,
+        dynamic_dim: int,
+        num_conv: int,
+        conv_dim: int,
+        norm: str,
+    ):
+        """
+        Args:
+            num_classes: channels of the masks; 1 if they are class-agnostic.
+            norm: as Detectron2's ``get_norm`` takes it. With "naiveSyncBN" each process counts by
+                its number of RoIs ("naiveSyncBN_N"), since processes differ in it.
+
+        Raises:
+            ValueError: impossible sizes, each with its key.
+        """
+        super().__init__()
+        if num_conv < 0 or conv_dim < 1:
+            raise ValueError(
+                f"{num_conv=} must be >= 0 and {conv_dim=} >= 1; "
+                "set MODEL.ROI_MASK_HEAD.NUM_CONV and CONV_DIM"
+            )
+        self.dynamic_conv = DynamicConv(embed_dim=embed_dim, hidden_dim=dynamic_dim)
+        self.convs = nn.Sequential()
+        channels = embed_dim
+        for _ in range(num_conv):
+            self.convs.append(_conv3x3(channels, conv_dim, norm))
+            channels = conv_dim
+        self.deconv = nn.ConvTranspose2d(channels, conv_dim, kernel_size=2, stride=2)
+        self.mask_logits = nn.Conv2d(conv_dim, num_classes, kernel_size=1)
+
+    @classmethod
+    def from_config(cls, cfg):
+        head = cfg.MODEL.ROI_MASK_HEAD
+        return {
+            "num_classes": 1 if head.CLS_AGNOSTIC_MASK else cfg.MODEL.ROI_HEADS.NUM_CLASSES,
+            "embed_dim": cfg.MODEL.QUERYINST.EMBED_DIM,
+            "dynamic_dim": cfg.MODEL.QUERYINST.DYNAMIC_DIM,
+            "num_conv": head.NUM_CONV,
+            "conv_dim": head.CONV_DIM,
+            "norm": head.NORM,
+        }
+
+    def mask_features(self, mask_queries: Tensor, roi_feats: Tensor) -> Tensor:
+        """What the last 1x1 convolution sees.
+
+        Args:
+            mask_queries: (R, C).
+            roi_feats: (R, C, H, W), 14x14. R may be zero.
+
+        Returns:
+            (R, CONV_DIM, 2H, 2W).
+        """
+        x = self.dynamic_conv(mask_queries, roi_feats)
+        return F.relu(self.deconv(self.convs(x)))
+
+    def forward(self, mask_queries: Tensor, roi_feats: Tensor) -> Tensor:
+        """As `mask_features`; returns the logits of all classes, (R, K, 2H, 2W)."""
+        return self.mask_logits(self.mask_features(mask_queries, roi_feats))
+
+    def class_scores(self, mask_feats: Tensor, rows: Tensor, classes: Tensor) -> Tensor:
+        """Each detection's mask in the one class channel that it needs.
+
+        Args:
+            mask_feats: (R, CONV_DIM, 2H, 2W) of `mask_features`.
+            rows: (D,) the row of `mask_feats` for each detection.
+            classes: (D,) its class; any if masks are class-agnostic.
+
+        Returns:
+            (D, 2H, 2W) after the sigmoid.
+        """
+        if self.mask_logits.out_channels == 1:
+            classes = torch.zeros_like(classes)
+        kernels = self.mask_logits.weight[classes, :, 0, 0]  # (D, CONV_DIM)
+        feats = mask_feats[rows].flatten(2)  # (D, CONV_DIM, 4*H*W)
+        logits = torch.bmm(kernels[:, None].to(feats), feats)[:, 0]
+        assert self.mask_logits.bias is not None
+        logits = logits + self.mask_logits.bias[classes, None].to(logits)
+        return logits.sigmoid().unflatten(1, mask_feats.shape[2:])
+
+
+class MaskBranch(nn.Module):
+    """14x14 pooler and one mask head per stage, run on the chosen queries only."""
+
+    @configurable
+    def __init__(self, *, pooler: nn.Module, stages: list[nn.Module]):
+        super().__init__()
+        self.pooler = pooler
+        self.stages = nn.ModuleList(stages)
+
+    @classmethod
+    def from_config(cls, cfg, input_shape):
+        return {
+            "pooler": build_pooler(cfg, cfg.MODEL.ROI_MASK_HEAD, input_shape),
+            "stages": [DynamicMaskHead(cfg) for _ in range(cfg.MODEL.QUERYINST.NUM_STAGES)],
+        }
+
+    @property
+    def mask_size(self) -> int:
+        """Side of the predicted masks, in bins."""
+        return 2 * self.pooler.output_size[0]
+
+    def forward(
+        self, features: list[Tensor], outputs: list[StageOutput], matches: list[MatchedIndices]
+    ) -> list[Tensor]:
+        """Mask logits of the matched queries, in every stage, on that stage's detached boxes.
+
+        Args:
+            features: one (N, C, H, W) per level.
+            outputs, matches: one per stage; M matched queries in each.
+
+        Returns:
+            One (M, K, 2H, 2W) per stage. With M = 0 and norms that do not talk to other processes
+            an empty one that keeps the head's parameters in the graph.
+        """
+        num_queries = outputs[0].boxes.shape[1]
+        rows = [match.query_idx for match in matches]
+        boxes = [output.boxes.detach().flatten(0, 1)[idx] for output, idx in zip(outputs, rows)]
+        image_idx = torch.cat(rows).div(num_queries, rounding_mode="floor")
+        roi_feats = self.pooler(features, to_rois(torch.cat(boxes), image_idx))
+        roi_feats = roi_feats.unflatten(0, (len(outputs), len(rows[0])))  # (S, M, C, H, W)
+        mask_queries = [o.mask_queries.flatten(0, 1)[idx] for o, idx in zip(outputs, rows)]
+        return [
+            _run_or_keep_graph(stage, queries, feats)
+            for stage, queries, feats in zip(self.stages, mask_queries, roi_feats)
+        ]
+
+    def predict(
+        self, features: list[Tensor], output: StageOutput, query_rows: Tensor, classes: Tensor
+    ) -> Tensor:
+        """Mask scores of detections, from the last stage; each query is run once.
+
+        Args:
+            output: of the last box stage.
+            query_rows: (D,) rows of (N, Q) flattened; a query may appear once for each class.
+            classes: (D,).
+
+        Returns:
+            (D, 2H, 2W) after the sigmoid.
+        """
+        unique_rows, detection_to_row = torch.unique(query_rows, return_inverse=True)
+        mask_feats = self.last_mask_features(features, output, unique_rows)
+        return self.stages[-1].class_scores(mask_feats, detection_to_row, classes)
+
+    def last_mask_features(
+        self, features: list[Tensor], output: StageOutput, query_rows: Tensor
+    ) -> Tensor:
+        """`DynamicMaskHead.mask_features` of the last stage for the queries of `query_rows` (R,)."""
+        image_idx = query_rows.div(output.boxes.shape[1], rounding_mode="floor")
+        boxes = output.boxes.flatten(0, 1)[query_rows]
+        roi_feats = self.pooler(features, to_rois(boxes, image_idx))
+        mask_queries = output.mask_queries.flatten(0, 1)[query_rows]
+        return self.stages[-1].mask_features(mask_queries, roi_feats)
+
+
+def _run_or_keep_graph(head: nn.Module, mask_queries: Tensor, roi_feats: Tensor) -> Tensor:
+    """Run the head; without RoIs batch norm has no statistics, so only touch its parameters."""
+    if len(roi_feats) or _norms_wait_for_others(head):
+        return head(mask_queries, roi_feats)
+    touched = sum(parameter.sum() * 0 for parameter in head.parameters())
+    side = 2 * roi_feats.shape[-1]
+    logits = roi_feats.new_zeros(0, head.mask_logits.out_channels, side, side)
+    # An empty tensor's sum is the loss: concatenating the touched zero and cutting it off again
+    # keeps the graph without a value.
+    return logits + touched * logits.new_ones(0, 1, 1, 1)
+
+
+def _norms_wait_for_others(head: nn.Module) -> bool:
+    """Whether other processes would wait for this one's statistics."""
+    synced = (NaiveSyncBatchNorm, nn.SyncBatchNorm)
+    return comm.get_world_size() > 1 and any(isinstance(m, synced) for m in head.modules())
+
+
+def _conv3x3(in_channels: int, out_channels: int, norm: str) -> Conv2d:
+    """3x3 convolution, norm, ReLU; Kaiming normal (fan out), as the reference's ConvModule."""
+    conv = Conv2d(
+        in_channels,
+        out_channels,
+        kernel_size=3,
+        padding=1,
+        bias=not norm,
+        norm=_build_norm(norm, out_channels),
+        activation=F.relu,
+    )
+    nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
+    if conv.bias is not None:
+        nn.init.zeros_(conv.bias)
+    return conv
+
+
+def _build_norm(norm: str, channels: int):
+    name = "naiveSyncBN_N" if norm == "naiveSyncBN" else norm
+    try:
+        return get_norm(name, channels)
+    except KeyError:
+        raise ValueError(f"unknown norm {norm!r}; set MODEL.ROI_MASK_HEAD.NORM") from None
+    except ValueError as error:
+        raise ValueError(
+            f"norm {norm!r} refuses {channels} channels ({error}); set MODEL.ROI_MASK_HEAD.NORM or CONV_DIM"
+        ) from None

@@ -1,0 +1,59 @@
+"""Ground-truth masks cropped to the boxes that the masks are predicted in."""
+
+import torch
+from detectron2.layers import ROIAlign
+from detectron2.structures import BitMasks, PolygonMasks
+from torch import Tensor
+
+from ..structures import BatchTargets, MatchedIndices
+
+
+@torch.no_grad()
+def crop_gt_masks(
+    targets: BatchTargets,
+    boxes: Tensor,
+    matches: list[MatchedIndices],
+    num_queries: int,
+    padded_size: tuple[int, int],
+    mask_size: int,
+) -> Tensor:
+    """Mask targets of all stages.
+
+    The boxes are clipped to the padded batch first, as mmdet's ``BitmapMasks.crop_and_resize`` does
+    and Detectron2's does not; the RoI features see the unclipped ones.
+
+    Args:
+        boxes: (S, M, 4) the matched boxes of each stage, XYXY_ABS.
+        matches: S MatchedIndices of the batch, M pairs each, image after image.
+        padded_size: height, width of the batch in pixels.
+        mask_size: side of the targets in bins.
+
+    Returns:
+        (S, M, mask_size, mask_size) bool.
+    """
+    height, width = padded_size
+    limits = boxes.new_tensor([width, height, width, height])
+    boxes = torch.minimum(boxes.clamp(min=0), limits)
+    gt_idx = torch.stack([match.gt_idx for match in matches])  # (S, M)
+    num_matched = [min(num_queries, num_gts) for num_gts in targets.num_per_image]
+    assert targets.masks is not None
+    cropped = []
+    first_gt = 0
+    align = ROIAlign((mask_size, mask_size), spatial_scale=1.0, sampling_ratio=0, aligned=True)
+    per_image = zip(targets.masks, boxes.split(num_matched, 1), gt_idx.split(num_matched, 1))
+    for (masks, image_boxes, image_gts), num_gts in zip(per_image, targets.num_per_image):
+        rois = torch.cat([(image_gts - first_gt)[..., None].to(boxes), image_boxes], dim=-1)
+        image_masks = _pad_masks(masks, padded_size).to(boxes)[:, None]
+        aligned = align(image_masks, rois.flatten(0, 1)).unflatten(0, rois.shape[:2])
+        cropped.append(aligned[:, :, 0] >= 0.5)
+        first_gt += num_gts
+    return torch.cat(cropped, dim=1)
+
+
+def _pad_masks(masks: BitMasks | PolygonMasks, padded_size: tuple[int, int]) -> Tensor:
+    """(G, H, W) bool of the padded size, zero beyond the image."""
+    height, width = padded_size
+    if isinstance(masks, PolygonMasks):
+        return BitMasks.from_polygon_masks(masks, height, width).tensor.to(masks.device)
+    bits = masks.tensor
+    return torch.nn.functional.pad(bits, (0, width - bits.shape[2], 0, height - bits.shape[1]))

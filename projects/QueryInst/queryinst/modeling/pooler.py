@@ -1,0 +1,67 @@
+"""RoI features of a batch, by Detectron2's ROIPooler."""
+
+import torch
+from detectron2.config import CfgNode
+from detectron2.layers import ShapeSpec
+from detectron2.modeling.poolers import ROIPooler, assign_boxes_to_levels
+from torch import Tensor
+
+from ..structures import PreciseBoxes
+
+
+class RoIFeaturePooler(ROIPooler):
+    """Detectron2's ROIPooler for RoIs in one tensor, which keeps float64.
+
+    The levels are those of the reference, floor(log2(sqrt(area) / 56)), but where rounding decides.
+    """
+
+    def forward(self, features: list[Tensor], rois: Tensor) -> Tensor:
+        """Pool each RoI from the level that its size belongs to.
+
+        Args:
+            features: one (N, C, H, W) per level, the finest first.
+            rois: (R, 5) image of the batch, then XYXY_ABS in pixels of the padded batch. R may be 0.
+
+        Returns:
+            (R, C, POOLER_RESOLUTION, POOLER_RESOLUTION), in the dtype of the features.
+        """
+        levels = assign_boxes_to_levels(
+            [PreciseBoxes(rois[:, 1:])],
+            self.min_level,
+            self.max_level,
+            self.canonical_box_size,
+            self.canonical_level,
+        )
+        pooled = features[0].new_zeros(len(rois), features[0].shape[1], *self.output_size)
+        for level, pooler in enumerate(self.level_poolers):
+            rows = torch.nonzero(levels == level)[:, 0]
+            pooled = pooled.index_put((rows,), pooler(features[level], rois[rows]))
+        return pooled
+
+
+def build_pooler(cfg: CfgNode, head: CfgNode, input_shape: dict[str, ShapeSpec]):
+    """The pooler of a head's POOLER_* keys over ROI_HEADS.IN_FEATURES.
+
+    Args:
+        head: ``cfg.MODEL.ROI_BOX_HEAD`` or ``cfg.MODEL.ROI_MASK_HEAD``.
+
+    Raises:
+        ValueError: a level that the backbone does not have, or one channel count too many.
+    """
+    names = cfg.MODEL.ROI_HEADS.IN_FEATURES
+    if missing := [name for name in names if name not in input_shape]:
+        raise ValueError(
+            f"the backbone has no feature {missing[0]!r}, only {sorted(input_shape)}; "
+            "set MODEL.ROI_HEADS.IN_FEATURES"
+        )
+    return RoIFeaturePooler(
+        output_size=head.POOLER_RESOLUTION,
+        scales=tuple(1.0 / input_shape[name].stride for name in names),
+        sampling_ratio=head.POOLER_SAMPLING_RATIO,
+        pooler_type=head.POOLER_TYPE,
+    )
+
+
+def to_rois(boxes: Tensor, image_idx: Tensor) -> Tensor:
+    """(R, 4) boxes and (R,) images -> (R, 5) as the pooler takes them."""
+    return torch.cat([image_idx[:, None].to(boxes), boxes], dim=1)

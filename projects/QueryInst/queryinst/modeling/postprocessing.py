@@ -1,0 +1,79 @@
+"""From scores to detections, and from the network's frame to the user's image."""
+
+from typing import NamedTuple
+
+import torch
+from detectron2.layers import paste_masks_in_image
+from detectron2.structures import Boxes, Instances
+from detectron2.utils.memory import retry_if_cuda_oom
+from torch import Tensor
+
+from .precision import at_least_fp32
+
+
+class TopK(NamedTuple):
+    """The best pairs of query and class of each image, by falling score."""
+
+    scores: Tensor  # (N, k)
+    classes: Tensor  # (N, k) int64
+    query_idx: Tensor  # (N, k) int64, in [0, Q); a query may appear once for each class
+
+
+def select_topk(class_logits: Tensor, max_detections: int) -> TopK:
+    """The `max_detections` best of queries x classes, without NMS (paper, section 3.1).
+
+    Args:
+        class_logits: (N, Q, K).
+    """
+    num_classes = class_logits.shape[2]
+    scores = at_least_fp32(class_logits).sigmoid().flatten(1)  # (N, Q*K)
+    scores, index = scores.topk(min(max_detections, scores.shape[1]), dim=1)
+    return TopK(scores, index % num_classes, index.div(num_classes, rounding_mode="floor"))
+
+
+def postprocess(instances: Instances, height: int, width: int) -> Instances:
+    """Bring detections into the user's image.
+
+    As Detectron2's ``detector_postprocess``, but masks are pasted with boxes that are not clipped
+    yet: clipping first would squeeze the mask of a box that crosses the border. The boxes are clipped
+    afterwards. None is dropped: a box outside of the image gets an empty mask.
+
+    Args:
+        instances: pred_boxes in the resized image; pred_masks, if any, (D, 1, H, W) scores.
+        height, width: of the user's image, in pixels.
+
+    Returns:
+        New Instances; pred_masks (D, height, width) bool.
+    """
+    scale_y, scale_x = height / instances.image_size[0], width / instances.image_size[1]
+    results = Instances((height, width), **instances.get_fields())
+    boxes = instances.pred_boxes.clone()
+    boxes.scale(scale_x, scale_y)
+    if results.has("pred_masks"):
+        results.pred_masks = paste_masks(results.pred_masks[:, 0], boxes.tensor, (height, width))
+    boxes.clip((height, width))
+    results.pred_boxes = boxes
+    return results
+
+
+def paste_masks(masks: Tensor, boxes: Tensor, image_size: tuple[int, int]) -> Tensor:
+    """Masks of boxes as masks of the image, at least 0.5.
+
+    Args:
+        masks: (D, H, W) scores.
+        boxes: (D, 4) XYXY_ABS, not clipped.
+        image_size: height, width.
+
+    Returns:
+        (D, height, width) bool. Empty where a box has no area or lies outside, on which
+        ``paste_masks_in_image`` would raise.
+    """
+    height, width = image_size
+    pasted = torch.zeros(len(masks), height, width, dtype=torch.bool, device=masks.device)
+    x0, y0, x1, y1 = boxes.unbind(1)
+    visible = (x1 > x0) & (y1 > y0) & (x0 < width) & (y0 < height) & (x1 > 0) & (y1 > 0)
+    rows = torch.nonzero(visible)[:, 0]
+    paste = retry_if_cuda_oom(paste_masks_in_image)
+    if len(rows):
+        pasted[rows] = paste(masks[rows], Boxes(boxes[rows]), image_size, threshold=0.5)
+    return pasted
