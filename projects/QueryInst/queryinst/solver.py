@@ -1,0 +1,125 @@
+"""The optimizer: parameter groups, AdamW or SGD, gradient clipping. Schedules are Detectron2's."""
+
+import logging
+from itertools import pairwise
+
+import torch
+from detectron2.config import CfgNode
+from detectron2.solver.build import get_default_optimizer_params, maybe_add_gradient_clipping
+from torch import nn
+
+TRUNK_PREFIX = "backbone.bottom_up."
+OPTIMIZERS = ("ADAMW", "SGD")
+CLIP_TYPES = ("full_model", "norm", "value")
+
+
+def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
+    """Build the optimizer of all parameters of ``model`` that require gradients.
+
+    The trunk, ``backbone.bottom_up``, learns at ``BASE_LR * BACKBONE_MULTIPLIER``, all else, the
+    FPN included, at ``BASE_LR``; biases at ``BIAS_LR_FACTOR`` times that. With CLIP_TYPE
+    "full_model" every ``step()`` first scales the gradients of all parameters together down to a
+    norm of at most CLIP_VALUE; the other types are Detectron2's.
+
+    Args:
+        cfg: ``cfg.SOLVER`` is read, after Detectron2 has scaled it to the number of processes.
+        model: not yet wrapped for distributed training, which changes the parameters' names.
+
+    Raises:
+        ValueError: a key of SOLVER has an impossible value (see ``check_solver``).
+    """
+    check_solver(cfg)
+    solver = cfg.SOLVER
+    groups = _parameter_groups(solver, model)
+    common = {"lr": solver.BASE_LR, "weight_decay": solver.WEIGHT_DECAY}
+    optimizer: torch.optim.Optimizer
+    if solver.OPTIMIZER == "ADAMW":
+        optimizer = torch.optim.AdamW(groups, **common)
+    else:
+        optimizer = torch.optim.SGD(
+            groups, momentum=solver.MOMENTUM, nesterov=solver.NESTEROV, **common
+        )
+    clip = solver.CLIP_GRADIENTS
+    if clip.ENABLED and clip.CLIP_TYPE == "full_model":
+        _clip_full_model(optimizer, clip.CLIP_VALUE, clip.NORM_TYPE)
+        return optimizer
+    return maybe_add_gradient_clipping(cfg, optimizer)
+
+
+def check_solver(cfg: CfgNode) -> None:
+    """Raise a ValueError that names the key if the optimizer or its schedule cannot be built."""
+    solver, clip = cfg.SOLVER, cfg.SOLVER.CLIP_GRADIENTS
+    _check_choice("SOLVER.OPTIMIZER", solver.OPTIMIZER, OPTIMIZERS)
+    _check_at_least("SOLVER.MAX_ITER", solver.MAX_ITER, 1)
+    for key in ("WEIGHT_DECAY", "BACKBONE_MULTIPLIER", "WARMUP_ITERS", "WARMUP_FACTOR"):
+        _check_at_least(f"SOLVER.{key}", solver[key], 0)
+    for key in ("WEIGHT_DECAY_NORM", "WEIGHT_DECAY_BIAS"):
+        if solver[key] is not None:  # None follows WEIGHT_DECAY
+            _check_at_least(f"SOLVER.{key}", solver[key], 0)
+    _check_positive("SOLVER.BASE_LR", solver.BASE_LR)
+    if clip.ENABLED:
+        _check_choice("SOLVER.CLIP_GRADIENTS.CLIP_TYPE", clip.CLIP_TYPE, CLIP_TYPES)
+        _check_positive("SOLVER.CLIP_GRADIENTS.CLIP_VALUE", clip.CLIP_VALUE)
+        _check_positive("SOLVER.CLIP_GRADIENTS.NORM_TYPE", clip.NORM_TYPE)
+    if solver.LR_SCHEDULER_NAME == "WarmupMultiStepLR":
+        _check_steps(solver.STEPS, solver.MAX_ITER)
+
+
+def _check_steps(steps: tuple[int, ...], max_iter: int) -> None:
+    # Detectron2 itself ignores, with a warning, what lies beyond the end.
+    used = [step for step in steps if step <= max_iter]
+    if any(first >= second for first, second in pairwise([0, *used, max_iter])):
+        limits = f"must increase between 0 and SOLVER.MAX_ITER {max_iter}"
+        raise ValueError(f"{tuple(steps)} {limits}; set SOLVER.STEPS")
+
+
+def _check_choice(key: str, value: str, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise ValueError(f"{value!r} is none of {', '.join(choices)}; set {key}")
+
+
+def _check_at_least(key: str, value: float, limit: int) -> None:
+    if not value >= limit:  # so that NaN fails as well
+        raise ValueError(f"{value} must be >= {limit}; set {key}")
+
+
+def _check_positive(key: str, value: float) -> None:
+    if not value > 0:
+        raise ValueError(f"{value} must be > 0; set {key}")
+
+
+def _parameter_groups(solver: CfgNode, model: nn.Module) -> list[dict]:
+    """One group for each distinct pair of learning rate and weight decay."""
+
+    def lr_factor(name: str) -> float:
+        # Detectron2's own bias_lr_factor would replace the trunk's factor, not multiply it.
+        bias_factor = solver.BIAS_LR_FACTOR if name.endswith(".bias") else 1.0
+        return bias_factor * (solver.BACKBONE_MULTIPLIER if name.startswith(TRUNK_PREFIX) else 1.0)
+
+    has_trunk = any(name.startswith(TRUNK_PREFIX) for name, _ in model.named_parameters())
+    if solver.BACKBONE_MULTIPLIER != 1.0 and not has_trunk:
+        logging.getLogger(__name__).warning(
+            "SOLVER.BACKBONE_MULTIPLIER %s has no effect: no parameter's name starts with %s",
+            solver.BACKBONE_MULTIPLIER,
+            TRUNK_PREFIX,
+        )
+    return get_default_optimizer_params(
+        model,
+        base_lr=solver.BASE_LR,
+        weight_decay=solver.WEIGHT_DECAY,
+        weight_decay_norm=solver.WEIGHT_DECAY_NORM,
+        weight_decay_bias=solver.WEIGHT_DECAY_BIAS,
+        lr_factor_func=lr_factor,
+    )
+
+
+def _clip_full_model(optimizer: torch.optim.Optimizer, max_norm: float, norm_type: float) -> None:
+    """Let every ``optimizer.step()`` first scale all gradients to a common norm <= ``max_norm``."""
+
+    def clip(optimizer: torch.optim.Optimizer, args: tuple, kwargs: dict) -> None:
+        params = [param for group in optimizer.param_groups for param in group["params"]]
+        nn.utils.clip_grad_norm_(params, max_norm, norm_type)
+
+    # A GradScaler unscales before it calls step(), so that the hook sees true gradients. That does
+    # not hold for a fused optimizer, which unscales inside of its kernel: ours are not fused.
+    optimizer.register_step_pre_hook(clip)
