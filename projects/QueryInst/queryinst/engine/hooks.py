@@ -1,0 +1,124 @@
+"""What training does besides its steps: printing, keeping checkpoints, remembering the best."""
+
+import json
+import logging
+import os
+import re
+
+from detectron2.engine import hooks
+from detectron2.engine.train_loop import HookBase
+from detectron2.utils.events import CommonMetricPrinter, get_event_storage
+from detectron2.utils.file_io import PathManager
+
+from ..checkpoint import QueryInstCheckpointer
+
+_STAGE = re.compile(r"_stage\d+$")
+
+
+class StageSumPrinter(CommonMetricPrinter):
+    """Progress in one line: each loss summed over the stages, time left, learning rate.
+
+    The losses of each stage stay in the event storage, and so in metrics.json.
+    """
+
+    def write(self):
+        storage = get_event_storage()
+        if storage.iter == self._max_iter:
+            return
+        losses: dict[str, float] = {}
+        for name, history in storage.histories().items():
+            if "loss" in name:
+                median = history.median(storage.count_samples(name, self._window_size))
+                total = _STAGE.sub("", name)
+                losses[total] = losses.get(total, 0.0) + median
+        parts = [f"iter: {storage.iter + 1}/{self._max_iter}"]
+        if eta := self._get_eta(storage):
+            parts.append(f"eta: {eta}")
+        parts += [f"{name}: {value:.4g}" for name, value in losses.items()]
+        parts += _latest(storage)
+        self.logger.info(" " + "  ".join(parts))
+
+
+def _latest(storage) -> list[str]:
+    """Time and learning rate, as far as they are known."""
+    parts = []
+    for name, label in (("time", "time"), ("data_time", "data_time")):
+        if name in storage.histories():
+            parts.append(f"{label}: {storage.history(name).avg(20):.3f} s")
+    if "lr" in storage.histories():
+        parts.append(f"lr: {storage.history('lr').latest():.5g}")
+    return parts
+
+
+class KeepNewest(HookBase):
+    """Delete all but the newest periodic checkpoints.
+
+    Goes by the files that are there, so that it counts what earlier runs of a resumed training left.
+    """
+
+    def __init__(self, output_dir: str, keep: int, period: int):
+        """
+        Args:
+            keep: SOLVER.CHECKPOINT_KEEP; 0 keeps all.
+            period: SOLVER.CHECKPOINT_PERIOD, in iterations.
+        """
+        self._output_dir = output_dir
+        self._keep = keep
+        self._period = period
+
+    def after_step(self):
+        if self._keep and (self.trainer.iter + 1) % self._period == 0:
+            self._delete_old()
+
+    def _delete_old(self) -> None:
+        if not os.path.isdir(self._output_dir):
+            return  # a remote folder
+        pattern = re.compile(r"model_\d{7}\.pth")
+        names = [name for name in os.listdir(self._output_dir) if pattern.fullmatch(name)]
+        paths = [os.path.join(self._output_dir, name) for name in names]
+        paths.sort(key=lambda path: (os.path.getmtime(path), path))
+        for path in paths[: -self._keep]:
+            PathManager.rm(path)
+
+
+class _UntaggedCheckpointer(QueryInstCheckpointer):
+    """Writes checkpoints that --resume does not go on from."""
+
+    def tag_last_checkpoint(self, last_filename_basename: str) -> None:
+        pass
+
+
+class BestCheckpointer(hooks.BestCheckpointer):
+    """Detectron2's, but its best value survives a resume, and model_best.pth has no optimizer.
+
+    The value stands in OUTPUT_DIR/model_best.json: a checkpoint is written before the evaluation of
+    its iteration, so the value cannot be in there.
+    """
+
+    def __init__(self, eval_period: int, model, output_dir: str, val_metric: str, meta: dict):
+        checkpointer = _UntaggedCheckpointer(model, output_dir, meta=meta)
+        super().__init__(eval_period, checkpointer, val_metric)
+        self._record = os.path.join(output_dir, "model_best.json")
+
+    def before_train(self):
+        """A resumed training takes up the best value so far; a new one starts without."""
+        if self.trainer.start_iter == 0 or not os.path.exists(self._record):
+            return
+        with open(self._record) as file:
+            record = json.load(file)
+        if record["metric"] == self._val_metric:
+            self.best_metric, self.best_iter = record["value"], record["iteration"]
+
+    def _best_checking(self):
+        before = (self.best_metric, self.best_iter)
+        super()._best_checking()
+        if (self.best_metric, self.best_iter) != before:
+            record = {
+                "metric": self._val_metric,
+                "value": self.best_metric,
+                "iteration": int(self.best_iter),
+            }
+            temporary = f"{self._record}.tmp"
+            with open(temporary, "w") as file:
+                json.dump(record, file)
+            os.replace(temporary, self._record)

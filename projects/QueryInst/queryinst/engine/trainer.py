@@ -1,0 +1,165 @@
+"""Trainer: Detectron2's DefaultTrainer with this project's optimizer, checkpoints and messages."""
+
+import logging
+import math
+import os
+import weakref
+from collections import OrderedDict
+
+import torch
+from detectron2.config import CfgNode
+from detectron2.data import build_detection_test_loader, build_detection_train_loader
+from detectron2.engine import AMPTrainer, DefaultTrainer, SimpleTrainer, create_ddp_model, hooks
+from detectron2.engine.train_loop import TrainerBase
+from detectron2.utils import comm
+from detectron2.utils.events import JSONWriter, TensorboardXWriter
+
+from ..checkpoint import QueryInstCheckpointer, build_meta
+from ..data.mapper import build_mapper
+from ..solver import build_optimizer
+from .evaluation import build_evaluator, describe_batch, write_results
+from .hooks import BestCheckpointer, KeepNewest, StageSumPrinter
+
+logger = logging.getLogger(__name__)
+
+
+class Trainer(DefaultTrainer):
+    """Trains as DefaultTrainer does; its attributes, hooks and class methods are that one's."""
+
+    def __init__(self, cfg: CfgNode):
+        """
+        Args:
+            cfg: as `setup_cfg` returns it; scaled by SOLVER.REFERENCE_WORLD_SIZE.
+        """
+        # Not DefaultTrainer's: it hard-codes the checkpointer and DDP's device ids.
+        TrainerBase.__init__(self)
+        cfg = DefaultTrainer.auto_scale_workers(cfg, comm.get_world_size())
+        model = self.build_model(cfg)
+        optimizer = self.build_optimizer(cfg, model)
+        self._batches = _LastBatch(self.build_train_loader(cfg))
+        device_ids = {} if cfg.MODEL.DEVICE.startswith("cuda") else {"device_ids": None}
+        model = create_ddp_model(model, broadcast_buffers=False, **device_ids)
+        trainer_class = AMPTrainer if cfg.SOLVER.AMP.ENABLED else SimpleTrainer
+        # Gradients are dropped before the forward pass, lest they lie beside its activations.
+        self._trainer = trainer_class(
+            model, self._batches, optimizer, zero_grad_before_forward=True
+        )
+        self.scheduler = self.build_lr_scheduler(cfg, optimizer)
+        self._meta = build_meta(cfg, cfg.DATASETS.TRAIN[0] if cfg.DATASETS.TRAIN else "")
+        self.checkpointer = QueryInstCheckpointer(
+            model, cfg.OUTPUT_DIR, meta=self._meta, trainer=weakref.proxy(self)
+        )
+        self.start_iter = 0
+        self.max_iter = cfg.SOLVER.MAX_ITER
+        self.cfg = cfg
+        self.register_hooks(self.build_hooks())
+
+    @classmethod
+    def build_model(cls, cfg: CfgNode):
+        from detectron2.modeling import build_model
+
+        model = build_model(cfg)
+        num = sum(parameter.numel() for parameter in model.parameters())
+        logger.info(f"{cfg.MODEL.META_ARCHITECTURE} with {num / 1e6:.1f} M parameters")
+        logger.debug(f"Model:\n{model}")
+        return model
+
+    @classmethod
+    def build_optimizer(cls, cfg: CfgNode, model):
+        return build_optimizer(cfg, model)
+
+    @classmethod
+    def build_train_loader(cls, cfg: CfgNode):
+        return build_detection_train_loader(cfg, mapper=build_mapper(cfg, is_train=True))
+
+    @classmethod
+    def build_test_loader(cls, cfg: CfgNode, dataset_name: str):
+        mapper = build_mapper(cfg, is_train=False)
+        return build_detection_test_loader(cfg, dataset_name, mapper=mapper)
+
+    @classmethod
+    def build_evaluator(cls, cfg: CfgNode, dataset_name: str):
+        return build_evaluator(cfg, dataset_name)
+
+    @classmethod
+    def test(cls, cfg: CfgNode, model, evaluators=None):
+        """As DefaultTrainer's; the main process writes OUTPUT_DIR/results.json as well."""
+        results = super().test(cfg, model, evaluators)
+        if comm.is_main_process():
+            by_name = {cfg.DATASETS.TEST[0]: results} if len(cfg.DATASETS.TEST) == 1 else results
+            if cfg.DATASETS.TEST:
+                write_results(cfg.OUTPUT_DIR, by_name)
+        return results
+
+    def build_hooks(self):
+        """DefaultTrainer's; behind the checkpointer what keeps the disk bounded, then the best."""
+        cfg = self.cfg
+        default_hooks = super().build_hooks()
+        if not comm.is_main_process():
+            return default_hooks
+        result = []
+        for hook in default_hooks:
+            result.append(hook)
+            if isinstance(hook, hooks.PeriodicCheckpointer):
+                keep, period = cfg.SOLVER.CHECKPOINT_KEEP, cfg.SOLVER.CHECKPOINT_PERIOD
+                result.append(KeepNewest(cfg.OUTPUT_DIR, keep, period))
+            if isinstance(hook, hooks.EvalHook) and cfg.DATASETS.TEST:
+                period, metric = cfg.TEST.EVAL_PERIOD, _best_metric(cfg)
+                model = self.model
+                result.append(BestCheckpointer(period, model, cfg.OUTPUT_DIR, metric, self._meta))
+        return result
+
+    def build_writers(self):
+        """Progress on the terminal, metrics.json and TensorBoard."""
+        folder = self.cfg.OUTPUT_DIR
+        return [
+            StageSumPrinter(self.max_iter),
+            JSONWriter(os.path.join(folder, "metrics.json")),
+            TensorboardXWriter(folder),
+        ]
+
+    def run_step(self):
+        """One iteration.
+
+        Raises:
+            FloatingPointError: a loss or matching cost is not finite; with iteration and files.
+            RuntimeError: CUDA out of memory; with image sizes, instances and the keys to lower.
+        """
+        try:
+            super().run_step()
+        except FloatingPointError as error:
+            reason = " ".join(str(error).split())
+            raise FloatingPointError(
+                f"iteration {self.iter}: {reason}; {describe_batch(self._batches.last)}; "
+                "a lower SOLVER.BASE_LR or longer SOLVER.WARMUP_ITERS may help, and the last "
+                "checkpoint is as it was"
+            ) from error
+        except torch.cuda.OutOfMemoryError as error:
+            raise RuntimeError(
+                f"CUDA out of memory in iteration {self.iter}: {describe_batch(self._batches.last)}; "
+                "lower SOLVER.IMS_PER_BATCH, INPUT.MIN_SIZE_TRAIN, INPUT.MAX_SIZE_TRAIN or "
+                "MODEL.QUERYINST.NUM_QUERIES"
+            ) from error
+
+
+class _LastBatch:
+    """A data loader that remembers the batch it gave last, for error messages."""
+
+    def __init__(self, loader):
+        self.loader = loader
+        self.last: list[dict] = []
+
+    def __iter__(self):
+        for self.last in self.loader:
+            yield self.last
+
+
+def _best_metric(cfg: CfgNode) -> str:
+    """The name under which EvalHook stores TEST.BEST_METRIC, of the first test set.
+
+    A box detector has no "segm": its "bbox" counts instead.
+    """
+    metric = cfg.TEST.BEST_METRIC
+    if not cfg.MODEL.MASK_ON:
+        metric = metric.replace("segm/", "bbox/")
+    return metric if len(cfg.DATASETS.TEST) == 1 else f"{cfg.DATASETS.TEST[0]}/{metric}"
