@@ -1,0 +1,61 @@
+# The commands that a person needs; `make help` lists them.
+# Each does its own set-up, once: tools/setup_env.py does nothing if the environment is up to date.
+
+PYTHON = python3
+VENV = .venv
+# More for pytest, for instance ARGS="-k matcher".
+ARGS =
+
+RUN = "$(VENV)/bin/python"
+SOURCES = projects tests tools demo train_net.py setup.py
+DEMO_CONFIG = configs/Shapes-InstanceSegmentation/queryinst_R_18_FPN.yaml
+DEMO_OUTPUT = output/demo
+
+.PHONY: help install test lint demo clean check-python
+.DEFAULT_GOAL := help
+
+help:
+	@echo "make demo      train on the embedded data set, evaluate, make $(DEMO_OUTPUT)/report.html"
+	@echo "make test      run the tests (ARGS=... for pytest)"
+	@echo "make lint      check format, style and types"
+	@echo "make install   set up the environment alone (the others do it by themselves)"
+	@echo "make clean     remove build products and caches; leaves $(VENV), datasets and output"
+	@echo "VENV=DIR and PYTHON=PROGRAM replace $(VENV) and $(PYTHON); remove $(VENV) to start over"
+
+check-python:
+	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
+	  found=$$("$(PYTHON)" --version 2>&1 | tail -n 1); \
+	  echo "error: needs Python 3.11 or newer, $(PYTHON) is: $$found; set PYTHON=" >&2; exit 1; }
+
+install: check-python
+	@"$(PYTHON)" tools/setup_env.py "$(VENV)"
+
+test: install
+	@$(RUN) -m pytest $(ARGS)
+
+lint: install
+	@$(RUN) -m black --check --quiet $(SOURCES) || { $(RUN) -m black --check $(SOURCES); exit 1; }
+	@$(RUN) -m isort --check-only $(SOURCES)
+	@$(RUN) -m flake8 $(SOURCES)
+	@$(RUN) -m mypy
+
+# The demo's folder is made anew: curves of two runs in one file would be no curves.
+demo: check-python
+	@set -e; now() { date +%s; }; t0=$$(now); \
+	"$(PYTHON)" tools/setup_env.py "$(VENV)"; t1=$$(now); \
+	$(RUN) tools/make_shapes.py; t2=$$(now); \
+	rm -rf "$(DEMO_OUTPUT)"; \
+	$(RUN) train_net.py --config-file $(DEMO_CONFIG) OUTPUT_DIR "$(DEMO_OUTPUT)"; t3=$$(now); \
+	$(RUN) tools/make_report.py --output-dir "$(DEMO_OUTPUT)"; t4=$$(now); \
+	echo; \
+	echo "install                 $$((t1 - t0)) s"; \
+	echo "data                    $$((t2 - t1)) s"; \
+	echo "training + evaluation   $$((t3 - t2)) s"; \
+	echo "report                  $$((t4 - t3)) s"; \
+	echo "all                     $$((t4 - t0)) s"; \
+	echo "model and figures: $(DEMO_OUTPUT)/ (model_final.pth, results.json, metrics.json, log.txt)"; \
+	echo "open in a browser: $(DEMO_OUTPUT)/report.html"
+
+clean:
+	rm -rf build dist projects/QueryInst/*.egg-info .mypy_cache .pytest_cache
+	@find projects tests tools demo -type d -name __pycache__ -prune -exec rm -rf {} +
