@@ -22,10 +22,11 @@ help:
 	@echo "make clean     remove build products and caches; leaves $(VENV), datasets and output"
 	@echo "VENV=DIR and PYTHON=PROGRAM replace $(VENV) and $(PYTHON); remove $(VENV) to start over"
 
+IS_NEW_ENOUGH = $(shell "$(PYTHON)" -c "import sys; print(sys.version_info[:2] >= (3, 11) or '')")
+FOUND = $(lastword $(shell "$(PYTHON)" --version 2>&1))
+
 check-python:
-	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
-	  found=$$("$(PYTHON)" --version 2>&1 | tail -n 1); \
-	  echo "error: needs Python 3.11 or newer, $(PYTHON) is: $$found; set PYTHON=" >&2; exit 1; }
+	@$(if $(IS_NEW_ENOUGH),,$(error needs Python 3.11 or newer, $(PYTHON) is $(FOUND); set PYTHON=))
 
 install: check-python
 	@"$(PYTHON)" tools/setup_env.py "$(VENV)"
@@ -34,7 +35,7 @@ test: install
 	@$(RUN) -m pytest $(ARGS)
 
 lint: install
-	@$(RUN) -m black --check --quiet $(SOURCES) || { $(RUN) -m black --check $(SOURCES); exit 1; }
+	@$(RUN) -m black --check $(SOURCES)
 	@$(RUN) -m isort --check-only $(SOURCES)
 	@$(RUN) -m flake8 $(SOURCES)
 	@$(RUN) -m mypy
