@@ -1,0 +1,95 @@
+"""Random flips, sizes and crops, as lists of Detectron2's augmentations."""
+
+from detectron2.config import CfgNode
+from detectron2.data import transforms as T
+
+_FLIPS = ("horizontal", "vertical", "none")
+_SAMPLINGS = ("choice", "range")
+_CROPS = ("relative", "relative_range", "absolute", "absolute_range")
+
+
+def build_augmentations(cfg: CfgNode, is_train: bool) -> list[T.Augmentation]:
+    """What ``INPUT`` asks for, in the order in which it is applied.
+
+    Training: flip, then resize. With ``INPUT.CROP.TYPE`` "absolute_range", DETR's augmentation:
+    after the flip, one image in two is resized to a short side of ``INPUT.CROP.RESIZE_BEFORE``
+    (long side <= ``INPUT.MAX_SIZE_TRAIN``) and cropped before that resize. Each other type of crop
+    comes first and always, as in Detectron2. Evaluation: resize; a size of 0 keeps the image's own.
+
+    Raises:
+        ValueError: an ``INPUT`` key holds what it cannot mean.
+    """
+    if not is_train:
+        _check_max_size(cfg, "MAX_SIZE_TEST")
+        if cfg.INPUT.MIN_SIZE_TEST < 0:
+            raise ValueError(f"INPUT.MIN_SIZE_TEST {cfg.INPUT.MIN_SIZE_TEST} must be 0 or more")
+        return [T.ResizeShortestEdge(cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST, "choice")]
+    flips, resize = _build_flips(cfg), _build_resize(cfg)
+    if not cfg.INPUT.CROP.ENABLED:
+        return [*flips, resize]
+    crop = _build_crop(cfg)
+    if cfg.INPUT.CROP.TYPE != "absolute_range":
+        return [crop, *flips, resize]
+    short_sides = tuple(cfg.INPUT.CROP.RESIZE_BEFORE)
+    if not short_sides or min(short_sides) < 1:
+        raise ValueError(f"INPUT.CROP.RESIZE_BEFORE {short_sides} must be short sides >= 1 pixel")
+    resize_before = T.ResizeShortestEdge(short_sides, cfg.INPUT.MAX_SIZE_TRAIN, "choice")
+    return [*flips, T.RandomApply(T.AugmentationList([resize_before, crop]), prob=0.5), resize]
+
+
+def _build_flips(cfg: CfgNode) -> list[T.Augmentation]:
+    flip = cfg.INPUT.RANDOM_FLIP
+    _check_one_of("INPUT.RANDOM_FLIP", flip, _FLIPS)
+    if flip == "none":
+        return []
+    return [T.RandomFlip(horizontal=flip == "horizontal", vertical=flip == "vertical")]
+
+
+def _build_resize(cfg: CfgNode) -> T.Augmentation:
+    sampling = cfg.INPUT.MIN_SIZE_TRAIN_SAMPLING
+    _check_one_of("INPUT.MIN_SIZE_TRAIN_SAMPLING", sampling, _SAMPLINGS)
+    _check_max_size(cfg, "MAX_SIZE_TRAIN")
+    sizes = cfg.INPUT.MIN_SIZE_TRAIN
+    sizes = (sizes,) if isinstance(sizes, int) else tuple(sizes)
+    if sampling == "range":
+        sizes = sizes * 2 if len(sizes) == 1 else sizes  # one size: the range from it to itself
+        if len(sizes) != 2 or sizes[0] > sizes[1]:
+            raise ValueError(
+                f"INPUT.MIN_SIZE_TRAIN {sizes} must be (smallest, largest) where "
+                "INPUT.MIN_SIZE_TRAIN_SAMPLING is 'range'; set that to 'choice' for a list of sizes"
+            )
+    if not sizes or min(sizes) < 0:
+        raise ValueError(f"INPUT.MIN_SIZE_TRAIN {sizes} must hold short sides in pixels, 0 or more")
+    return T.ResizeShortestEdge(sizes, cfg.INPUT.MAX_SIZE_TRAIN, sampling)
+
+
+def _build_crop(cfg: CfgNode) -> T.Augmentation:
+    crop_type, size = cfg.INPUT.CROP.TYPE, tuple(cfg.INPUT.CROP.SIZE)
+    _check_one_of("INPUT.CROP.TYPE", crop_type, _CROPS)
+    is_relative = crop_type.startswith("relative")
+    is_valid = len(size) == 2 and min(size) > 0
+    if is_valid and is_relative:
+        is_valid = max(size) <= 1
+    elif is_valid:
+        is_valid = all(side == int(side) for side in size)
+    if is_valid and crop_type == "absolute_range":
+        is_valid = size[0] <= size[1]
+    if not is_valid:
+        meaning = {
+            "absolute": "(height, width) in whole pixels",
+            "absolute_range": "(smallest, largest) side in whole pixels",
+        }.get(crop_type, "(height, width) as fractions in (0, 1]")
+        raise ValueError(
+            f"INPUT.CROP.SIZE {size} must be {meaning} where INPUT.CROP.TYPE is {crop_type!r}"
+        )
+    return T.RandomCrop(crop_type, size if is_relative else tuple(int(side) for side in size))
+
+
+def _check_max_size(cfg: CfgNode, key: str) -> None:
+    if cfg.INPUT[key] < 1:
+        raise ValueError(f"INPUT.{key} {cfg.INPUT[key]} must be a long side of at least 1 pixel")
+
+
+def _check_one_of(key: str, value: str, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        raise ValueError(f"{key} {value!r} must be one of {', '.join(map(repr, allowed))}")

@@ -1,0 +1,84 @@
+"""Reading images into 8-bit arrays, for training, evaluation and prediction alike."""
+
+import os
+from typing import Any
+
+import numpy as np
+from detectron2.data import detection_utils
+from detectron2.utils.file_io import PathManager
+from PIL import Image, UnidentifiedImageError
+
+PathLike = str | os.PathLike[str]
+
+# Formats that older Pillow versions open as 32-bit "I" although their pixels have 16 bits.
+_FORMATS_OF_16_BITS = ("PNG", "PPM")
+
+
+def read_image(file_name: PathLike, format: str) -> np.ndarray:
+    """Read an image file as 8 bits per channel, turned the way its EXIF orientation asks for.
+
+    Detectron2's function of this name cuts 16-bit grayscale off at 255; here it keeps its high
+    byte (65,535 becomes 255). Palettes, 8-bit grayscale, CMYK and 16-bit RGB are converted as
+    Pillow does. Alpha is dropped: a transparent pixel shows the colour that is stored below it.
+
+    Args:
+        file_name: any path that Detectron2's ``PathManager`` opens.
+        format: what ``INPUT.FORMAT`` takes: "RGB", "BGR", "L", another mode of PIL, "YUV-BT.601".
+
+    Returns:
+        (H, W, C), uint8 in [0, 255] (float for "YUV-BT.601").
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: not an image, a damaged one, or one whose range of values is unknown (32-bit).
+    """
+    with PathManager.open(os.fspath(file_name), "rb") as file:
+        try:
+            with Image.open(file) as image:
+                upright = detection_utils._apply_exif_orientation(image)
+                upright = _to_8_bits(upright, image.format)
+                array = detection_utils.convert_PIL_to_numpy(upright, format)
+                return np.require(array, requirements="W")  # torch warns of what PIL lends
+        except UnidentifiedImageError as error:
+            raise ValueError(f"{file_name} is not an image that Pillow can read") from error
+        except (ValueError, OSError, SyntaxError, Image.DecompressionBombError) as error:
+            raise ValueError(f"cannot read image {file_name}: {error}") from error
+
+
+def check_image_size(dataset_dict: dict[str, Any], image: np.ndarray) -> None:
+    """Complete "width" and "height" in the dict of an image (H, W, C), pixels.
+
+    Raises:
+        ValueError: they are there and differ from the image's.
+    """
+    height, width = image.shape[:2]
+    expected = (dataset_dict.setdefault("width", width), dataset_dict.setdefault("height", height))
+    if expected == (width, height):
+        return
+    advice = "correct the annotation's width and height"
+    if expected == (height, width) and _has_swapped_sides(dataset_dict["file_name"]):
+        advice = (
+            "its EXIF orientation turns it, but it was annotated unturned: remove that tag from "
+            "the file, or annotate the turned image"
+        )
+    raise detection_utils.SizeMismatchError(
+        f"image {dataset_dict['file_name']} is {width}x{height}, its annotation says "
+        f"{expected[0]}x{expected[1]}: {advice}"
+    )
+
+
+def _has_swapped_sides(file_name: PathLike) -> bool:
+    """Whether the EXIF orientation swaps the width and the height of the stored pixels."""
+    with PathManager.open(os.fspath(file_name), "rb") as file, Image.open(file) as image:
+        return detection_utils._apply_exif_orientation(image).size != image.size
+
+
+def _to_8_bits(image: Image.Image, file_format: str | None) -> Image.Image:
+    if image.mode.startswith("I;16") or (image.mode == "I" and file_format in _FORMATS_OF_16_BITS):
+        return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    if image.mode in ("I", "F"):
+        raise ValueError(
+            f"its pixels have 32 bits (Pillow's mode {image.mode!r}), whose black and white are "
+            "not known; save it with 8 or 16 bits per channel"
+        )
+    return image

@@ -1,0 +1,124 @@
+"""Data set dicts to model inputs: Detectron2's mapper with exact masks and boxes."""
+
+import copy
+from typing import Any
+
+import numpy as np
+import pycocotools.mask as mask_util
+import torch
+from detectron2.config import CfgNode
+from detectron2.data import DatasetMapper, detection_utils
+from detectron2.data import transforms as T
+from detectron2.structures import BitMasks, Boxes, BoxMode, Instances
+
+from .augmentation import build_augmentations
+from .images import check_image_size, read_image
+
+
+def build_mapper(cfg: CfgNode, is_train: bool) -> DatasetMapper:
+    """The mapper of the training loader (``is_train``) or of an evaluation loader.
+
+    Raises:
+        ValueError: ``INPUT.MASK_FORMAT`` is not "bitmask" where masks are trained, or an
+            augmentation's key holds what it cannot mean.
+    """
+    if is_train and cfg.MODEL.MASK_ON and cfg.INPUT.MASK_FORMAT != "bitmask":
+        raise ValueError(
+            f"INPUT.MASK_FORMAT {cfg.INPUT.MASK_FORMAT!r} must be 'bitmask', which takes polygons "
+            "and RLE alike; set INPUT.MASK_FORMAT bitmask"
+        )
+    return InstanceMapper(
+        cfg, is_train, augmentations=build_augmentations(cfg, is_train), recompute_boxes=False
+    )
+
+
+class InstanceMapper(DatasetMapper):
+    """Detectron2's ``DatasetMapper`` with the reference's treatment of masks and boxes.
+
+    It differs in three things, each of which is wrong by some pixels there:
+
+    - Masks are drawn at the file's resolution, then flipped, cropped and resized (nearest) as
+      bitmaps; polygons and RLE of the same object give the same mask. Cutting polygons instead
+      loses parts of those that cross themselves.
+    - Boxes are transformed in floating point also where the JSON holds integers, which Detectron2
+      rounds down after each resize.
+    - Images are read by :func:`queryinst.data.images.read_image`, which knows 16 bits.
+
+    Boxes are clipped to a crop, not recomputed from what the crop leaves of the mask. An instance
+    is dropped if its clipped box has no area or no pixel of its mask is left; the reference keeps
+    the latter, a box in which nothing of the object is to be seen. No instance may be left at all:
+    ``gt_boxes``, ``gt_classes`` and, with masks on, ``gt_masks`` are there nevertheless.
+    """
+
+    def __call__(self, dataset_dict: dict[str, Any]) -> dict[str, Any]:
+        """Map one image.
+
+        Args:
+            dataset_dict: in Detectron2's standard format; left as it is.
+
+        Returns:
+            The dict with "image", uint8 (C, H, W) in ``INPUT.FORMAT``, and in training "instances"
+            with boxes in XYXY pixels of that image, in the place of "annotations".
+
+        Raises:
+            FileNotFoundError: the image is missing.
+            ValueError: the image cannot be read, or its size is not the one in `dataset_dict`.
+        """
+        dataset_dict = copy.deepcopy(dataset_dict)
+        image = read_image(dataset_dict["file_name"], self.image_format)
+        check_image_size(dataset_dict, image)
+        file_size = image.shape[:2]
+        aug_input = T.AugInput(image)
+        transforms = self.augmentations(aug_input)
+        image = aug_input.image
+        dataset_dict["image"] = torch.from_numpy(image.transpose(2, 0, 1).copy())
+        annotations = dataset_dict.pop("annotations", None)
+        if self.is_train and annotations is not None:
+            usable = [
+                self._draw(annotation, *file_size)
+                for annotation in annotations
+                if annotation.get("iscrowd", 0) == 0
+            ]
+            dataset_dict["instances"] = self._transform(usable, transforms, image.shape[:2])
+        return dataset_dict
+
+    def _draw(self, annotation: dict[str, Any], height: int, width: int) -> dict[str, Any]:
+        """The annotation with a floating-point box and, with masks on, its mask as RLE."""
+        drawn = {
+            "bbox": [float(coordinate) for coordinate in annotation["bbox"]],
+            "bbox_mode": BoxMode(annotation["bbox_mode"]),
+            "category_id": annotation["category_id"],
+        }
+        if self.use_instance_mask:
+            drawn["segmentation"] = _to_rle(annotation["segmentation"], height, width)
+        return drawn
+
+    def _transform(
+        self, annotations: list[dict[str, Any]], transforms: T.TransformList, size: tuple[int, int]
+    ) -> Instances:
+        transformed = [
+            detection_utils.transform_instance_annotations(annotation, transforms, size)
+            for annotation in annotations
+        ]
+        instances = Instances(size)
+        boxes = np.array([annotation["bbox"] for annotation in transformed]).reshape(-1, 4)
+        instances.gt_boxes = Boxes(boxes)
+        classes = [int(annotation["category_id"]) for annotation in transformed]
+        instances.gt_classes = torch.tensor(classes, dtype=torch.int64)
+        if self.use_instance_mask:
+            masks = np.array([annotation["segmentation"] for annotation in transformed])
+            instances.gt_masks = BitMasks(masks.reshape(-1, *size))
+        return detection_utils.filter_empty_instances(instances)
+
+
+def _to_rle(segmentation: Any, height: int, width: int) -> dict[str, Any]:
+    """Polygons (those of less than 3 points do not count) or any RLE as one compressed RLE."""
+    if isinstance(segmentation, dict):
+        if isinstance(segmentation["counts"], list):
+            return mask_util.frPyObjects(segmentation, height, width)
+        return segmentation
+    polygons = [np.asarray(p, dtype=np.float64).ravel() for p in segmentation]
+    polygons = [p for p in polygons if len(p) >= 6 and len(p) % 2 == 0]
+    if not polygons:
+        return mask_util.encode(np.zeros((height, width), dtype=np.uint8, order="F"))
+    return mask_util.merge(mask_util.frPyObjects(polygons, height, width))
