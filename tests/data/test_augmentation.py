@@ -7,7 +7,7 @@ import torch
 from detectron2.config import get_cfg
 from detectron2.data import transforms as T
 from detectron2.structures import BoxMode
-from PIL import Image, ImageDraw
+from PIL import Image
 
 from queryinst.config import add_queryinst_config
 from queryinst.data.augmentation import build_augmentations

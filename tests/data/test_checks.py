@@ -1,0 +1,384 @@
+"""Each way in which a data set can be wrong gives one line that says so, before any training."""
+
+import copy
+import json
+
+import numpy as np
+import pycocotools.mask as mask_util
+import pytest
+from detectron2.config import get_cfg
+from detectron2.data import DatasetCatalog, MetadataCatalog, get_detection_dataset_dicts
+from detectron2.data.datasets import register_coco_instances
+from detectron2.structures import BoxMode
+from PIL import Image
+
+from queryinst.config import add_queryinst_config
+from queryinst.data import checks
+from queryinst.data.checks import check_datasets
+
+HEIGHT, WIDTH = 8, 10
+
+
+def make_cfg(train=("tiny_train",), test=(), **model):
+    cfg = get_cfg()
+    add_queryinst_config(cfg)
+    cfg.DATASETS.TRAIN, cfg.DATASETS.TEST = train, test
+    cfg.INPUT.FORMAT = "RGB"
+    cfg.MODEL.MASK_ON = model.get("masks", True)
+    cfg.MODEL.ROI_HEADS.NUM_CLASSES = model.get("num_classes", 2)
+    return cfg
+
+
+def make_content():
+    """Two images; a polygon, a compressed and an uncompressed RLE."""
+    mask = np.zeros((HEIGHT, WIDTH), np.uint8, order="F")
+    mask[2:4, 3:6] = 1
+    rle = mask_util.encode(mask)
+    rle["counts"] = rle["counts"].decode()
+    segmentations = [
+        [[1, 1, 5, 1, 5, 5]],
+        rle,
+        {"size": [HEIGHT, WIDTH], "counts": [10, 5, HEIGHT * WIDTH - 15]},
+    ]
+    return {
+        "images": [
+            {"id": id_, "file_name": f"{id_}.png", "height": HEIGHT, "width": WIDTH}
+            for id_ in (4, 9)
+        ],
+        "annotations": [
+            {
+                "id": 10 + i,
+                "image_id": 4,
+                "category_id": 3 + 4 * (i % 2),
+                "bbox": [1, 1, 4, 4],
+                "area": 8,
+                "iscrowd": 0,
+                "segmentation": segmentation,
+            }
+            for i, segmentation in enumerate(segmentations)
+        ],
+        "categories": [{"id": 7, "name": "dog"}, {"id": 3, "name": "cat"}],
+    }
+
+
+@pytest.fixture
+def register(tmp_path):
+    """Write and register data sets; forget them at the end."""
+    names = []
+
+    def _register(content=None, name="tiny_train", metadata=None, write_images=True):
+        folder = tmp_path / name
+        folder.mkdir()
+        if write_images:
+            for id_ in (4, 9):
+                Image.new("RGB", (WIDTH, HEIGHT)).save(folder / f"{id_}.png")
+        text = content if isinstance(content, str) else json.dumps(content or make_content())
+        json_file = tmp_path / f"{name}.json"
+        json_file.write_text(text)
+        register_coco_instances(name, metadata or {}, str(json_file), str(folder))
+        names.append(name)
+        return folder
+
+    def _register_dicts(dicts, name="tiny_train", **metadata):
+        DatasetCatalog.register(name, dicts if callable(dicts) else lambda: copy.deepcopy(dicts))
+        MetadataCatalog.get(name).set(**metadata)
+        names.append(name)
+
+    _register.dicts = _register_dicts
+    yield _register
+    for name in names:
+        DatasetCatalog.pop(name)
+        MetadataCatalog.pop(name, None)
+
+
+def changed(change):
+    content = make_content()
+    change(content)
+    return content
+
+
+def make_dicts(folder):
+    """The same data as Detectron2's loader returns it."""
+    annotation = {"bbox": [1, 1, 5, 5], "bbox_mode": BoxMode.XYXY_ABS, "category_id": 0}
+    annotation["segmentation"] = [[1, 1, 5, 1, 5, 5]]
+    image = {"file_name": str(folder / "4.png"), "height": HEIGHT, "width": WIDTH, "image_id": 4}
+    return [{**image, "annotations": [annotation]}]
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_good_data_passes_and_detectron2_agrees(register, training):
+    register()
+    register(name="tiny_val")
+    check_datasets(make_cfg(test=("tiny_val",)), training=training)
+    assert len(get_detection_dataset_dicts(["tiny_train"])) == 1  # one image has no instance
+    check_datasets(make_cfg(test=("tiny_val",)), training=training)  # now with metadata filled in
+
+
+def test_test_sets_may_be_missing_in_training_alone(register):
+    register()
+    check_datasets(make_cfg(), training=True)
+    with pytest.raises(ValueError, match="DATASETS.TEST is empty"):
+        check_datasets(make_cfg(), training=False)
+    with pytest.raises(ValueError, match="DATASETS.TRAIN is empty"):
+        check_datasets(make_cfg(train=()), training=True)
+
+
+def test_evaluation_does_not_look_at_training_data(register):
+    register(name="tiny_val")
+    check_datasets(make_cfg(train=("nowhere",), test=("tiny_val",)), training=False)
+
+
+@pytest.mark.parametrize(
+    "name, advice", [("tiny_trian", "did you mean 'tiny_train'"), ("\u00e9", "register it first")]
+)
+def test_unregistered_names(register, name, advice):
+    register()
+    message = f"names '{name}', which is not a registered data set; {advice}"
+    with pytest.raises(ValueError, match=f"DATASETS.TRAIN {message}"):
+        check_datasets(make_cfg(train=(name,)), training=True)
+    with pytest.raises(ValueError, match=f"DATASETS.TEST {message}"):
+        check_datasets(make_cfg(test=(name,)), training=True)
+
+
+def test_missing_files(register, tmp_path):
+    register()
+    (tmp_path / "tiny_train" / "9.png").unlink()
+    with pytest.raises(FileNotFoundError, match="image .*9.png of data set 'tiny_train' does not"):
+        check_datasets(make_cfg(), training=True)
+    (tmp_path / "tiny_train" / "4.png").unlink()
+    (tmp_path / "tiny_train").rmdir()
+    with pytest.raises(FileNotFoundError, match="image folder .*tiny_train of data set .* put it"):
+        check_datasets(make_cfg(), training=True)
+    (tmp_path / "tiny_train.json").unlink()
+    with pytest.raises(FileNotFoundError, match="annotation file .*tiny_train.json of data set"):
+        check_datasets(make_cfg(), training=True)
+
+
+@pytest.mark.parametrize("has_metadata", [True, False])
+def test_class_count(register, has_metadata):
+    register(metadata={"thing_classes": ["cat", "dog"]} if has_metadata else None)
+    message = (
+        r"data set 'tiny_train' has 2 classes \(cat, dog\), but MODEL.ROI_HEADS.NUM_CLASSES is 80; "
+        "set MODEL.ROI_HEADS.NUM_CLASSES 2"
+    )
+    with pytest.raises(ValueError, match=message):
+        check_datasets(make_cfg(num_classes=80), training=True)
+
+
+def test_classes_of_train_and_test_differ(register):
+    register()
+    register(changed(lambda c: c["categories"][0].update(name="cow")), name="tiny_val")
+    message = (
+        r"class 1 is 'dog' in 'tiny_train' \(DATASETS.TRAIN\), but 'cow' in 'tiny_val' "
+        r"\(DATASETS.TEST\)"
+    )
+    with pytest.raises(ValueError, match=message):
+        check_datasets(make_cfg(test=("tiny_val",)), training=True)
+
+
+def test_registered_classes_differ_from_the_file(register):
+    register(metadata={"thing_classes": ["dog", "cat"]})
+    with pytest.raises(ValueError, match="registered with the classes dog, cat, but .* cat, dog"):
+        check_datasets(make_cfg(), training=True)
+
+
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ('{"images": [}', r"tiny_train.json is not valid JSON: line 1, column 13: "),
+        ("", "not valid JSON: line 1, column 1"),
+        ("[]", r"holds a list, not an object .*predictions"),
+        ('{"annotations": [], "categories": []}', "has no list 'images'"),
+        ('{"images": [], "categories": []}', "has no list 'annotations'"),
+        ('{"images": [], "annotations": {}, "categories": []}', "has no list 'annotations'"),
+        ('{"images": [], "annotations": []}', "has no list 'categories'"),
+        ('{"images": [], "annotations": [], "categories": []}', "'images' is empty"),
+        ('{"images": [3], "annotations": [], "categories": []}', r"images\[0\] is not an object"),
+    ],
+)
+def test_malformed_json(register, text, message):
+    register(text)
+    with pytest.raises(ValueError, match=message):
+        check_datasets(make_cfg(), training=True)
+
+
+def test_json_that_is_no_text(register, tmp_path):
+    register()
+    (tmp_path / "tiny_train.json").write_bytes(b'{"images": "\xff"}')
+    with pytest.raises(ValueError, match="tiny_train.json is not valid JSON: not UTF-8"):
+        check_datasets(make_cfg(), training=True)
+
+
+def set_segmentation(segmentation):
+    return lambda content: content["annotations"][1].update(segmentation=segmentation)
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (lambda c: c["images"][1].pop("width"), r"images\[1\] \(id 9\) has no 'width'"),
+        (lambda c: c["images"][1].update(id=4), "the id 4 occurs twice in 'images'"),
+        (lambda c: c["categories"].clear(), "'categories' is empty"),
+        (lambda c: c["categories"][0].pop("name"), r"categories\[0\] \(id 7\) has no 'name'"),
+        (lambda c: c["annotations"][2].update(id=10), "the id 10 occurs twice in 'annotations'"),
+        (lambda c: c["annotations"][2].pop("bbox"), r"annotations\[2\] \(id 12\) has no 'bbox'"),
+        (
+            lambda c: c["annotations"][2].update(category_id=5),
+            "annotation 12 has category_id 5, wh",
+        ),
+        (lambda c: c["annotations"][2].update(ignore=1), "annotation 12 has 'ignore'"),
+        (
+            lambda c: c["annotations"][2].update(bbox=[1, 2]),
+            r"12 of image 4.png has the 'bbox' \[1, 2",
+        ),
+        (lambda c: c["annotations"][2].update(bbox=[1, 2, "a", 3]), "must be four finite numbers"),
+        (lambda c: c["annotations"][2].update(bbox=[1, 2, float("nan"), 3]), "four finite numbers"),
+        (lambda c: c["annotations"][2].update(bbox=None), "'bbox' None, which must be"),
+        (lambda c: c["annotations"].clear(), "has 2 images, but none with an instance"),
+        (lambda c: [a.update(iscrowd=1) for a in c["annotations"]], "none with an instance"),
+        (lambda c: [a.update(image_id=1) for a in c["annotations"]], "none with an instance"),
+        (set_segmentation("text"), "annotation 11 of image 4.png has a 'segmentation' of type str"),
+        (
+            set_segmentation([1, 1, 5, 1, 5, 5]),
+            "11 of image 4.png has 1 in its 'segmentation' where",
+        ),
+        (
+            set_segmentation([[1, 1, 5, 5]]),
+            r"11 .* no polygon of at least 3 points .*hold \[4\] num",
+        ),
+        (
+            set_segmentation([[1, 1, 5, 5, 6, 6, 7]]),
+            r"no polygon of at least 3 points .*hold \[7\]",
+        ),
+        (set_segmentation({"size": [8, 10]}), "11 .* with 'counts' None"),
+        (
+            set_segmentation({"counts": "11"}),
+            r"'size' None, its image has \[height, width\] \[8, 10\]",
+        ),
+        (set_segmentation({"size": [10, 8], "counts": "11"}), r"'size' \[10, 8\], its image has"),
+        (set_segmentation({"size": [8, 10], "counts": [3]}), "add up to 3 pixels, .* 8 x 10 = 80"),
+    ],
+)
+def test_wrong_entries_are_named(register, change, message):
+    register(changed(change))
+    with pytest.raises(ValueError, match=message) as caught:
+        check_datasets(make_cfg(), training=True)
+    assert "tiny_train" in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("empty", [None, []])
+def test_missing_masks(register, empty):
+    def change(content):
+        for annotation in content["annotations"][1:]:
+            annotation["segmentation"] = empty
+
+    register(changed(change))
+    message = (
+        r"'tiny_train': 2 of 3 annotations have no mask \('segmentation'\), first annotation 11 of "
+        "image 4.png; .* MODEL.MASK_ON False"
+    )
+    with pytest.raises(ValueError, match=message):
+        check_datasets(make_cfg(), training=True)
+    check_datasets(make_cfg(masks=False), training=True)
+
+
+def test_one_bad_polygon_beside_a_good_one_passes(register):
+    register(changed(set_segmentation([[1, 1, 5, 5], [1, 1, 5, 1, 5, 5]])))
+    check_datasets(make_cfg(), training=True)
+
+
+def test_crowds_without_masks_count_in_evaluation_alone(register):
+    def change(content):
+        content["annotations"][0].update(iscrowd=1, segmentation=None)
+
+    register(changed(change))
+    check_datasets(make_cfg(), training=True)
+    with pytest.raises(ValueError, match="1 of 3 annotations have no mask"):
+        check_datasets(make_cfg(test=("tiny_train",)), training=False)
+
+
+@pytest.mark.parametrize("key", ["area", "iscrowd"])
+def test_what_evaluation_would_fail_on_after_the_training(register, key):
+    register()
+    register(changed(lambda c: c["annotations"][0].pop(key)), name="tiny_val")
+    check_datasets(make_cfg(train=("tiny_val",)), training=True)
+    with pytest.raises(ValueError, match=rf"annotations\[0\] \(id 10\) has no '{key}'"):
+        check_datasets(make_cfg(test=("tiny_val",)), training=True)
+
+
+def test_test_set_without_annotations_passes(register):
+    register(changed(lambda c: c.pop("annotations")), name="tiny_test")
+    check_datasets(make_cfg(test=("tiny_test",)), training=False)
+
+
+def test_first_images_are_read(register, tmp_path):
+    folder = register()
+    Image.new("F", (WIDTH, HEIGHT)).save(folder / "9.png", format="TIFF")
+    with pytest.raises(ValueError, match="9.png: its pixels have 32 bits"):
+        check_datasets(make_cfg(), training=True)
+    Image.new("L", (WIDTH + 1, HEIGHT)).save(folder / "9.png")
+    with pytest.raises(ValueError, match="9.png is 11x8, its annotation says 10x8"):
+        check_datasets(make_cfg(), training=True)
+
+
+def test_own_dicts_pass(register):
+    folder = register(name="files")
+    register.dicts(make_dicts(folder), thing_classes=["a", "b"])
+    register.dicts(make_dicts(folder), name="unnamed_classes")
+    check_datasets(make_cfg(), training=True)
+    check_datasets(make_cfg(train=("unnamed_classes",), test=("tiny_train",)), training=True)
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (lambda d: d.clear(), r"'tiny_train' \(DATASETS.TRAIN\) has no images"),
+        (lambda d: d[0].pop("annotations"), "the dict of image 0 has no 'annotations'"),
+        (lambda d: d[0]["annotations"].clear(), "has 1 images, but none with an instance"),
+        (lambda d: d[0]["annotations"][0].pop("bbox_mode"), "4.png has no 'bbox_mode'"),
+        (lambda d: d[0]["annotations"][0].update(category_id=2), "category_id 2, .*NUM_CLASSES 2"),
+        (lambda d: d[0]["annotations"][0].pop("segmentation"), "1 of 1 annotations have no mask"),
+        (
+            lambda d: d[0].update(file_name="gone.png"),
+            "image gone.png of data set 'tiny_train' does",
+        ),
+    ],
+)
+def test_wrong_dicts(register, change, message):
+    dicts = make_dicts(register(name="files"))
+    change(dicts)
+    register.dicts(dicts)
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        check_datasets(make_cfg(), training=True)
+
+
+def test_loader_that_fails(register):
+    def fail():
+        assert False, "two\nlines"
+
+    register.dicts(fail)
+    with pytest.raises(
+        ValueError, match="'tiny_train' cannot be loaded: AssertionError: two lines"
+    ):
+        check_datasets(make_cfg(), training=True)
+
+
+def test_class_count_of_own_dicts(register):
+    folder = register(name="files")
+    register.dicts(make_dicts(folder), thing_classes=[f"c{i}" for i in range(5)])
+    with pytest.raises(ValueError, match=r"has 5 classes \(c0, c1, c2, ...\), but .* is 2"):
+        check_datasets(make_cfg(), training=True)
+
+
+def test_package_of_a_published_format(register, monkeypatch, tmp_path):
+    def load():
+        raise AssertionError("slow loaders are not called by the checks")
+
+    register.dicts(load, evaluator_type="lvis", thing_classes=["a", "b"], image_root=str(tmp_path))
+    monkeypatch.setattr(checks.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ImportError, match="'tiny_train' needs the package lvis: pip install lvis"):
+        check_datasets(make_cfg(), training=True)
+    monkeypatch.setattr(checks.importlib.util, "find_spec", lambda name: name)
+    check_datasets(make_cfg(), training=True)
+    with pytest.raises(ValueError, match="NUM_CLASSES is 3"):
+        check_datasets(make_cfg(num_classes=3), training=True)
