@@ -1,5 +1,6 @@
 """Checks of single annotations, alike for COCO JSON and for Detectron2's dicts."""
 
+import math
 from collections.abc import Iterable
 from typing import Any
 
@@ -63,8 +64,8 @@ def describe(annotation: Annotation, image: Image) -> str:
 
 def _find_box_problem(box: Any) -> str:
     try:
-        is_valid = np.shape(box) == (4,) and bool(np.isfinite(box).all())
-    except (TypeError, ValueError):  # not numbers; or lists of different lengths
+        is_valid = len(box) == 4 and all(map(math.isfinite, box))
+    except TypeError:  # not a list, or not of numbers
         is_valid = False
     return "" if is_valid else f"has the 'bbox' {_shorten(box)}, which must be four finite numbers"
 
@@ -83,7 +84,7 @@ def _find_mask_problem(segmentation: Any, height: int, width: int) -> str:
                 f"has {_shorten(polygon)} in its 'segmentation' where a polygon belongs; it must "
                 "be a list of polygons, each a list of its own: [[x1, y1, x2, y2, ...], ...]"
             )
-    sizes = [np.size(polygon) for polygon in segmentation]
+    sizes = [p.size if isinstance(p, np.ndarray) else len(p) for p in segmentation]
     if not any(size >= _MIN_POLYGON_NUMBERS and size % 2 == 0 for size in sizes):
         return (
             f"has no polygon of at least 3 points in its 'segmentation' (its polygons hold "
