@@ -59,7 +59,7 @@ for name, attribute in asked["capabilities"]:
     error = attempt(lambda: getattr(importlib.import_module(name), attribute))[1]
     if error:
         found["missing"].append([name + "." + attribute, error])
-if asked["capabilities"]:
+if "detectron2" in sys.modules:
     found["compiled"] = attempt(lambda: importlib.import_module("detectron2._C"))[1] is None
 torch = sys.modules.get("torch")
 if torch is not None and not found["modules"].get("torch", {}).get("error"):

@@ -1,0 +1,55 @@
+"""The device a model runs on, with and without GPUs (pretended)."""
+
+import logging
+
+import pytest
+import torch
+from detectron2.config import get_cfg
+from detectron2.utils import logger
+
+from queryinst.devices import resolve_device
+
+
+@pytest.fixture
+def gpus(monkeypatch):
+    def pretend(count):
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: count > 0)
+        monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
+
+    return pretend
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("name, num_gpus", [("cpu", 0), ("cpu", 1), ("cuda", 1), ("cuda:1", 2)])
+def test_device_that_is_there_is_taken(gpus, name, num_gpus, training):
+    gpus(num_gpus)
+    cfg = get_cfg()
+    cfg.MODEL.DEVICE = name
+    assert resolve_device(cfg, training=training) == name
+    assert resolve_device(name, training=training) == name
+
+
+def test_training_without_gpu_is_an_error_that_names_the_key(gpus):
+    gpus(0)
+    with pytest.raises(ValueError, match="'cuda'.*MODEL.DEVICE cpu"):
+        resolve_device(get_cfg(), training=True)
+
+
+def test_all_else_falls_back_with_one_warning(gpus, caplog, monkeypatch):
+    gpus(0)
+    monkeypatch.setattr(logger, "_LOG_COUNTER", type(logger._LOG_COUNTER)())
+    with caplog.at_level(logging.WARNING):
+        assert [resolve_device(get_cfg(), training=False) for _ in range(3)] == ["cpu"] * 3
+    warnings = [record.getMessage() for record in caplog.records]
+    assert len(warnings) == 1 and "'cuda'" in warnings[0]
+
+
+def test_gpu_that_is_not_there_is_an_error(gpus):
+    gpus(1)
+    with pytest.raises(ValueError, match="'cuda:1' does not exist, torch finds 1 GPUs"):
+        resolve_device("cuda:1", training=False)
+
+
+def test_name_of_no_device_is_an_error():
+    with pytest.raises(ValueError, match="'gpu' is no device; set MODEL.DEVICE"):
+        resolve_device("gpu", training=False)
