@@ -1,0 +1,56 @@
+"""Data sets named on a command line: ``--dataset NAME JSON IMAGE_ROOT``."""
+
+import argparse
+import os
+from collections.abc import Iterable, Sequence
+
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data.datasets import register_coco_instances
+
+
+def add_dataset_argument(parser: argparse.ArgumentParser) -> None:
+    """Add the option whose values, in `args.dataset`, `register_from_args` takes."""
+    parser.add_argument(
+        "--dataset",
+        nargs=3,
+        action="append",
+        default=[],
+        metavar=("NAME", "JSON", "IMAGE_ROOT"),
+        help="register a data set in COCO's format under a name for DATASETS.TRAIN or"
+        " DATASETS.TEST; may be given several times",
+    )
+
+
+def register_from_args(triples: Iterable[Sequence[str]]) -> None:
+    """Register data sets in COCO's format.
+
+    Doing so twice, as each process of a training does, changes nothing.
+
+    Args:
+        triples: (name, JSON file, image folder) each; the classes are the JSON's categories.
+
+    Raises:
+        FileNotFoundError: no such JSON file or image folder.
+        ValueError: a name that is empty, or taken by another data set.
+    """
+    for name, json_file, image_root in triples:
+        if not name:
+            raise ValueError(f"--dataset '' {json_file} {image_root} needs a name")
+        if _is_registered(name, json_file, image_root):
+            continue
+        if not os.path.isfile(json_file):
+            raise FileNotFoundError(f"--dataset {name}: there is no file {json_file}")
+        if not os.path.isdir(image_root):
+            raise FileNotFoundError(f"--dataset {name}: there is no folder {image_root}")
+        register_coco_instances(name, {}, json_file, image_root)
+
+
+def _is_registered(name: str, json_file: str, image_root: str) -> bool:
+    """Whether the name stands for these files; another data set of that name is an error."""
+    if name not in DatasetCatalog:
+        return False
+    metadata = MetadataCatalog.get(name)
+    known = (metadata.get("json_file"), metadata.get("image_root"))
+    if known != (json_file, image_root):
+        raise ValueError(f"--dataset {name}: the name is taken by another data set, choose another")
+    return True

@@ -1,0 +1,95 @@
+"""Which images go in, and which files come out."""
+
+import glob
+import os
+from collections.abc import Iterable, Sequence
+
+IMAGE_SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
+_WRITTEN_AS_THEY_ARE = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
+
+
+def find_images(inputs: Iterable[str]) -> list[str]:
+    """The image files that files, folders and glob patterns stand for; each once, in order.
+
+    Of a folder, the files directly in it that look like images by their suffix.
+
+    Raises:
+        FileNotFoundError: one of `inputs` stands for no image.
+    """
+    found: dict[str, None] = {}
+    for name in inputs:
+        path = os.path.expanduser(name)
+        if os.path.isfile(path):
+            files = [path]
+        elif os.path.isdir(path):
+            files = _images_in(path)
+        else:
+            files = [match for match in sorted(glob.glob(path, recursive=True))]
+            files = [match for match in files if os.path.isfile(match)]
+        if not files:
+            raise FileNotFoundError(
+                f"--input {name} matches no image (working directory {os.getcwd()})"
+            )
+        found.update(dict.fromkeys(files))
+    return list(found)
+
+
+def _images_in(folder: str) -> list[str]:
+    names = sorted(os.listdir(folder))
+    paths = [os.path.join(folder, name) for name in names if name.lower().endswith(IMAGE_SUFFIXES)]
+    return [path for path in paths if os.path.isfile(path)]
+
+
+def plan_outputs(images: Sequence[str], output: str) -> list[str]:
+    """One output file for each image; makes the folder.
+
+    `output` is a file if it looks like one and there is one image; else a folder.
+
+    Raises:
+        ValueError: an output would replace an input.
+        OSError: the folder cannot be made or written to.
+    """
+    if len(images) == 1 and is_file_name(output, _WRITTEN_AS_THEY_ARE):
+        paths = [output]
+    else:
+        paths = [os.path.join(output, name) for name in _unique_names(images)]
+    inputs = {os.path.realpath(image) for image in images}
+    for path in paths:
+        if os.path.realpath(path) in inputs:
+            raise ValueError(f"--output would replace the input {path}; name another folder")
+    make_folder(os.path.dirname(paths[0]))
+    return paths
+
+
+def is_file_name(path: str, suffixes: Sequence[str]) -> bool:
+    """Whether a path names a file with one of these suffixes, not a folder."""
+    return not os.path.isdir(path) and path.lower().endswith(tuple(suffixes))
+
+
+def make_folder(folder: str) -> None:
+    """Make a folder, if it is not there, and see whether it can be written to.
+
+    Raises:
+        OSError: one line that names the folder.
+    """
+    folder = folder or "."
+    try:
+        os.makedirs(folder, exist_ok=True)
+    except OSError as error:
+        raise OSError(f"--output: cannot make the folder {folder} ({error.strerror})") from error
+    if not os.access(folder, os.W_OK):
+        raise PermissionError(f"--output: the folder {folder} cannot be written to")
+
+
+def _unique_names(images: Sequence[str]) -> list[str]:
+    """The images' own names, numbered where two folders have the same; PNG for odd formats."""
+    names: dict[str, None] = {}
+    for image in images:
+        stem, suffix = os.path.splitext(os.path.basename(image))
+        suffix = suffix if suffix.lower() in _WRITTEN_AS_THEY_ARE else ".png"
+        name, count = stem + suffix, 1
+        while name in names:
+            count += 1
+            name = f"{stem}-{count}{suffix}"
+        names[name] = None
+    return list(names)

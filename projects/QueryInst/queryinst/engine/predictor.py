@@ -1,0 +1,155 @@
+"""Predictor: from a checkpoint to a function of one image."""
+
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+import yaml
+from detectron2.config import CfgNode, get_cfg
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data.catalog import Metadata
+from detectron2.engine import DefaultPredictor
+from detectron2.modeling import build_model
+
+from ..checkpoint import QueryInstCheckpointer, read_meta
+from ..config import add_queryinst_config
+from ..data.augmentation import build_augmentations
+from ..devices import resolve_device
+
+logger = logging.getLogger(__name__)
+
+
+class Predictor(DefaultPredictor):
+    """Detectron2's DefaultPredictor that loads strictly and knows the checkpoint's class names.
+
+    Attributes:
+        metadata: its `thing_classes` name the classes, if the checkpoint or DATASETS.TEST knows
+            them. The global catalog is left as it is.
+    """
+
+    def __init__(self, cfg: CfgNode):
+        """
+        Args:
+            cfg: MODEL.WEIGHTS must fill the whole model. Where MODEL.DEVICE names a GPU and there
+                is none, the CPU is used, with one warning.
+
+        Raises:
+            ValueError, OSError: one line; the weights, MODEL.DEVICE or INPUT.FORMAT do not fit.
+        """
+        if cfg.INPUT.FORMAT not in ("RGB", "BGR"):
+            raise ValueError(f"INPUT.FORMAT {cfg.INPUT.FORMAT!r} must be 'RGB' or 'BGR'")
+        self.cfg = cfg.clone()
+        self.cfg.defrost()
+        self.cfg.MODEL.DEVICE = resolve_device(cfg, training=False)
+        self.model = build_model(self.cfg).eval()  # in eval mode the weights must be complete
+        rest = QueryInstCheckpointer(self.model).load(cfg.MODEL.WEIGHTS)
+        self.metadata = _find_metadata(self.cfg, rest.get("meta"))
+        self.aug = build_augmentations(self.cfg, is_train=False)[0]
+        self.input_format = cfg.INPUT.FORMAT
+
+    @classmethod
+    def from_checkpoint(cls, path: str, opts: Sequence[str] = ()) -> "Predictor":
+        """Build the predictor from a checkpoint of this project alone.
+
+        Args:
+            path: file or URL, with the configuration in its `meta`.
+            opts: key, value, key, value, ... which win over that configuration.
+
+        Raises:
+            ValueError: the checkpoint does not carry a configuration, or it does not fit.
+            KeyError: an unknown key in `opts`.
+            OSError: the file cannot be read.
+        """
+        return cls(cfg_from_checkpoint(path, opts))
+
+    def __call__(self, original_image: np.ndarray) -> dict[str, Any]:
+        """Predict on one image.
+
+        Args:
+            original_image: (H, W, 3) uint8, BGR, whatever INPUT.FORMAT is.
+
+        Returns:
+            {"instances": Instances} with pred_boxes, scores, pred_classes, query_idx and, with
+            masks on, pred_masks (D, H, W), in the image's own pixels.
+
+        Raises:
+            ValueError: not such an array.
+        """
+        shape = getattr(original_image, "shape", None)
+        if shape is None or len(shape) != 3 or shape[2] != 3 or 0 in shape:
+            kind = type(original_image).__name__ if shape is None else f"of shape {shape}"
+            raise ValueError(f"the image is {kind}; it must be an (H, W, 3) array of BGR pixels")
+        height, width = shape[:2]
+        image = original_image[:, :, ::-1] if self.input_format == "RGB" else original_image
+        image = self.aug.get_transform(image).apply_image(image)
+        image = torch.as_tensor(np.ascontiguousarray(image.transpose(2, 0, 1), dtype=np.float32))
+        with torch.no_grad():
+            return self.model([{"image": image, "height": height, "width": width}])[0]
+
+
+def cfg_from_checkpoint(path: str, opts: Sequence[str] = ()) -> CfgNode:
+    """The configuration that a checkpoint of ours was trained with, its path as MODEL.WEIGHTS.
+
+    Raises:
+        ValueError, KeyError, OSError: as `Predictor.from_checkpoint`.
+    """
+    meta = read_meta(path) or {}
+    if not meta.get("config"):
+        raise ValueError(
+            f"MODEL.WEIGHTS {path} carries no configuration: name its config file as well, or a"
+            " checkpoint that this project wrote or converted"
+        )
+    cfg = get_cfg()
+    add_queryinst_config(cfg)
+    saved = CfgNode(yaml.safe_load(meta["config"]))
+    if foreign := _drop_unknown(saved, cfg):
+        if needed := [key for key in foreign if key.startswith("MODEL.")]:
+            raise ValueError(
+                f"MODEL.WEIGHTS {path} was trained with the unknown key {needed[0]}; import the"
+                " project that declares it and give its config file"
+            )
+        logger.info("Unknown here and left out of the checkpoint's keys: %s", ", ".join(foreign))
+    cfg.merge_from_other_cfg(saved)
+    _merge_opts(cfg, opts)
+    cfg.MODEL.WEIGHTS = path
+    cfg.freeze()
+    return cfg
+
+
+def _drop_unknown(saved: CfgNode, known: CfgNode, prefix: str = "") -> list[str]:
+    """Remove keys that another version of Detectron2 declares; what is left merges."""
+    dropped = []
+    for key in list(saved):
+        if key not in known:
+            dropped.append(prefix + key)
+            del saved[key]
+        elif isinstance(saved[key], CfgNode) and isinstance(known[key], CfgNode):
+            dropped += _drop_unknown(saved[key], known[key], f"{prefix}{key}.")
+    return dropped
+
+
+def _merge_opts(cfg: CfgNode, opts: Sequence[str]) -> None:
+    if len(opts) % 2:
+        raise ValueError(f"{len(opts)} options; they come as KEY VALUE pairs: {list(opts)}")
+    try:
+        cfg.merge_from_list(list(opts))
+    except (AssertionError, KeyError) as error:  # yacs asserts that keys exist
+        reason = str(error.args[0]) if error.args else type(error).__name__
+        raise KeyError(f"the options {list(opts)}: {reason}") from None
+
+
+def _find_metadata(cfg: CfgNode, meta: Mapping[str, Any] | None) -> Metadata:
+    """Class names by the checkpoint, else by the registered data set of DATASETS.TEST."""
+    names = list((meta or {}).get("thing_classes", ()))
+    if len(names) != cfg.MODEL.ROI_HEADS.NUM_CLASSES:
+        names = []  # trained with other classes than the configuration asks for
+    for dataset_name in cfg.DATASETS.TEST[:1]:
+        if dataset_name not in DatasetCatalog:
+            continue
+        metadata = MetadataCatalog.get(dataset_name)  # knows colours as well
+        registered = list(metadata.get("thing_classes", ()))
+        if len(registered) == cfg.MODEL.ROI_HEADS.NUM_CLASSES and names in ([], registered):
+            return metadata
+    return Metadata(name="checkpoint", thing_classes=names) if names else Metadata(name="unknown")

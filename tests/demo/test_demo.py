@@ -1,0 +1,165 @@
+import re
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from detectron2.modeling import build_model
+from detectron2.utils.visualizer import Visualizer
+from PIL import Image
+
+from queryinst.checkpoint import QueryInstCheckpointer, build_meta
+from queryinst.demo import main
+from queryinst.demo.files import find_images, plan_outputs
+from queryinst.demo.video import FrameWriter
+from queryinst.testing import tiny_cfg
+
+NAMES = ["circle", "square", "star"]
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    """A model of random weights whose class prior makes all scores 0.75 or so, with its meta."""
+    torch.manual_seed(0)
+    cfg = tiny_cfg(MODEL__QUERYINST__PRIOR_PROB=0.75, TEST__DETECTIONS_PER_IMAGE=5)
+    folder = tmp_path_factory.mktemp("weights")
+    meta = {**build_meta(cfg, None), "thing_classes": NAMES}
+    QueryInstCheckpointer(build_model(cfg), str(folder), meta=meta).save("model_final")
+    return str(folder / "model_final.pth")
+
+
+def picture(path, height=40, width=60, mode="RGB"):
+    pixels = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels).convert(mode).save(path)
+    return str(path)
+
+
+def test_image_folder_and_glob(tmp_path, weights):
+    single = picture(tmp_path / "single.jpg")
+    picture(tmp_path / "folder" / "one.png")
+    picture(tmp_path / "folder" / "gray.png", mode="L")
+    (tmp_path / "folder" / "notes.txt").write_text("no image")
+    picture(tmp_path / "globbed" / "one.png", mode="RGBA")
+    out = tmp_path / "out"
+    inputs = [single, str(tmp_path / "folder"), str(tmp_path / "globbed" / "*.png")]
+    assert main(["--input", *inputs, "--output", str(out), "--opts", "MODEL.WEIGHTS", weights]) == 0
+    assert sorted(p.name for p in out.iterdir()) == [
+        "gray.png",
+        "one-2.png",
+        "one.png",
+        "single.jpg",
+    ]
+    drawn = np.asarray(Image.open(out / "one.png"))
+    original = np.asarray(Image.open(tmp_path / "folder" / "one.png"))
+    assert drawn.shape == original.shape
+    assert (drawn != original).any()
+
+
+def test_names_of_the_checkpoint_are_drawn(tmp_path, weights, monkeypatch):
+    texts = []
+    draw_text = Visualizer.draw_text
+
+    def spy(self, text, *args, **kwargs):
+        texts.append(text)
+        return draw_text(self, text, *args, **kwargs)
+
+    monkeypatch.setattr(Visualizer, "draw_text", spy)
+    args = ["--input", picture(tmp_path / "a.png"), "--output", str(tmp_path / "b.png")]
+    assert main([*args, "--opts", "MODEL.WEIGHTS", weights]) == 0
+    assert len(texts) == 5
+    assert all(re.fullmatch("(circle|square|star) [5-9][0-9]%", text) for text in texts)
+
+
+def test_threshold_above_all_scores_draws_nothing(tmp_path, weights):
+    out = tmp_path / "drawn.png"
+    args = ["--input", picture(tmp_path / "a.png"), "--output", str(out)]
+    args += ["--confidence-threshold", "1.0", "--opts", "MODEL.WEIGHTS", weights]
+    assert main(args) == 0
+    assert np.array_equal(np.asarray(Image.open(out)), np.asarray(Image.open(tmp_path / "a.png")))
+
+
+def test_video_keeps_its_frames_and_size(tmp_path, weights):
+    source = str(tmp_path / "in.avi")
+    writer = cv2.VideoWriter(source, cv2.VideoWriter.fourcc(*"MJPG"), 10, (64, 48))
+    for value in (40, 120, 200):
+        writer.write(np.full((48, 64, 3), value, np.uint8))
+    writer.release()
+    out = tmp_path / "out"
+    out.mkdir()
+    args = ["--video-input", source, "--output", str(out), "--opts", "MODEL.WEIGHTS", weights]
+    assert main(args) == 0
+    (made,) = out.iterdir()
+    capture = cv2.VideoCapture(str(made))
+    frames = []
+    while (result := capture.read())[0]:
+        frames.append(result[1])
+    assert [frame.shape for frame in frames] == [(48, 64, 3)] * 3
+    assert capture.get(cv2.CAP_PROP_FPS) == pytest.approx(10)
+
+
+def test_codec_that_is_missing_falls_back_to_motion_jpeg(tmp_path, monkeypatch):
+    real = cv2.VideoWriter
+
+    def without_mpeg4(path, fourcc, fps, size):
+        return real(path if path.endswith(".avi") else "/no/folder/x.mp4", fourcc, fps, size)
+
+    without_mpeg4.fourcc = real.fourcc
+    monkeypatch.setattr(cv2, "VideoWriter", without_mpeg4)
+    writer = FrameWriter(str(tmp_path / "out.mp4"), 10)
+    writer.write(np.zeros((48, 64, 3), np.uint8))
+    writer.close()
+    assert writer.path == str(tmp_path / "out.avi")
+    assert cv2.VideoCapture(writer.path).read()[0]
+
+
+def error_of(capfd, args):
+    capfd.readouterr()
+    assert main(args) == 1
+    lines = capfd.readouterr().err.strip().splitlines()
+    assert lines[-1].startswith("demo.py: error: ")
+    return lines[-1]
+
+
+def test_an_unreadable_image_is_left_out_and_counted(tmp_path, weights, capfd):
+    broken, whole = tmp_path / "broken.png", picture(tmp_path / "whole.png")
+    broken.write_bytes(b"\x89PNG\r\n\x1a\nnothing more")
+    args = ["--input", str(broken), whole, "--output", str(tmp_path / "out")]
+    args += ["--opts", "MODEL.WEIGHTS", weights]
+    assert "1 of 2 images" in error_of(capfd, args)
+    assert [p.name for p in (tmp_path / "out").iterdir()] == ["whole.png"]
+
+
+def test_errors_are_one_line_each(tmp_path, weights, capfd, monkeypatch):
+    image, opts = picture(tmp_path / "a.png"), ["--opts", "MODEL.WEIGHTS", weights]
+    monkeypatch.delenv("DISPLAY", raising=False)
+    monkeypatch.delenv("WAYLAND_DISPLAY", raising=False)
+    out = ["--output", str(tmp_path / "out")]
+    (tmp_path / "text.mp4").write_text("no video")
+    (tmp_path / "file").write_text("a file where a folder is wanted")
+    for args, expected in (
+        (["--input", image, *opts], "--output"),  # there is no screen
+        (["--input", str(tmp_path / "none*.png"), *out, *opts], "none*.png matches no image"),
+        (["--input", str(tmp_path / "absent.png"), *out, *opts], "absent.png matches no image"),
+        (["--input", image, *out], "MODEL.WEIGHTS"),
+        (["--input", image, *out, "--opts", "MODEL.WEIGHTS", "absent.pth"], "absent.pth"),
+        (["--config-file", "absent.yaml", "--input", image, *out, *opts], "absent.yaml"),
+        (["--input", image, "--output", str(tmp_path), *opts], "would replace the input"),
+        (["--input", image, "--output", str(tmp_path / "file" / "x"), *opts], "cannot make"),
+        (["--input", image, *out, "--confidence-threshold", "50", *opts], "must be in [0, 1]"),
+        (["--video-input", "absent.mp4", *out, *opts], "absent.mp4 is not a file"),
+        (["--video-input", str(tmp_path / "text.mp4"), *out, *opts], "no video"),
+    ):
+        assert expected in error_of(capfd, args), args
+
+
+def test_a_file_whose_name_looks_like_a_pattern_is_that_file(tmp_path):
+    path = picture(tmp_path / "a[1].png")
+    assert find_images([path, path]) == [path]
+
+
+def test_one_image_goes_to_a_file_several_to_a_folder(tmp_path):
+    assert plan_outputs(["a.tif"], str(tmp_path / "x.png")) == [str(tmp_path / "x.png")]
+    assert plan_outputs(["a.tif"], str(tmp_path / "new")) == [str(tmp_path / "new" / "a.tif")]
+    two = plan_outputs(["a.gif", "b/a.gif"], str(tmp_path / "y.png"))
+    assert two == [str(tmp_path / "y.png" / "a.png"), str(tmp_path / "y.png" / "a-2.png")]

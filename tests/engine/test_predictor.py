@@ -1,0 +1,143 @@
+import logging
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.engine import DefaultPredictor
+from detectron2.modeling import build_model
+from PIL import Image
+
+from queryinst.checkpoint import QueryInstCheckpointer, build_meta
+from queryinst.engine.predictor import Predictor, cfg_from_checkpoint
+from queryinst.testing import tiny_cfg
+
+NAMES = ["circle", "square", "star"]
+
+
+@pytest.fixture(scope="module")
+def model():
+    torch.manual_seed(0)
+    return build_model(tiny_cfg()).eval()
+
+
+@pytest.fixture
+def image():
+    return np.random.default_rng(0).integers(0, 256, (48, 80, 3), dtype=np.uint8)
+
+
+def save(folder, model, meta):
+    QueryInstCheckpointer(model, str(folder), meta=meta).save("model_final")
+    return str(folder / "model_final.pth")
+
+
+def meta_of(cfg, **changes):
+    return {**build_meta(cfg, None), "thing_classes": NAMES, **changes}
+
+
+@pytest.mark.parametrize("input_format", ["RGB", "BGR"])
+def test_checkpoint_alone_predicts_as_the_model(tmp_path, model, image, input_format):
+    path = save(tmp_path, model, meta_of(tiny_cfg(INPUT__FORMAT=input_format)))
+    predictor = Predictor.from_checkpoint(path)
+    instances = predictor(image)["instances"]
+    # By hand: the short side 48 becomes 64, the channels the order that the model wants.
+    pixels = image[:, :, ::-1].copy() if input_format == "RGB" else image
+    resized = Image.fromarray(pixels).resize((107, 64), Image.BILINEAR)
+    tensor = torch.from_numpy(np.asarray(resized).astype("float32").transpose(2, 0, 1))
+    with torch.no_grad():
+        expected = model([{"image": tensor, "height": 48, "width": 80}])[0]["instances"]
+    assert isinstance(predictor, DefaultPredictor) and not predictor.model.training
+    assert len(instances) > 0 and instances.pred_masks.shape[1:] == (48, 80)
+    torch.testing.assert_close(instances.pred_boxes.tensor, expected.pred_boxes.tensor)
+    torch.testing.assert_close(instances.scores, expected.scores)
+    assert torch.equal(instances.pred_masks, expected.pred_masks)
+
+
+def test_options_win_over_the_checkpoint(tmp_path, model):
+    path = save(tmp_path, model, meta_of(tiny_cfg()))
+    cfg = cfg_from_checkpoint(path, ["INPUT.MIN_SIZE_TEST", "32"])
+    assert cfg.INPUT.MIN_SIZE_TEST == 32
+    assert cfg.MODEL.WEIGHTS == path
+    assert cfg.MODEL.QUERYINST.NUM_QUERIES == 6
+    with pytest.raises(KeyError, match="MODEL.NO_SUCH"):
+        cfg_from_checkpoint(path, ["MODEL.NO_SUCH", "1"])
+    with pytest.raises(ValueError, match="KEY VALUE pairs"):
+        cfg_from_checkpoint(path, ["INPUT.MIN_SIZE_TEST"])
+
+
+def test_class_names_come_from_the_checkpoint_and_not_into_the_catalog(tmp_path, model):
+    cfg = tiny_cfg(DATASETS__TEST=("never_registered",))
+    predictor = Predictor.from_checkpoint(save(tmp_path, model, meta_of(cfg)))
+    assert predictor.metadata.thing_classes == NAMES
+    assert "never_registered" not in MetadataCatalog.list()
+
+
+def test_registered_data_set_names_classes_where_the_checkpoint_does_not(tmp_path, model):
+    name = "test_predictor_names"
+    DatasetCatalog.register(name, list)
+    MetadataCatalog.get(name).set(thing_classes=["a", "b", "c"])
+    try:
+        cfg = tiny_cfg(DATASETS__TEST=(name,))
+        named = Predictor.from_checkpoint(save(tmp_path, model, meta_of(cfg)))
+        assert named.metadata.thing_classes == NAMES  # the checkpoint's own come first
+        unnamed = Predictor.from_checkpoint(save(tmp_path, model, meta_of(cfg, thing_classes=[])))
+        assert unnamed.metadata.thing_classes == ["a", "b", "c"]
+    finally:
+        DatasetCatalog.remove(name)
+        MetadataCatalog.remove(name)
+
+
+def test_names_of_another_class_count_are_not_used(tmp_path, model):
+    path = save(tmp_path, model, meta_of(tiny_cfg(), thing_classes=["only one"]))
+    assert Predictor.from_checkpoint(path).metadata.get("thing_classes") is None
+
+
+def test_without_meta_both_ways_out_are_named(tmp_path, model, image):
+    path = save(tmp_path, model, None)
+    with pytest.raises(ValueError, match="config file.*checkpoint that this project") as caught:
+        Predictor.from_checkpoint(path)
+    assert path in str(caught.value) and "\n" not in str(caught.value)
+    predictor = Predictor(tiny_cfg(MODEL__WEIGHTS=path))
+    assert len(predictor(image)["instances"]) > 0
+
+
+def test_keys_of_another_detectron2_are_left_out(tmp_path, model):
+    config = yaml.safe_load(tiny_cfg().dump())
+    config["DATALOADER"]["FROM_THE_FUTURE"] = True
+    path = save(tmp_path, model, meta_of(tiny_cfg(), config=yaml.safe_dump(config)))
+    assert "FROM_THE_FUTURE" not in cfg_from_checkpoint(path).DATALOADER
+    config["MODEL"]["FROM_THE_FUTURE"] = True
+    path = save(tmp_path, model, meta_of(tiny_cfg(), config=yaml.safe_dump(config)))
+    with pytest.raises(ValueError, match="MODEL.FROM_THE_FUTURE"):
+        cfg_from_checkpoint(path)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU to use")
+def test_without_a_gpu_the_cpu_is_used(tmp_path, model, image, caplog):
+    path = save(tmp_path, model, meta_of(tiny_cfg(MODEL__DEVICE="cuda")))
+    with caplog.at_level(logging.WARNING):
+        predictor = Predictor.from_checkpoint(path)
+    assert predictor.cfg.MODEL.DEVICE == "cpu"
+    assert predictor(image)["instances"].scores.device.type == "cpu"
+
+
+@pytest.mark.parametrize(
+    "wrong", [None, np.zeros((4, 4)), np.zeros((4, 4, 4)), np.zeros((0, 4, 3))]
+)
+def test_what_is_no_bgr_image_is_refused(tmp_path, model, wrong):
+    predictor = Predictor.from_checkpoint(save(tmp_path, model, meta_of(tiny_cfg())))
+    with pytest.raises(ValueError, match="BGR"):
+        predictor(wrong)
+
+
+def test_incomplete_weights_are_refused(tmp_path, model):
+    path = save(tmp_path, model.backbone, None)
+    with pytest.raises(ValueError, match="model_final.pth"):
+        Predictor(tiny_cfg(MODEL__WEIGHTS=path))
+
+
+def test_input_format_must_be_of_three_channels(tmp_path, model):
+    path = save(tmp_path, model, meta_of(tiny_cfg()))
+    with pytest.raises(ValueError, match="INPUT.FORMAT 'L'"):
+        Predictor(tiny_cfg(MODEL__WEIGHTS=path, INPUT__FORMAT="L"))
