@@ -54,7 +54,11 @@ def set_up(venv):
         extras = "dev,demo"  # the packages that hold a cv2 overwrite each other
     constraints = ("--constraint", str(ROOT / "constraints.txt"))
     pip = ("-m", "pip", "--disable-pip-version-check", "install", *constraints)
-    print("installing the pinned packages; the first time several GB are downloaded", flush=True)
+    if "complete" in state:
+        print("bringing the installed packages up to date", flush=True)
+        pip += ("--quiet",)  # nearly all are there, which is not worth a line each
+    else:
+        print("installing the pinned packages, several GB; this takes minutes", flush=True)
     call(python, *pip, "setuptools", "wheel")
     # Without build isolation, which would download another setuptools for each build.
     call(python, *pip, "--no-build-isolation", "--editable", f"{ROOT}[{extras}]")

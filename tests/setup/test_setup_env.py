@@ -1,0 +1,102 @@
+"""The environment that make works in: made once, gone on with, and nobody else's folder emptied."""
+
+import importlib.util
+import sys
+from pathlib import Path
+
+import pytest
+
+TOOL = Path(__file__).resolve().parents[2] / "tools" / "setup_env.py"
+CHECKOUT = TOOL.parents[1].name
+
+
+@pytest.fixture
+def tool(monkeypatch):
+    """The tool with a pretended Python; `tool.calls` names what each command it ran works on."""
+    spec = importlib.util.spec_from_file_location("setup_env_under_test", TOOL)
+    tool = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(tool)
+    tool.calls, tool.failing = [], None
+
+    def call(*command):
+        name = Path(str(command[-3] if "--constraint" in command[-2:] else command[-1])).name
+        tool.calls.append(name.split("[")[0])
+        if tool.failing == tool.calls[-1]:
+            raise tool.SetupError("pip ended with status 1")
+        if command[1:3] == ("-m", "venv"):
+            (command[3] / "bin").mkdir()
+            (command[3] / "bin" / "python").touch()
+
+    monkeypatch.setattr(tool, "call", call)
+    monkeypatch.setattr(tool, "succeeds", lambda python, *_: python.exists())
+    return tool
+
+
+@pytest.fixture
+def env(tmp_path):
+    return tmp_path / "with space" / "env"
+
+
+def test_second_run_does_nothing(tool, env):
+    assert tool.main([str(env)]) == 0
+    assert tool.calls == [env.name, "wheel", CHECKOUT, "install_detectron2.py"]
+    assert tool.main([str(env)]) == 0
+    assert len(tool.calls) == 4
+
+
+def test_changed_input_installs_again_into_the_same_environment(tool, env, monkeypatch):
+    tool.main([str(env)])
+    monkeypatch.setattr(tool, "fingerprint", lambda venv: "of other constraints")
+    assert tool.main([str(env)]) == 0
+    assert len(tool.calls) == 4 + 3 and env.name not in tool.calls[4:]
+
+
+@pytest.mark.parametrize("failing, num_again", [("wheel", 3), (CHECKOUT, 3), ("env", 4)])
+def test_failed_run_is_gone_on_with(tool, env, capsys, failing, num_again):
+    tool.failing = failing
+    assert tool.main([str(env)]) == 1
+    assert capsys.readouterr().err == "setup_env: error: pip ended with status 1\n"
+    tool.failing, tool.calls = None, []
+    assert tool.main([str(env)]) == 0
+    assert len(tool.calls) == num_again
+
+
+def test_half_made_environment_is_made_anew(tool, env):
+    env.mkdir(parents=True)
+    tool.write_state(env, {"owned": True})
+    (env / "lib").mkdir()
+    (env / "lib" / "half").touch()
+    (env / "bin").symlink_to(env.parent)
+    assert tool.main([str(env)]) == 0
+    assert tool.calls[0] == env.name and not (env / "lib").exists()
+    assert env.parent.exists()
+
+
+def test_other_python_version_makes_it_anew(tool, env, monkeypatch):
+    tool.main([str(env)])
+    monkeypatch.setattr(tool.sys, "version_info", (sys.version_info[0], 99))
+    tool.calls = []
+    assert tool.main([str(env)]) == 0
+    assert tool.calls[0] == env.name
+
+
+def test_folder_of_something_else_is_left_alone(tool, tmp_path, capsys):
+    (tmp_path / "precious.txt").touch()
+    assert tool.main([str(tmp_path)]) == 1
+    assert "no working environment; remove it or set VENV=" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["precious.txt"] and tool.calls == []
+
+
+def test_environment_that_was_there_is_used_and_never_emptied(tool, env, monkeypatch):
+    (env / "bin").mkdir(parents=True)
+    (env / "bin" / "python").touch()
+    assert tool.main([str(env)]) == 0
+    assert len(tool.calls) == 3 and env.name not in tool.calls
+    monkeypatch.setattr(tool.sys, "version_info", (sys.version_info[0], 99))
+    assert tool.main([str(env)]) == 1
+    assert (env / "bin" / "python").exists()
+
+
+def test_wrong_usage_shows_how(tool, capsys):
+    assert tool.main([]) == 2
+    assert "usage: setup_env.py VENV" in capsys.readouterr().err
