@@ -1,0 +1,154 @@
+"""Which project's names a file uses, and the explicit rules that turn them into this model's."""
+
+import re
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .mmdet import convert_mmdet_state_dict, is_mmdet
+
+TRUNK = "backbone.bottom_up."
+
+Rules = Sequence[tuple[str, str]]  # (pattern of a whole name, template), first fit
+
+_NORM_STATS = r"(weight|bias|running_mean|running_var|num_batches_tracked)"
+
+
+def _torchvision_rules() -> Rules:
+    rules = [
+        (r"conv1\.weight", r"stem.conv1.weight"),
+        (rf"bn1\.{_NORM_STATS}", r"stem.conv1.norm.\1"),
+    ]
+    for layer in range(1, 5):
+        block, ours = rf"layer{layer}\.(\d+)", rf"res{layer + 1}.\1"
+        rules += [
+            (rf"{block}\.conv(\d)\.weight", rf"{ours}.conv\2.weight"),
+            (rf"{block}\.bn(\d)\.{_NORM_STATS}", rf"{ours}.conv\2.norm.\3"),
+            (rf"{block}\.downsample\.0\.weight", rf"{ours}.shortcut.weight"),
+            (rf"{block}\.downsample\.1\.{_NORM_STATS}", rf"{ours}.shortcut.norm.\2"),
+        ]
+    return tuple(rules)
+
+
+def _caffe2_rules() -> Rules:
+    rules = [(r"conv1_w", r"stem.conv1.weight")]
+    convs = [("res_conv1", "stem.conv1")]
+    for branch, conv in (("1", "shortcut"), ("2a", "conv1"), ("2b", "conv2"), ("2c", "conv3")):
+        convs.append((rf"(res\d)_(\d+)_branch{branch}", rf"\1.\2.{conv}"))
+        rules.append((rf"(res\d)_(\d+)_branch{branch}_w", rf"\1.\2.{conv}.weight"))
+    for theirs, ours in convs:
+        rules += [
+            (f"{theirs}_bn_s", f"{ours}.norm.weight"),
+            (f"{theirs}_bn_b", f"{ours}.norm.bias"),
+        ]
+        rules += [(f"{theirs}_bn_rm", f"{ours}.norm.running_mean")]
+        rules += [(f"{theirs}_bn_riv", f"{ours}.norm.running_var")]
+    return tuple(rules)
+
+
+TORCHVISION_RULES = _torchvision_rules()
+CAFFE2_RULES = _caffe2_rules()
+
+# Of a backbone file these may stay unused: its classifier; of Caffe2 files the bias of conv1,
+# which Detectron never applied, and the optimizer's momenta.
+_IGNORED_OF_TRUNK = re.compile(
+    r"fc\..*|stem\.fc\..*|linear\..*|fc1000_[wb]|pred_[wb]|conv1_b|.*_momentum"
+)
+
+
+def tensors_of(checkpoint: Any, shown: str) -> dict[str, Tensor]:
+    """The state dict within what a checkpoint file holds, in the file's own names.
+
+    Args:
+        checkpoint: {"model": state dict, ...}, {"state_dict": ...}, {"blobs": ...}, or one itself.
+
+    Raises:
+        ValueError: there is none, or it holds what is neither tensor nor numeric array.
+    """
+    state = checkpoint
+    if isinstance(checkpoint, Mapping):
+        key = next((k for k in ("model", "state_dict", "blobs") if k in checkpoint), None)
+        state = checkpoint if key is None else checkpoint[key]
+    if not isinstance(state, Mapping) or not state:
+        raise ValueError(f"{shown} holds no weights, but {_outline(checkpoint)}")
+    tensors = {str(name): _as_tensor(value) for name, value in state.items()}
+    if foreign := [name for name, value in tensors.items() if value is None]:
+        raise ValueError(
+            f"{shown} is no checkpoint of a known layout: {len(foreign)} of its {len(tensors)}"
+            f" entries are no tensors, first {foreign[0]!r} ({type(state[foreign[0]]).__name__})"
+        )
+    return _without_prefix({n: v for n, v in tensors.items() if v is not None}, "module.")
+
+
+def _as_tensor(value: Any) -> Tensor | None:
+    if isinstance(value, Tensor):
+        return value
+    if isinstance(value, (np.ndarray, np.generic)) and value.dtype.kind in "biuf":
+        # A copy: the file's arrays may be read-only or of another byte order.
+        return torch.from_numpy(np.array(value, dtype=value.dtype.newbyteorder("="), copy=True))
+    return None
+
+
+def _outline(checkpoint: Any) -> str:
+    if not isinstance(checkpoint, Mapping):
+        return f"a {type(checkpoint).__name__}"
+    return f"the keys {sorted(map(str, checkpoint))[:5]}" if checkpoint else "an empty dict"
+
+
+def _without_prefix(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """DistributedDataParallel puts a prefix in front of all names, or of none."""
+    if not all(name.startswith(prefix) for name in tensors):
+        return tensors
+    return {name[len(prefix) :]: value for name, value in tensors.items()}
+
+
+def to_model_names(
+    tensors: Mapping[str, Tensor], model_names: Collection[str]
+) -> dict[str, Tensor]:
+    """Rename a file's tensors to the model's names, by the layout that the names show.
+
+    Known are this project's names, torchvision's and Caffe2's ResNets, and the trunk by itself in
+    Detectron2's names. A tensor that no rule takes keeps its name, so that it is found unused.
+
+    Raises:
+        NotImplementedError: the names are MMDetection's.
+    """
+    if any(name in model_names for name in tensors):
+        return dict(tensors)
+    if is_mmdet(tensors):
+        return convert_mmdet_state_dict(tensors)
+    if "conv1.weight" in tensors and "layer1.0.conv1.weight" in tensors:
+        return _rename_trunk(tensors, TORCHVISION_RULES)
+    if "conv1_w" in tensors and "res2_0_branch2a_w" in tensors:
+        return _with_neutral_statistics(_rename_trunk(tensors, CAFFE2_RULES))
+    if any(TRUNK + name in model_names for name in tensors):
+        return _rename_trunk(tensors, [(r"(.+)", r"\1")])
+    return dict(tensors)
+
+
+def _rename_trunk(tensors: Mapping[str, Tensor], rules: Rules) -> dict[str, Tensor]:
+    renamed = {}
+    for name, value in tensors.items():
+        if _IGNORED_OF_TRUNK.fullmatch(name):
+            continue
+        renamed[_apply(rules, name)] = value
+    return renamed
+
+
+def _apply(rules: Rules, name: str) -> str:
+    for pattern, template in rules:
+        if match := re.fullmatch(pattern, name):
+            return TRUNK + match.expand(template)
+    return name
+
+
+def _with_neutral_statistics(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Caffe2's files have batch norms folded into their affine part: mean 0, variance + eps 1."""
+    for name in [n for n in tensors if n.endswith(".norm.weight")]:
+        norm, weight = name.removesuffix("weight"), tensors[name]
+        tensors.setdefault(norm + "running_mean", torch.zeros_like(weight))
+        tensors.setdefault(norm + "running_var", torch.ones_like(weight) - 1e-5)
+    return tensors

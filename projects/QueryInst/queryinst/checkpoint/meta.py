@@ -1,0 +1,91 @@
+"""What a checkpoint says of itself: plain types only, so that any loader can read it."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from detectron2.config import CfgNode
+from detectron2.data import MetadataCatalog
+
+from .._version import __version__
+from .files import fetch, read_checkpoint
+
+FORMAT_VERSION = 1
+
+
+def build_meta(cfg: CfgNode, dataset_name: str | None) -> dict[str, Any]:
+    """The `meta` of a checkpoint from this configuration.
+
+    Args:
+        dataset_name: the data set whose class names and ids the model learns; None or "" if there
+            is none. Data sets that know their classes only once their JSON was read must have been
+            loaded before.
+
+    Returns:
+        format_version, queryinst_version, config (yaml text), thing_classes (names; empty if
+        unknown), dataset_id_map ({id in the data set: class index}), input_format, kind "train".
+    """
+    metadata = MetadataCatalog.get(dataset_name) if dataset_name else None
+    id_map = getattr(metadata, "thing_dataset_id_to_contiguous_id", None) or {}
+    return {
+        "format_version": FORMAT_VERSION,
+        "queryinst_version": __version__,
+        "config": cfg.dump(),
+        "thing_classes": [str(name) for name in getattr(metadata, "thing_classes", None) or ()],
+        "dataset_id_map": {int(theirs): int(ours) for theirs, ours in id_map.items()},
+        "input_format": str(cfg.INPUT.FORMAT),
+        "kind": "train",
+    }
+
+
+def read_meta(path: str) -> dict[str, Any] | None:
+    """The `meta` of a checkpoint file (path or URL); None if it has none.
+
+    Raises:
+        FileNotFoundError, ValueError: as `QueryInstCheckpointer.load` does for such a file.
+    """
+    shown = f"MODEL.WEIGHTS {path}"
+    return checked_meta(read_checkpoint(fetch(path, shown), shown, mmap=True), shown)
+
+
+def checked_meta(checkpoint: Any, shown: str) -> dict[str, Any] | None:
+    """The `meta` within what a file held, if it is one of ours and no newer than we are.
+
+    Raises:
+        ValueError: a later version of this project wrote it.
+    """
+    meta = checkpoint.get("meta") if isinstance(checkpoint, Mapping) else None
+    if not isinstance(meta, dict) or "format_version" not in meta:
+        return None
+    if meta["format_version"] > FORMAT_VERSION:
+        raise ValueError(
+            f"{shown} has format version {meta['format_version']}, this queryinst reads up to"
+            f" {FORMAT_VERSION}; install queryinst {meta.get('queryinst_version', 'anew')} or later"
+        )
+    return meta
+
+
+def without_numpy_scalars(value: Any) -> Any:
+    """The same containers with Python's numbers, which every loader admits, for numpy's."""
+    if isinstance(value, np.generic):
+        return value.item()
+    if type(value) is dict:
+        return {without_numpy_scalars(k): without_numpy_scalars(v) for k, v in value.items()}
+    if type(value) in (list, tuple):
+        return type(value)(without_numpy_scalars(item) for item in value)
+    return value
+
+
+def require_plain(value: Any, name: str = "meta") -> None:
+    """Raise a TypeError unless `value` is of None, bool, int, float, str, list, tuple, dict."""
+    if type(value) is dict:
+        for key, item in value.items():
+            require_plain(key, f"a key of {name}")
+            require_plain(item, f"{name}[{key!r}]")
+    elif type(value) in (list, tuple):
+        for item in value:
+            require_plain(item, f"an item of {name}")
+    elif value is not None and type(value) not in (bool, int, float, str):
+        raise TypeError(
+            f"{name} is a {type(value).__name__}; a checkpoint's meta is of plain types"
+        )
