@@ -185,10 +185,17 @@ def _pip(*arguments: str, failing: str) -> None:
     command = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--no-input", *arguments]
     done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True)
     if done.returncode != 0:
-        said = (done.stderr.strip() or done.stdout.strip() or "no message").splitlines()
-        errors = [line for line in said if line.lower().startswith("error:")]
-        reason = (errors or said)[-1][len("ERROR:") if errors else 0 :].strip()
-        raise InstallError(f"pip could not {failing}: {reason}")
+        said = done.stderr.strip() or done.stdout.strip() or "no message"
+        raise InstallError(f"pip could not {failing}: {_most_telling(said.splitlines())}")
+
+
+def _most_telling(lines: list[str]) -> str:
+    """The line that says why: git's last, else pip's last error, else simply the last."""
+    bare = [line.strip(" │|") for line in lines]
+    for prefix in ("fatal: ", "ERROR: ", "error: "):
+        if found := [line for line in bare if line.startswith(prefix)]:
+            return found[-1].removeprefix(prefix)
+    return bare[-1]
 
 
 def _verify() -> None:
