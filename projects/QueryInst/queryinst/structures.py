@@ -45,3 +45,12 @@ class PreciseBoxes(Boxes):
     def __init__(self, tensor: Tensor):
         """tensor: (R, 4) XYXY_ABS."""
         self.tensor = tensor
+
+    def clone(self) -> "PreciseBoxes":
+        return PreciseBoxes(self.tensor.clone())
+
+    def to(self, device) -> "PreciseBoxes":
+        return PreciseBoxes(self.tensor.to(device=device))
+
+    def __getitem__(self, item) -> "PreciseBoxes":
+        return PreciseBoxes(self.tensor[item].view(-1, 4))

@@ -3,11 +3,11 @@
 import torch
 from detectron2.config import configurable
 from detectron2.modeling import META_ARCH_REGISTRY
-from detectron2.structures import BitMasks, Boxes, ImageList, Instances
+from detectron2.structures import BitMasks, ImageList, Instances
 from detectron2.utils.events import get_event_storage
 from torch import Tensor, nn
 
-from ..structures import BatchTargets, StageOutput
+from ..structures import BatchTargets, PreciseBoxes, StageOutput
 from .backbone import build_fpn_backbone, use_running_statistics
 from .cascade import QueryCascade
 from .criterion import SetCriterion
@@ -226,7 +226,7 @@ class QueryInst(nn.Module):
         results = []
         for image, size in enumerate(image_sizes):
             result = Instances(tuple(size), **{name: rows[image] for name, rows in split.items()})
-            result.pred_boxes = Boxes(result.pred_boxes)
+            result.pred_boxes = PreciseBoxes(result.pred_boxes)
             results.append(result)
         return results
 
