@@ -56,11 +56,13 @@ def _add_loss_keys(cfg: CN) -> None:
 
 def _add_training_keys(cfg: CN) -> None:
     cfg.SOLVER.OPTIMIZER = "ADAMW"  # "ADAMW" or "SGD"
-    cfg.SOLVER.BACKBONE_MULTIPLIER = 0.1  # learning rate factor of backbone.bottom_up, not of the FPN
+    # Learning rate factor of the trunk, backbone.bottom_up; the FPN learns at the full rate.
+    cfg.SOLVER.BACKBONE_MULTIPLIER = 0.1
     # Periodic checkpoints that are kept, the newest; 0 keeps all. model_best.pth and
     # model_final.pth do not count.
     cfg.SOLVER.CHECKPOINT_KEEP = 3
     # Short sides in pixels, one of which an image is resized to before INPUT.CROP cuts it
     # (TYPE "absolute_range"): the second branch of DETR's augmentation.
     cfg.INPUT.CROP.RESIZE_BEFORE = (400, 500, 600)
-    cfg.TEST.BEST_METRIC = "segm/AP"  # "task/metric" whose best value keeps model_best.pth; higher is better
+    # "task/metric" whose best value keeps model_best.pth; higher is better.
+    cfg.TEST.BEST_METRIC = "segm/AP"
