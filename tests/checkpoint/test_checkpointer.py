@@ -105,13 +105,13 @@ def test_meta_of_other_than_plain_types_is_refused(make_model):
         QueryInstCheckpointer(make_model(), meta={"config": tiny_cfg()})
 
 
-def test_save_weights_has_no_optimizer_and_is_not_resumed_from(make_model, tmp_path):
-    saver = QueryInstCheckpointer(make_model(), str(tmp_path), meta={"a": 1}, counter=Counter(3))
-    saver.save("model_0000004")
-    saver.save_weights("model_best", iteration=9)
-    saved = torch.load(tmp_path / "model_best.pth", weights_only=True)
-    assert set(saved) == {"model", "meta", "iteration"}
-    assert saver.get_checkpoint_file() == str(tmp_path / "model_0000004.pth")
+def test_last_checkpoint_is_noted(make_model, tmp_path):
+    saver = QueryInstCheckpointer(make_model(), str(tmp_path))
+    for name in ("model_0000004", "model_0000009"):
+        saver.save(name)
+        assert saver.get_checkpoint_file() == str(tmp_path / f"{name}.pth")
+    with pytest.raises(ValueError, match="'a/b' must be without folders"):
+        saver.save("a/b")
 
 
 def test_only_who_saves_to_disk_writes(make_model, tmp_path):

@@ -52,31 +52,19 @@ class QueryInstCheckpointer(DetectionCheckpointer):
         Raises:
             OSError: one line; what was there before is unharmed.
         """
-        states = {key: obj.state_dict() for key, obj in self.checkpointables.items()}
-        if self._write(name, {**states, **kwargs}):
-            self.tag_last_checkpoint(f"{name}.pth")
-
-    def save_weights(self, name: str, **kwargs: Any) -> None:
-        """Write the model, meta and `kwargs` alone; a training can't go on from such a file.
-
-        Raises:
-            OSError: as `save`.
-        """
-        self._write(name, kwargs)
-
-    def _write(self, name: str, extra: Mapping[str, Any]) -> bool:
         if not self.save_dir or not self.save_to_disk:
-            return False
-        data: dict[str, Any] = {"model": self.model.state_dict()}
-        if self.meta is not None:
-            data["meta"] = self.meta
-        data.update(without_numpy_scalars(dict(extra)))
+            return
         path = os.path.join(self.save_dir, f"{name}.pth")
         if os.path.basename(path) != f"{name}.pth":
             raise ValueError(f"checkpoint name {name!r} must be without folders")
+        data: dict[str, Any] = {"model": self.model.state_dict()}
+        if self.meta is not None:
+            data["meta"] = self.meta
+        states = {key: obj.state_dict() for key, obj in self.checkpointables.items()}
+        data.update(without_numpy_scalars({**states, **kwargs}))
         logger.info("Saving checkpoint to %s", path)
         write_atomically(path, lambda file: torch.save(data, file))
-        return True
+        self.tag_last_checkpoint(f"{name}.pth")
 
     def tag_last_checkpoint(self, last_filename_basename: str) -> None:
         """Note which file in save_dir a training goes on from."""
