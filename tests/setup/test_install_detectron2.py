@@ -162,7 +162,9 @@ def test_what_does_not_work_is_removed_again(run):
 
 
 def test_from_source_builds_upstream(run, monkeypatch):
-    said = "  error: subprocess-exited-with-error\n  │ fatal: Could not resolve host\n  hint: below pip"
+    said = (
+        "  error: subprocess-exited-with-error\n  │ fatal: Could not resolve host\n  hint: see pip"
+    )
     pip = FakePip(failing="wheel", stderr=said)
     monkeypatch.setattr(tool.shutil, "which", lambda name: f"/usr/bin/{name}")
     status, _, stderr = run("--from-source", probes=[ABSENT], pip=pip)

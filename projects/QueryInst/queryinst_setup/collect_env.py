@@ -33,8 +33,6 @@ OPTIONAL = {
     "lvis": ("lvis", "evaluation on LVIS"),
     "cityscapesscripts": ("cityscapesScripts", "evaluation on Cityscapes"),
     "timm": ("timm", "Detectron2's Swin and ViT backbones"),
-    "safetensors": ("safetensors", "weights in .safetensors files"),
-    "faster_coco_eval": ("faster-coco-eval", "COCO evaluation in less time"),
 }
 _WIDTH = 18
 _MIB = 2**20
