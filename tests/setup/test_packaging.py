@@ -25,7 +25,7 @@ def run(*command, **options):
 def wheel(tmp_path_factory):
     """The wheel built without network from a copy, so that no build/ comes into the checkout."""
     folder = tmp_path_factory.mktemp("wheel")
-    skip = shutil.ignore_patterns("__pycache__", "*.egg-info")
+    skip = shutil.ignore_patterns("__pycache__", "*.egg-info", ".*_cache")
     for name in ("configs", "projects"):
         shutil.copytree(ROOT / name, folder / "src" / name, ignore=skip)
     for name in BUILD_INPUTS:
