@@ -1,11 +1,12 @@
 """Every configuration key of QueryInst, once, with its unit and default.
 
 Keys of Detectron2 that QueryInst reads with Detectron2's meaning: ``MODEL.MASK_ON``,
-``MODEL.{PIXEL_MEAN, PIXEL_STD}``, ``INPUT.FORMAT``, ``MODEL.FPN.OUT_CHANNELS`` (must equal EMBED_DIM),
-``MODEL.ROI_HEADS.{NUM_CLASSES, IN_FEATURES, SCORE_THRESH_TEST}`` (the threshold acts before masks are computed),
-``MODEL.ROI_BOX_HEAD.{POOLER_RESOLUTION, POOLER_SAMPLING_RATIO, POOLER_TYPE, BBOX_REG_WEIGHTS}``,
-``MODEL.ROI_MASK_HEAD.{POOLER_RESOLUTION, POOLER_SAMPLING_RATIO, POOLER_TYPE, NUM_CONV, CONV_DIM, NORM,
-CLS_AGNOSTIC_MASK}`` and ``TEST.DETECTIONS_PER_IMAGE``. Their values for QueryInst stand in ``configs/Base-QueryInst.yaml``.
+``MODEL.{PIXEL_MEAN, PIXEL_STD}``, ``INPUT.FORMAT``, ``MODEL.FPN.OUT_CHANNELS`` (must equal
+EMBED_DIM), ``MODEL.ROI_HEADS.{NUM_CLASSES, IN_FEATURES, SCORE_THRESH_TEST}`` (the threshold acts
+before masks are computed), ``MODEL.ROI_BOX_HEAD.{POOLER_RESOLUTION, POOLER_SAMPLING_RATIO,
+POOLER_TYPE, BBOX_REG_WEIGHTS}``, ``MODEL.ROI_MASK_HEAD.{POOLER_RESOLUTION, POOLER_SAMPLING_RATIO,
+POOLER_TYPE, NUM_CONV, CONV_DIM, NORM, CLS_AGNOSTIC_MASK}`` and ``TEST.DETECTIONS_PER_IMAGE``.
+Their values for QueryInst stand in ``configs/Base-QueryInst.yaml``.
 """
 
 from detectron2.config import CfgNode as CN

@@ -20,7 +20,7 @@ def build_fpn_backbone(cfg: CfgNode) -> Backbone:
     for name in cfg.MODEL.ROI_HEADS.IN_FEATURES:
         if name in shapes and shapes[name].channels != embed_dim:
             raise ValueError(
-                f"feature {name} has {shapes[name].channels} channels, but EMBED_DIM is {embed_dim}; "
+                f"feature {name} has {shapes[name].channels} channels, EMBED_DIM is {embed_dim}; "
                 "set MODEL.FPN.OUT_CHANNELS to MODEL.QUERYINST.EMBED_DIM"
             )
     if isinstance(backbone, FPN):

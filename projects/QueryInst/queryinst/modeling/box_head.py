@@ -83,7 +83,7 @@ class DynamicBoxHead(nn.Module):
         }
 
     def reset_parameters(self, prior_prob: float) -> None:
-        """Xavier uniform for every matrix; the class bias gives every class the score `prior_prob`."""
+        """Xavier uniform for matrices; the class bias gives a score of `prior_prob`."""
         for parameter in self.parameters():
             if parameter.dim() > 1:
                 nn.init.xavier_uniform_(parameter)

@@ -63,7 +63,7 @@ class SetCriterion:
 
         Args:
             outputs, matches: one per stage.
-            mask_logits: one (M, K, H, W) per stage, of the matched queries; None for a box detector.
+            mask_logits: one (M, K, H, W) per stage, of the matched queries; None without masks.
             padded_size: height, width of the padded batch in pixels.
 
         Returns:

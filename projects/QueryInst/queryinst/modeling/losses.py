@@ -40,12 +40,14 @@ def l1_loss(boxes: Tensor, gt_boxes: Tensor, whwh: Tensor) -> Tensor:
     Returns:
         (...).
     """
-    return ((at_least_fp32(boxes) - gt_boxes).abs() / whwh).sum(-1)
+    boxes = at_least_fp32(boxes)
+    return ((boxes - gt_boxes.to(boxes)).abs() / whwh.to(boxes)).sum(-1)
 
 
 def giou_loss(boxes: Tensor, gt_boxes: Tensor, eps: float = 1e-6) -> Tensor:
     """1 - GIoU (Rezatofighi et al., 2019) of box pairs (..., 4) XYXY -> (...)."""
-    return 1 - generalized_iou(at_least_fp32(boxes), gt_boxes, eps)
+    boxes = at_least_fp32(boxes)
+    return 1 - generalized_iou(boxes, gt_boxes.to(boxes), eps)
 
 
 def dice_loss(mask_logits: Tensor, gt_masks: Tensor, eps: float = 1e-5) -> Tensor:
@@ -54,7 +56,7 @@ def dice_loss(mask_logits: Tensor, gt_masks: Tensor, eps: float = 1e-5) -> Tenso
     Args:
         mask_logits: (..., H, W).
         gt_masks: {0, 1}, (..., H, W).
-        eps: added to each mask's squared size, so twice in all, as mmdet's naive-free Dice does.
+        eps: added to the squared size of either mask, so twice in all, as in mmdet.
 
     Returns:
         (...), each in [0, 1].
@@ -67,7 +69,7 @@ def dice_loss(mask_logits: Tensor, gt_masks: Tensor, eps: float = 1e-5) -> Tenso
 
 
 def focal_cost(logits: Tensor, gt_classes: Tensor, alpha: float, gamma: float) -> Tensor:
-    """What the focal loss rises by if a query takes a ground truth's class (mmdet ``FocalLossCost``).
+    """What the focal loss gains if a query takes a ground truth's class (mmdet ``FocalLossCost``).
 
     Args:
         logits: (..., Q, K).
@@ -97,18 +99,19 @@ def l1_cost(boxes: Tensor, gt_boxes: Tensor, whwh: Tensor) -> Tensor:
         (..., Q, G).
     """
     boxes = at_least_fp32(boxes) / whwh
-    gt_boxes = gt_boxes / whwh
-    return torch.cdist(boxes, gt_boxes.to(boxes).expand(*boxes.shape[:-2], -1, -1), p=1)
+    gt_boxes = gt_boxes.to(boxes) / whwh
+    return torch.cdist(boxes, gt_boxes.expand(*boxes.shape[:-2], -1, -1), p=1)
 
 
 def giou_cost(boxes: Tensor, gt_boxes: Tensor, eps: float = 1e-6) -> Tensor:
     """Pairwise -GIoU of (..., Q, 4) and (..., G, 4) -> (..., Q, G)."""
     boxes = at_least_fp32(boxes)
+    gt_boxes = gt_boxes.to(boxes)
     return -generalized_iou(boxes[..., :, None, :], gt_boxes[..., None, :, :], eps)
 
 
 def generalized_iou(boxes1: Tensor, boxes2: Tensor, eps: float) -> Tensor:
-    """GIoU of XYXY boxes whose shapes (..., 4) broadcast; areas are at least `eps` square pixels."""
+    """GIoU of XYXY boxes whose shapes (..., 4) broadcast; areas are at least `eps`."""
     area1 = (boxes1[..., 2:] - boxes1[..., :2]).prod(-1)
     area2 = (boxes2[..., 2:] - boxes2[..., :2]).prod(-1)
     overlap = _area(

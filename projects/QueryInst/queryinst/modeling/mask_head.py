@@ -1,5 +1,7 @@
 """The dynamic mask heads, and the branch that runs them on the queries that need a mask."""
 
+from typing import cast
+
 import torch
 import torch.nn.functional as F
 from detectron2.config import configurable
@@ -9,7 +11,7 @@ from torch import Tensor, nn
 
 from ..structures import MatchedIndices, StageOutput
 from .dynamic_conv import DynamicConv
-from .pooler import build_pooler, to_rois
+from .pooler import RoIFeaturePooler, build_pooler, to_rois
 
 
 class DynamicMaskHead(nn.Module):
@@ -107,7 +109,7 @@ class MaskBranch(nn.Module):
     """14x14 pooler and one mask head per stage, run on the chosen queries only."""
 
     @configurable
-    def __init__(self, *, pooler: nn.Module, stages: list[nn.Module]):
+    def __init__(self, *, pooler: RoIFeaturePooler, stages: list[DynamicMaskHead]):
         super().__init__()
         self.pooler = pooler
         self.stages = nn.ModuleList(stages)
@@ -120,9 +122,9 @@ class MaskBranch(nn.Module):
         }
 
     @property
-    def mask_size(self) -> int:
-        """Side of the predicted masks, in bins."""
-        return 2 * self.pooler.output_size[0]
+    def last(self) -> DynamicMaskHead:
+        """The one head that inference needs."""
+        return cast(DynamicMaskHead, self.stages[-1])
 
     def forward(
         self, features: list[Tensor], outputs: list[StageOutput], matches: list[MatchedIndices]
@@ -145,7 +147,7 @@ class MaskBranch(nn.Module):
         roi_feats = roi_feats.unflatten(0, (len(outputs), len(rows[0])))  # (S, M, C, H, W)
         mask_queries = [o.mask_queries.flatten(0, 1)[idx] for o, idx in zip(outputs, rows)]
         return [
-            _run_or_keep_graph(stage, queries, feats)
+            _run_or_keep_graph(cast(DynamicMaskHead, stage), queries, feats)
             for stage, queries, feats in zip(self.stages, mask_queries, roi_feats)
         ]
 
@@ -164,20 +166,20 @@ class MaskBranch(nn.Module):
         """
         unique_rows, detection_to_row = torch.unique(query_rows, return_inverse=True)
         mask_feats = self.last_mask_features(features, output, unique_rows)
-        return self.stages[-1].class_scores(mask_feats, detection_to_row, classes)
+        return self.last.class_scores(mask_feats, detection_to_row, classes)
 
     def last_mask_features(
         self, features: list[Tensor], output: StageOutput, query_rows: Tensor
     ) -> Tensor:
-        """`DynamicMaskHead.mask_features` of the last stage for the queries of `query_rows` (R,)."""
+        """`DynamicMaskHead.mask_features` of the last stage for the queries in `query_rows`."""
         image_idx = query_rows.div(output.boxes.shape[1], rounding_mode="floor")
         boxes = output.boxes.flatten(0, 1)[query_rows]
         roi_feats = self.pooler(features, to_rois(boxes, image_idx))
         mask_queries = output.mask_queries.flatten(0, 1)[query_rows]
-        return self.stages[-1].mask_features(mask_queries, roi_feats)
+        return self.last.mask_features(mask_queries, roi_feats)
 
 
-def _run_or_keep_graph(head: nn.Module, mask_queries: Tensor, roi_feats: Tensor) -> Tensor:
+def _run_or_keep_graph(head: DynamicMaskHead, mask_queries: Tensor, roi_feats: Tensor) -> Tensor:
     """Run the head; without RoIs batch norm has no statistics, so only touch its parameters."""
     if len(roi_feats) or _norms_wait_for_others(head):
         return head(mask_queries, roi_feats)
@@ -220,5 +222,6 @@ def _build_norm(norm: str, channels: int):
         raise ValueError(f"unknown norm {norm!r}; set MODEL.ROI_MASK_HEAD.NORM") from None
     except ValueError as error:
         raise ValueError(
-            f"norm {norm!r} refuses {channels} channels ({error}); set MODEL.ROI_MASK_HEAD.NORM or CONV_DIM"
+            f"norm {norm!r} refuses {channels} channels ({error}); "
+            "set MODEL.ROI_MASK_HEAD.NORM or CONV_DIM"
         ) from None

@@ -65,7 +65,7 @@ class HungarianMatcher:
             M = sum of min(Q, number of instances) pairs.
 
         Raises:
-            FloatingPointError: a cost is not finite; names the stage and the image's place in the batch.
+            FloatingPointError: a cost is not finite; names the stage and the image in the batch.
         """
         costs = self.costs(outputs, targets).cpu()  # (S, N, Q, Gmax)
         num_queries = costs.shape[2]

@@ -2,7 +2,7 @@
 
 import torch
 from detectron2.config import configurable
-from detectron2.modeling import META_ARCH_REGISTRY
+from detectron2.modeling import META_ARCH_REGISTRY, Backbone
 from detectron2.structures import BitMasks, ImageList, Instances
 from detectron2.utils.events import get_event_storage
 from torch import Tensor, nn
@@ -24,14 +24,17 @@ class QueryInst(nn.Module):
     Boxes are absolute XYXY in pixels of the resized, unpadded image throughout.
     """
 
+    pixel_mean: Tensor
+    pixel_std: Tensor
+
     @configurable
     def __init__(
         self,
         *,
-        backbone: nn.Module,
-        initial_queries: nn.Module,
-        cascade: nn.Module,
-        mask_head: nn.Module | None,
+        backbone: Backbone,
+        initial_queries: InitialQueries,
+        cascade: QueryCascade,
+        mask_head: MaskBranch | None,
         matcher: HungarianMatcher,
         criterion: SetCriterion,
         in_features: list[str],
@@ -144,7 +147,7 @@ class QueryInst(nn.Module):
             do_postprocess: bring them into images of "height" x "width".
 
         Returns:
-            ``[{"instances": Instances}]``; without postprocessing a list of Instances in the resized
+            ``[{"instances": Instances}]``; without postprocessing Instances in the resized
             images, whose pred_masks are (D, 1, 28, 28) scores.
         """
         assert not self.training
@@ -180,7 +183,7 @@ class QueryInst(nn.Module):
             return result
         rows = self._query_rows(topk, last.boxes.shape[1]).flatten()
         mask_feats = self.mask_head.last_mask_features(features, last, rows)
-        masks = self.mask_head.stages[-1].class_scores(
+        masks = self.mask_head.last.class_scores(
             mask_feats, torch.arange(len(rows), device=rows.device), topk.classes.flatten()
         )
         return (*result, masks.unflatten(0, topk.scores.shape))

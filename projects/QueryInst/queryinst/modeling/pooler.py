@@ -12,7 +12,7 @@ from ..structures import PreciseBoxes
 class RoIFeaturePooler(ROIPooler):
     """Detectron2's ROIPooler for RoIs in one tensor, which keeps float64.
 
-    The levels are those of the reference, floor(log2(sqrt(area) / 56)), but where rounding decides.
+    The levels are those of the reference but where rounding decides.
     """
 
     def forward(self, features: list[Tensor], rois: Tensor) -> Tensor:
@@ -20,7 +20,7 @@ class RoIFeaturePooler(ROIPooler):
 
         Args:
             features: one (N, C, H, W) per level, the finest first.
-            rois: (R, 5) image of the batch, then XYXY_ABS in pixels of the padded batch. R may be 0.
+            rois: (R, 5) image of the batch, then XYXY_ABS in pixels of the padded batch. R may be 0
 
         Returns:
             (R, C, POOLER_RESOLUTION, POOLER_RESOLUTION), in the dtype of the features.

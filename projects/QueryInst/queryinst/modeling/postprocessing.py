@@ -35,8 +35,8 @@ def postprocess(instances: Instances, height: int, width: int) -> Instances:
     """Bring detections into the user's image.
 
     As Detectron2's ``detector_postprocess``, but masks are pasted with boxes that are not clipped
-    yet: clipping first would squeeze the mask of a box that crosses the border. The boxes are clipped
-    afterwards. None is dropped: a box outside of the image gets an empty mask.
+    yet: clipping first would squeeze the mask of a box that crosses the border. The boxes are
+    clipped afterwards. None is dropped: a box outside of the image gets an empty mask.
 
     Args:
         instances: pred_boxes in the resized image; pred_masks, if any, (D, 1, H, W) scores.
