@@ -84,9 +84,10 @@ class Predictor(DefaultPredictor):
         height, width = shape[:2]
         image = original_image[:, :, ::-1] if self.input_format == "RGB" else original_image
         image = self.aug.get_transform(image).apply_image(image)
-        image = torch.as_tensor(np.ascontiguousarray(image.transpose(2, 0, 1), dtype=np.float32))
+        pixels = np.ascontiguousarray(image.transpose(2, 0, 1), dtype=np.float32)
+        inputs = {"image": torch.from_numpy(pixels), "height": height, "width": width}
         with torch.no_grad():
-            return self.model([{"image": image, "height": height, "width": width}])[0]
+            return self.model([inputs])[0]
 
 
 def cfg_from_checkpoint(path: str, opts: Sequence[str] = ()) -> CfgNode:

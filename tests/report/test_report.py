@@ -1,0 +1,247 @@
+"""The report of a small run that is written here by hand: two images, two classes."""
+
+import base64
+import io
+import json
+import re
+from html.parser import HTMLParser
+
+import numpy as np
+import pycocotools.mask as mask_util
+import pytest
+import yaml
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from PIL import Image
+
+from queryinst.data.registration import register_from_args
+from queryinst.report import make_report
+from queryinst.report.curves import ap_series, line_chart, loss_series, ticks
+from queryinst.report.run_files import parse_metrics
+
+NAME = "test_report_set"
+GRAY = 90  # of all pixels of all images: what differs from it was drawn
+SIZE = 64
+
+
+def mask_of(x0, y0, x1, y1):
+    mask = np.zeros((SIZE, SIZE), np.uint8, order="F")
+    mask[y0:y1, x0:x1] = 1
+    return mask
+
+
+def as_json(mask):
+    rle = mask_util.encode(mask)
+    box = [float(side) for side in mask_util.toBbox(rle)]
+    rle["counts"] = rle["counts"].decode()
+    return {"segmentation": rle, "bbox": box, "area": int(mask.sum())}
+
+
+def truth(number, image_id, category_id, mask, iscrowd=0):
+    fields = {"id": number, "image_id": image_id, "category_id": category_id, "iscrowd": iscrowd}
+    return {**fields, **as_json(mask)}
+
+
+def prediction(image_id, category_id, score, mask):
+    return {"image_id": image_id, "category_id": category_id, "score": score, **as_json(mask)}
+
+
+LEFT, RIGHT, LOW = mask_of(4, 24, 20, 40), mask_of(40, 24, 56, 40), mask_of(24, 48, 40, 60)
+TRUTHS = [
+    truth(1, 1, 3, LEFT),
+    truth(2, 1, 8, RIGHT),
+    truth(3, 2, 3, LEFT),
+    truth(4, 2, 8, LOW, iscrowd=1),
+]
+PREDICTIONS = [
+    prediction(1, 3, 0.9, LEFT),  # found
+    prediction(1, 3, 0.8, LEFT),  # the same once more: extra
+    prediction(1, 3, 0.7, RIGHT),  # another class: extra, and RIGHT is missed
+    prediction(2, 3, 0.4, LEFT),  # below the threshold
+    prediction(2, 8, 0.6, LOW),  # on a crowd: neither found nor extra
+]
+
+
+@pytest.fixture
+def run(tmp_path):
+    images, output = tmp_path / "images", tmp_path / "output"
+    images.mkdir()
+    for number in (1, 2):
+        Image.fromarray(np.full((SIZE, SIZE, 3), GRAY, np.uint8)).save(images / f"{number}.png")
+    coco = {
+        "images": [
+            {"id": n, "file_name": f"{n}.png", "height": SIZE, "width": SIZE} for n in (1, 2)
+        ],
+        "annotations": TRUTHS,
+        "categories": [{"id": 3, "name": "a <b>"}, {"id": 8, "name": "disc"}],
+    }
+    (tmp_path / "truth.json").write_text(json.dumps(coco))
+    (output / "inference" / NAME).mkdir(parents=True)
+    files = {
+        "config.yaml": yaml.safe_dump(
+            {"SOLVER": {"MAX_ITER": 40, "IMS_PER_BATCH": 2, "BASE_LR": 0.1}}
+        ),
+        "results.json": json.dumps(
+            {
+                NAME: {
+                    "bbox": {"AP": 41.26, "AP50": 50.0, "AP-a <b>": 33.3},
+                    "segm": {"AP": 61.74, "AP50": 70.0, "APl": None, "AP-a <b>": 44.4},
+                }
+            }
+        ),
+        "metrics.json": '{"iteration": 19, "total_loss": 3.0, "loss_cls_stage0": 1.0, '
+        '"loss_cls_stage1": 2.0}\n{"iteration": 39, "total_loss": 1.5, "segm/AP": 61.74}\n',
+        f"inference/{NAME}/coco_instances_results.json": json.dumps(PREDICTIONS),
+        "log.txt": "Total training time: 0:08:11 (0:00:12 on hooks)\n",
+    }
+    for name, text in files.items():
+        (output / name).write_text(text)
+    register_from_args([(NAME, str(tmp_path / "truth.json"), str(images))])
+    yield output
+    DatasetCatalog.remove(NAME)
+    MetadataCatalog.remove(NAME)
+
+
+class Links(HTMLParser):
+    """Collects what a page would load, and its texts."""
+
+    def __init__(self, page):
+        super().__init__()
+        self.links, self.texts = [], []
+        self.feed(page)
+
+    def handle_starttag(self, tag, attrs):
+        self.links += [value for name, value in attrs if name in ("src", "href", "srcset", "data")]
+        assert tag not in ("script", "link", "iframe", "b>"), tag
+
+    def handle_data(self, data):
+        self.texts.append(data)
+
+
+def test_page_is_self_contained_and_holds_the_figures(run):
+    report = make_report(str(run))
+    page = (run / "report.html").read_text()
+    parsed = Links(page)
+    assert len(parsed.links) == 2 and all(x.startswith("data:image/") for x in parsed.links)
+    assert not re.search(r"url\(|@import", page)
+    text = " ".join(parsed.texts)
+    for expected in ("61.7", "41.3", "44.4", "33.3", "a <b>", "0:08:11", "1 of 2", NAME):
+        assert expected in text, expected
+    assert page.count("<svg") == 2
+    assert (report.num_found, report.num_objects, report.num_extra) == (1, 3, 2)
+
+
+def test_pictures_are_drawn_where_the_objects_are(run):
+    report = make_report(str(run))
+    assert [path[-9:] for path in report.picture_paths] == ["001-1.png", "002-2.png"]
+    picture = np.asarray(Image.open(report.picture_paths[0])).astype(int)
+    scale = 4
+    header = picture.shape[0] - SIZE * scale
+    left, right = picture[header:, : SIZE * scale], picture[header:, -SIZE * scale :]
+
+    def colour(half, x, y):  # within a mask, where neither outline nor label is
+        pixels = half[(y - 2) * scale : (y + 2) * scale, (x - 2) * scale : (x + 2) * scale]
+        assert (pixels == pixels[0, 0]).all()
+        return pixels[0, 0]
+
+    for half in (left, right):
+        assert (colour(half, 32, 32) == GRAY).all()  # between the objects
+        assert (colour(half, 32, 8) == GRAY).all()
+    assert (colour(left, 12, 34) != GRAY).any() and (colour(left, 48, 34) != GRAY).any()
+    red, green, blue = colour(right, 48, 34)  # of the wrong class: red
+    assert red > GRAY + 40 and green < GRAY and blue < GRAY
+    # Pixels of each mask, outlines aside, are all its colour: no shift, no wrong scale.
+    inner = left[(24 + 1) * scale : 40 * scale - 8, (40 + 1) * scale : 56 * scale - 8]
+    assert (inner == inner[-1, -1]).all(axis=2).mean() > 0.95
+    second = np.asarray(Image.open(report.picture_paths[1])).astype(int)[header:]
+    assert (colour(second[:, -SIZE * scale :], 12, 34) == GRAY).all()  # score 0.4 is not drawn
+
+
+def test_inlined_pictures_are_the_pictures(run):
+    report = make_report(str(run), num_images=1)
+    (link,) = Links((run / "report.html").read_text()).links
+    inlined = np.asarray(Image.open(io.BytesIO(base64.b64decode(link.partition(",")[2]))))
+    picture = np.asarray(Image.open(report.picture_paths[0]))
+    assert np.abs(inlined.astype(int) - picture[-len(inlined) :]).mean() < 4  # JPEG
+
+
+def test_fewer_pictures_leave_none_of_the_last_report(run):
+    make_report(str(run))
+    (run / "pictures" / "mine.png").write_bytes(b"kept")
+    make_report(str(run), num_images=1)
+    assert sorted(p.name for p in (run / "pictures").iterdir()) == ["001-1.png", "mine.png"]
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "config.yaml",
+        "results.json",
+        "metrics.json",
+        f"inference/{NAME}/coco_instances_results.json",
+    ],
+)
+def test_a_missing_file_is_named(run, name):
+    (run / name).unlink()
+    with pytest.raises(FileNotFoundError, match=re.escape(name)) as caught:
+        make_report(str(run))
+    assert "\n" not in str(caught.value)
+
+
+def test_other_errors_are_one_line(run, tmp_path):
+    with pytest.raises(FileNotFoundError, match="absent is not a folder"):
+        make_report(str(tmp_path / "absent"))
+    with pytest.raises(ValueError, match="--num-images 0"):
+        make_report(str(run), num_images=0)
+    (run / "results.json").write_text('{"never_registered": {}}')
+    (run / "inference" / "never_registered").mkdir()
+    (run / "inference" / "never_registered" / "coco_instances_results.json").write_text("[]")
+    with pytest.raises(ValueError, match="--dataset never_registered JSON IMAGE_ROOT"):
+        make_report(str(run))
+    (run / "results.json").write_text("{")
+    with pytest.raises(ValueError, match="results.json is not JSON"):
+        make_report(str(run))
+
+
+def test_boxes_are_drawn_where_there_are_no_masks(run):
+    path = run / "inference" / NAME / "coco_instances_results.json"
+    boxes = [{k: v for k, v in p.items() if k != "segmentation"} for p in PREDICTIONS]
+    path.write_text(json.dumps(boxes))
+    report = make_report(str(run))
+    assert (report.num_found, report.num_extra) == (1, 2)
+    picture = np.asarray(Image.open(report.picture_paths[0])).astype(int)
+    half = picture[-SIZE * 4 :, -SIZE * 4 :]
+    assert (half[34 * 4, 48 * 4] == GRAY).all()  # within the box
+    assert (half[34 * 4, 40 * 4] != GRAY).any()  # on its edge
+
+
+def test_losses_are_summed_over_the_stages():
+    line = {"iteration": 19, "loss_mask_stage0": 1.0, "loss_mask_stage1": 2.5, "total_loss": 3.5}
+    series = loss_series([line, {"iteration": 39, "lr": 0.1}])
+    assert [(s.name, s.points) for s in series] == [("total", [(20, 3.5)]), ("mask", [(20, 3.5)])]
+
+
+def test_ap_of_one_or_of_several_test_sets():
+    alone = ap_series([{"iteration": 9, "segm/AP": 5.0}, {"iteration": 19, "segm/AP": 7.0}], "x")
+    assert alone == [("mask AP", [(10, 5.0), (20, 7.0)])]
+    lines = [{"iteration": 9, "x/bbox/AP": 5.0, "y/bbox/AP": 1.0, "x/segm/AP": float("nan")}]
+    assert ap_series(lines, "x") == [("box AP", [(10, 5.0)])]
+
+
+def test_what_a_resumed_training_did_over_counts():
+    text = '{"iteration": 0, "a": 1}\n{"iteration": 1, "a": 2}\n{"iteration": 2, "a": 3}\n'
+    text += '{"iteration": 1, "a": 5}\n{"itera'  # resumed at 1, then killed
+    metrics = parse_metrics(text, "metrics.json")
+    assert [(m["iteration"], m["a"]) for m in metrics] == [(0, 1), (1, 5)]
+    with pytest.raises(ValueError, match="metrics.json, line 1"):
+        parse_metrics('no json\n{"iteration": 1}\n', "metrics.json")
+
+
+@pytest.mark.parametrize("highest", [0.013, 0.9, 1, 7, 61.7, 100, 1234, 88000])
+def test_ticks_are_few_and_reach_the_highest_value(highest):
+    values = ticks(highest)
+    assert values[0] == 0 and values[-1] >= highest and 4 <= len(values) <= 8
+    assert values[-1] < 1.5 * highest
+
+
+def test_chart_without_curves_says_so():
+    assert "none" in line_chart([], "AP")
