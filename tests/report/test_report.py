@@ -15,7 +15,7 @@ from PIL import Image
 
 from queryinst.data.registration import register_from_args
 from queryinst.report import make_report
-from queryinst.report.curves import ap_series, line_chart, loss_series, ticks
+from queryinst.report.curves import Series, ap_series, line_chart, log_ticks, loss_series, ticks
 from queryinst.report.run_files import parse_metrics
 
 NAME = "test_report_set"
@@ -241,6 +241,22 @@ def test_ticks_are_few_and_reach_the_highest_value(highest):
     values = ticks(highest)
     assert values[0] == 0 and values[-1] >= highest and 4 <= len(values) <= 8
     assert values[-1] < 1.5 * highest
+
+
+@pytest.mark.parametrize("lowest, highest", [(0.7, 96), (1, 1), (3, 4), (0.02, 0.03), (1e-5, 7e5)])
+def test_ticks_of_logarithms_enclose_the_values(lowest, highest):
+    values = log_ticks(lowest, highest)
+    assert values[0] <= lowest and values[-1] >= highest and 2 <= len(values) <= 16
+    assert values == sorted(set(values))
+    assert values[1] > lowest or len(values) == 2
+
+
+def test_curves_end_at_the_right_height():
+    chart = line_chart([Series("x", [(10, 1.0), (100, 100.0)])], "x", log=True)
+    first, last = re.search(r'points="([^"]+)"', chart)[1].split()
+    heights = [float(point.split(",")[1]) for point in (first, last)]
+    lines = [float(y) for y in re.findall(r'class="grid"[^>]* y1="([\d.]+)"', chart)]
+    assert heights == [max(lines), min(lines)]  # the lowest and the highest line of the grid
 
 
 def test_chart_without_curves_says_so():

@@ -56,14 +56,24 @@ def ap_series(metrics: Sequence[Mapping[str, float]], dataset_name: str) -> list
     return series
 
 
-def line_chart(series: Sequence[Series], title: str, y_max: float | None = None) -> str:
-    """An SVG of all curves, their names at their ends; a note where there is none."""
+def line_chart(
+    series: Sequence[Series], title: str, *, y_max: float | None = None, log: bool = False
+) -> str:
+    """An SVG of all curves, their names at their ends; a note where there is none.
+
+    Args:
+        y_max: the end of the y axis; None for what the values need.
+        log: logarithmic y axis, for values above 0; others are left out.
+    """
+    if log:
+        series = [Series(s.name, [p for p in s.points if p[1] > 0]) for s in series]
+    series = [s for s in series if s.points]
     if not series:
         return f"<p>{escape(title)}: the run recorded none.</p>"
     x_ticks = ticks(max(x for s in series for x, _ in s.points))
-    highest = max(y for s in series for _, y in s.points)
-    y_ticks = ticks(highest if y_max is None else y_max)
-    frame = _Frame(x_ticks[-1], y_ticks[-1])
+    values = [y for s in series for _, y in s.points]
+    y_ticks = log_ticks(min(values), max(values)) if log else ticks(y_max or max(values))
+    frame = _Frame(x_ticks[-1], y_ticks[0], y_ticks[-1], log)
     parts = [
         f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="{escape(title)}">',
         *(_y_tick(frame, value) for value in y_ticks),
@@ -85,17 +95,32 @@ def ticks(highest: float) -> list[float]:
     return [round(index * step, 10) for index in range(math.ceil(highest / step - 1e-9) + 1)]
 
 
+def log_ticks(lowest: float, highest: float) -> list[float]:
+    """1, 2, 5, 10, ... from at most `lowest` to at least `highest`; tens alone where it is far."""
+    first, last = math.floor(math.log10(lowest)), math.ceil(math.log10(highest))
+    factors = (1, 2, 5) if last - first <= 4 else (1,)
+    all_ticks = [f * 10.0**power for power in range(first, last + 1) for f in factors]
+    begin = max(index for index, value in enumerate(all_ticks) if value <= lowest)
+    end = min(index for index, value in enumerate(all_ticks) if value >= highest)
+    return all_ticks[begin : max(end, begin + 1) + 1]
+
+
 class _Frame(NamedTuple):
     """From values to the SVG's pixels."""
 
     x_max: float
+    y_min: float
     y_max: float
+    log: bool
 
     def x(self, value: float) -> float:
         return _LEFT + value / self.x_max * (_WIDTH - _LEFT - _RIGHT)
 
     def y(self, value: float) -> float:
-        return _HEIGHT - _BOTTOM - value / self.y_max * (_HEIGHT - _TOP - _BOTTOM)
+        low, high = self.y_min, self.y_max
+        if self.log:
+            value, low, high = (math.log(v) for v in (value, low, high))
+        return _HEIGHT - _BOTTOM - (value - low) / (high - low) * (_HEIGHT - _TOP - _BOTTOM)
 
 
 def _y_tick(frame: _Frame, value: float) -> str:

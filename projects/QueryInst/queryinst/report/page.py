@@ -94,7 +94,8 @@ def render(page: Page) -> str:
         f'<p class="note">{escape(_measured(page))}</p>',
         "<h2>Training</h2>",
         '<div class="columns">',
-        f"<div><p>Losses, each summed over the stages</p>{line_chart(page.losses, 'Losses')}</div>",
+        "<div><p>Losses, each summed over the stages (logarithmic)</p>"
+        f"{line_chart(page.losses, 'Losses', log=True)}</div>",
         f"<div><p>AP on {escape(page.dataset_name)}, in percent</p>"
         f"{line_chart(page.aps, 'AP', y_max=100)}</div>",
         "</div>",
@@ -172,10 +173,10 @@ def _class_table(results: Mapping[str, Mapping[str, float | None]]) -> str:
 
 def _measured(page: Page) -> str:
     return (
-        f"Percent, by COCO's evaluation, on all {page.num_images} images of"
-        f" {page.dataset_name}, by the weights at the end of the training. AP averages the"
-        " precision over recall, over classes, and over the overlaps (IoU 0.50, 0.55, ... 0.95) that a"
-        " detection must reach to count. The threshold of the pictures plays no part in it."
+        f"Percent, by COCO's evaluation, on all {page.num_images} images of {page.dataset_name}, by"
+        " the weights at the end of the training. AP averages the precision over recall, over"
+        " classes, and over the overlaps (IoU 0.50, 0.55, ... 0.95) that a detection must reach to"
+        " count. The threshold of the pictures plays no part in it."
     )
 
 
