@@ -7,6 +7,7 @@ from detectron2.modeling.poolers import ROIPooler, assign_boxes_to_levels
 from torch import Tensor
 
 from ..structures import PreciseBoxes
+from .precision import at_least_fp32
 
 
 class RoIFeaturePooler(ROIPooler):
@@ -35,7 +36,9 @@ class RoIFeaturePooler(ROIPooler):
         pooled = features[0].new_zeros(len(rois), features[0].shape[1], *self.output_size)
         for level, pooler in enumerate(self.level_poolers):
             rows = torch.nonzero(levels == level)[:, 0]
-            pooled = pooled.index_put((rows,), pooler(features[level], rois[rows]))
+            # Detectron2's ROIAlign rounds the boxes to the features' dtype: to 4 pixels in bfloat16.
+            roi_feats = pooler(at_least_fp32(features[level]), rois[rows])
+            pooled = pooled.index_put((rows,), roi_feats.to(pooled))
         return pooled
 
 
