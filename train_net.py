@@ -1,15 +1,19 @@
 #!/usr/bin/env python
 """Train and evaluate QueryInst, with Detectron2's command line.
 
-python train_net.py --config-file configs/COCO-InstanceSegmentation/queryinst_R_50_FPN_1x.yaml --num-gpus 8
+python train_net.py --config-file COCO-InstanceSegmentation/queryinst_R_50_FPN_1x.yaml --num-gpus 8
 python train_net.py --config-file ... --eval-only MODEL.WEIGHTS path/to/model.pth
+python train_net.py --config-file ... --dataset mine my.json my_images DATASETS.TRAIN "('mine',)"
 """
 
 import sys
 
+from queryinst.engine import run  # isort: skip  (without Detectron2 it says how to get it)
 from detectron2.engine import default_argument_parser
 
-from queryinst.engine import run
+from queryinst.data.registration import add_dataset_argument
 
 if __name__ == "__main__":
-    sys.exit(run(default_argument_parser().parse_args()))
+    parser = default_argument_parser()
+    add_dataset_argument(parser)
+    sys.exit(run(parser.parse_args()))

@@ -7,31 +7,40 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.utils import comm
 
+from ..solver import check_solver
+from .evaluation import evaluator_type
+
 
 def check_run(cfg: CfgNode, *, training: bool, resume: bool = False) -> None:
-    """Refuse a run that cannot work.
+    """Refuse a run that cannot work. What concerns the data sets, `data.checks` looks at.
 
     Raises:
-        ValueError: batch size, schedule, precision or weights; names the value and the key.
-        PermissionError: OUTPUT_DIR cannot be written to.
+        ValueError: batch size, schedule, precision, weights or kind of evaluation; one line that
+            names the value and the key.
+        ImportError: evaluation needs a package that is not installed.
     """
-    check_output_dir(cfg.OUTPUT_DIR)
     if training:
-        _check_solver(cfg)
-        if not cfg.DATASETS.TRAIN:
-            raise ValueError("no data set to train on; set DATASETS.TRAIN")
-        return
-    if not cfg.DATASETS.TEST:
-        raise ValueError("no data set to evaluate on; set DATASETS.TEST")
-    resumable = resume and os.path.exists(os.path.join(cfg.OUTPUT_DIR, "last_checkpoint"))
-    if not cfg.MODEL.WEIGHTS and not resumable:
-        raise ValueError("--eval-only needs weights; set MODEL.WEIGHTS to a checkpoint")
+        check_solver(cfg)
+        _check_batch(cfg)
+        _check_checkpoints(cfg)
+        _check_precision(cfg)
+    else:
+        _check_weights(cfg, resume)
+    if cfg.TEST.AUG.ENABLED:
+        raise ValueError(
+            "there is no test-time augmentation for QueryInst; set TEST.AUG.ENABLED False"
+        )
+    if cfg.DATALOADER.NUM_WORKERS < 0:
+        raise ValueError(f"{cfg.DATALOADER.NUM_WORKERS} must be >= 0; set DATALOADER.NUM_WORKERS")
+    for dataset_name in cfg.DATASETS.TEST:
+        evaluator_type(cfg, dataset_name)
 
 
 def check_output_dir(path: str) -> None:
     """Make the folder and write to it.
 
     Raises:
+        ValueError: the path is empty.
         PermissionError: it cannot be made or written to.
     """
     if not path:
@@ -44,10 +53,10 @@ def check_output_dir(path: str) -> None:
             pass
     except OSError as error:
         reason = error.strerror or error
-        raise PermissionError(f"cannot write to {path!r} ({reason}); set OUTPUT_DIR") from None
+        raise PermissionError(f"cannot write to {path!r} ({reason}); set OUTPUT_DIR") from error
 
 
-def _check_solver(cfg: CfgNode) -> None:
+def _check_batch(cfg: CfgNode) -> None:
     batch, processes = cfg.SOLVER.IMS_PER_BATCH, comm.get_world_size()
     reference = cfg.SOLVER.REFERENCE_WORLD_SIZE
     if batch < 1:
@@ -64,19 +73,25 @@ def _check_solver(cfg: CfgNode) -> None:
             f"a batch of {batch} images cannot be shared by {processes} processes; "
             "set SOLVER.IMS_PER_BATCH or --num-gpus"
         )
-    if cfg.SOLVER.MAX_ITER < 1:
+
+
+def _check_checkpoints(cfg: CfgNode) -> None:
+    for key, limit in (("CHECKPOINT_PERIOD", 1), ("CHECKPOINT_KEEP", 0)):
+        if cfg.SOLVER[key] < limit:
+            raise ValueError(f"{cfg.SOLVER[key]} must be >= {limit}; set SOLVER.{key}")
+
+
+def _check_precision(cfg: CfgNode) -> None:
+    has_gpu = cfg.MODEL.DEVICE.startswith("cuda") and torch.cuda.is_available()
+    if cfg.SOLVER.AMP.ENABLED and not has_gpu:
         raise ValueError(
-            f"{cfg.SOLVER.MAX_ITER} iterations must be at least 1; set SOLVER.MAX_ITER"
+            f"mixed-precision training needs a GPU, MODEL.DEVICE is {cfg.MODEL.DEVICE!r}; "
+            "set SOLVER.AMP.ENABLED False"
         )
-    if cfg.SOLVER.CHECKPOINT_PERIOD < 1:
-        raise ValueError(
-            f"{cfg.SOLVER.CHECKPOINT_PERIOD} iterations must be at least 1; set SOLVER.CHECKPOINT_PERIOD"
-        )
-    if cfg.SOLVER.CHECKPOINT_KEEP < 0:
-        raise ValueError(
-            f"{cfg.SOLVER.CHECKPOINT_KEEP} checkpoints must be >= 0; set SOLVER.CHECKPOINT_KEEP"
-        )
-    if cfg.SOLVER.AMP.ENABLED and not (
-        cfg.MODEL.DEVICE.startswith("cuda") and torch.cuda.is_available()
-    ):
-        raise ValueError("mixed-precision training needs a GPU; set SOLVER.AMP.ENABLED False")
+
+
+def _check_weights(cfg: CfgNode, resume: bool) -> None:
+    resumable = resume and os.path.exists(os.path.join(cfg.OUTPUT_DIR, "last_checkpoint"))
+    if not cfg.MODEL.WEIGHTS and not resumable:
+        where = f", and there is no last_checkpoint in {cfg.OUTPUT_DIR}" if resume else ""
+        raise ValueError(f"--eval-only needs weights; set MODEL.WEIGHTS to a checkpoint{where}")

@@ -1,18 +1,22 @@
-"""Evaluators by the data set's type, and the results' file and table."""
+"""Evaluators by the data set's type, and the results' file and tables."""
 
 import json
-import logging
 import math
 import os
 from collections.abc import Mapping
+from typing import IO, Any
 
-import torch
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 from detectron2.evaluation import COCOEvaluator, DatasetEvaluator
 from tabulate import tabulate
 
-logger = logging.getLogger(__name__)
+from ..checkpoint.files import write_atomically
+
+# Types whose evaluator reads data by a package of their own.
+_PACKAGES = {"lvis": "lvis", "cityscapes_instance": "cityscapesscripts"}
+
+Results = Mapping[str, Mapping[str, Mapping[str, float]]]  # data set -> task -> metric -> value
 
 
 def build_evaluator(cfg: CfgNode, dataset_name: str) -> DatasetEvaluator:
@@ -21,44 +25,55 @@ def build_evaluator(cfg: CfgNode, dataset_name: str) -> DatasetEvaluator:
     Its files go to OUTPUT_DIR/inference/<data set>.
 
     Raises:
-        ImportError: the package that this data set's evaluation needs is not installed.
-        ValueError: a type that there is no evaluator for.
+        ValueError, ImportError: as `evaluator_type`.
     """
     folder = os.path.join(cfg.OUTPUT_DIR, "inference", dataset_name)
-    kind = MetadataCatalog.get(dataset_name).get("evaluator_type", None)
+    kind = evaluator_type(cfg, dataset_name)
     tasks = ("bbox", "segm") if cfg.MODEL.MASK_ON else ("bbox",)
-    if kind == "coco":
-        return COCOEvaluator(dataset_name, tasks=tasks, output_dir=folder)
     if kind == "lvis":
-        _require("lvis", dataset_name)
         from detectron2.evaluation import LVISEvaluator
 
         return LVISEvaluator(dataset_name, tasks=tasks, output_dir=folder)
     if kind == "cityscapes_instance":
-        _require("cityscapesscripts", dataset_name)
         from detectron2.evaluation import CityscapesInstanceEvaluator
 
         return CityscapesInstanceEvaluator(dataset_name)
-    raise ValueError(
-        f"no evaluator for the data set {dataset_name!r} of type {kind!r}; "
-        "its metadata's evaluator_type must be coco, lvis or cityscapes_instance"
-    )
+    # A JSON that an earlier run made of the data set may be of other data.
+    return COCOEvaluator(dataset_name, tasks=tasks, output_dir=folder, allow_cached_coco=False)
 
 
-def _require(package: str, dataset_name: str) -> None:
-    try:
-        __import__(package)
-    except ImportError:
-        raise ImportError(
-            f"evaluating {dataset_name!r} needs the package {package}; pip install {package}"
-        ) from None
+def evaluator_type(cfg: CfgNode, dataset_name: str) -> str:
+    """ "coco", "lvis" or "cityscapes_instance"; the first if the data set does not say.
+
+    Raises:
+        ValueError: a type that there is no evaluator for, or one that needs masks without them.
+        ImportError: the package that this data set's evaluation needs is not installed.
+    """
+    kind = MetadataCatalog.get(dataset_name).get("evaluator_type", None) or "coco"
+    if kind != "coco" and kind not in _PACKAGES:
+        raise ValueError(
+            f"no evaluator for the data set {dataset_name!r} of type {kind!r}; its metadata's "
+            f"evaluator_type must be one of coco, {', '.join(_PACKAGES)}"
+        )
+    if kind == "cityscapes_instance" and not cfg.MODEL.MASK_ON:
+        raise ValueError(f"evaluating {dataset_name!r} needs masks; set MODEL.MASK_ON True")
+    if package := _PACKAGES.get(kind):
+        try:
+            __import__(package)
+        except ImportError:
+            raise ImportError(
+                f"evaluating {dataset_name!r} needs the package {package}; pip install {package}"
+            ) from None
+    return kind
 
 
-def write_results(output_dir: str, results: Mapping[str, Mapping]) -> str:
+def by_dataset(cfg: CfgNode, results: Mapping) -> Results:
+    """What `Trainer.test` returns, with the data set's name also where there is only one."""
+    return {cfg.DATASETS.TEST[0]: results} if len(cfg.DATASETS.TEST) == 1 else results
+
+
+def write_results(output_dir: str, results: Results) -> str:
     """Write OUTPUT_DIR/results.json, at once or not at all.
-
-    Args:
-        results: data set -> task -> metric -> value.
 
     Returns:
         The file's path. What is not a number becomes null.
@@ -68,12 +83,21 @@ def write_results(output_dir: str, results: Mapping[str, Mapping]) -> str:
         name: {task: {k: _plain(v) for k, v in metrics.items()} for task, metrics in tasks.items()}
         for name, tasks in results.items()
     }
-    temporary = f"{path}.{os.getpid()}.tmp"
-    with open(temporary, "w") as file:
-        json.dump(plain, file, indent=2)
-        file.write("\n")
-    os.replace(temporary, path)
+    write_json(path, plain)
     return path
+
+
+def write_json(path: str, content: Any) -> None:
+    """Write a file of JSON, at once or not at all.
+
+    Raises:
+        OSError: as `write_atomically`.
+    """
+
+    def write(file: IO[bytes]) -> None:
+        file.write(f"{json.dumps(content, indent=2)}\n".encode())
+
+    write_atomically(path, write)
 
 
 def _plain(value: float) -> float | None:
@@ -81,35 +105,38 @@ def _plain(value: float) -> float | None:
     return value if math.isfinite(value) else None
 
 
-def results_table(results: Mapping[str, Mapping]) -> str:
-    """A table of all data sets: AP, AP50, ... and the AP of each class, in percent."""
-    rows = []
-    for dataset_name, tasks in results.items():
-        for task, metrics in tasks.items():
-            for metric, value in metrics.items():
-                number = "-" if value is None or not math.isfinite(value) else f"{value:.2f}"
-                rows.append([dataset_name, task, metric, number])
-    headers = ["data set", "task", "metric", "value"]
-    return tabulate(rows, headers, tablefmt="pipe", colalign=("left", "left", "left", "right"))
+def results_table(results: Results) -> str:
+    """AP, AP50 and AP75 of boxes and masks, then the AP of each class, all in percent."""
+    names = {"bbox": "box", "segm": "mask"}
+    tasks = [task for task in names if any(task in found for found in results.values())]
+    summary = ("AP", "AP50", "AP75")
+    headers = ["data set"] + [f"{names[task]} {metric}" for task in tasks for metric in summary]
+    rows = [
+        [name] + [_shown(found, task, metric) for task in tasks for metric in summary]
+        for name, found in results.items()
+    ]
+    tables = [_tabulate(headers, rows, num_texts=1)]
+    headers = ["data set", "class"] + [f"{names[task]} AP" for task in tasks]
+    rows = [
+        [name, class_name] + [_shown(found, task, f"AP-{class_name}") for task in tasks]
+        for name, found in results.items()
+        for class_name in _class_names(found)
+    ]
+    if rows:
+        tables.append(_tabulate(headers, rows, num_texts=2))
+    return "\n\n".join(tables)
 
 
-def with_device(cfg: CfgNode, *, training: bool) -> CfgNode:
-    """`cfg` with a device that is there; evaluation falls back to the CPU, training does not."""
-    from ..devices import resolve_device
-
-    device = str(resolve_device(cfg, training=training))
-    if device == cfg.MODEL.DEVICE:
-        return cfg
-    cfg = cfg.clone()
-    cfg.defrost()
-    cfg.MODEL.DEVICE = device
-    cfg.freeze()
-    return cfg
+def _class_names(tasks: Mapping[str, Mapping[str, float]]) -> list[str]:
+    metrics = next(iter(tasks.values()), {})
+    return [metric.removeprefix("AP-") for metric in metrics if metric.startswith("AP-")]
 
 
-def describe_batch(batch: list[dict]) -> str:
-    """Files, image sizes and number of instances of a training batch, in one line."""
-    files = ", ".join(str(x.get("file_name", "?")) for x in batch)
-    sizes = ", ".join("x".join(map(str, torch.as_tensor(x["image"]).shape[-2:])) for x in batch)
-    num = sum(len(x["instances"]) for x in batch if "instances" in x)
-    return f"images {files}; {sizes} pixels; {num} instances"
+def _shown(tasks: Mapping[str, Mapping[str, float]], task: str, metric: str) -> str:
+    value = tasks.get(task, {}).get(metric, math.nan)
+    return f"{value:.1f}" if math.isfinite(value) else "-"
+
+
+def _tabulate(headers: list[str], rows: list[list[str]], num_texts: int) -> str:
+    align = ["left"] * num_texts + ["right"] * (len(headers) - num_texts)
+    return tabulate(rows, headers, tablefmt="pipe", colalign=align, disable_numparse=True)

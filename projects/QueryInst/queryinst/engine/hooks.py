@@ -1,18 +1,19 @@
 """What training does besides its steps: printing, keeping checkpoints, remembering the best."""
 
 import json
-import logging
 import os
 import re
 
+import torch
 from detectron2.engine import hooks
 from detectron2.engine.train_loop import HookBase
-from detectron2.utils.events import CommonMetricPrinter, get_event_storage
-from detectron2.utils.file_io import PathManager
+from detectron2.utils.events import CommonMetricPrinter, EventStorage, get_event_storage
 
 from ..checkpoint import QueryInstCheckpointer
+from .evaluation import write_json
 
 _STAGE = re.compile(r"_stage\d+$")
+_PERIODIC = re.compile(r"model_\d{7}\.pth")
 
 
 class StageSumPrinter(CommonMetricPrinter):
@@ -23,37 +24,35 @@ class StageSumPrinter(CommonMetricPrinter):
 
     def write(self):
         storage = get_event_storage()
-        if storage.iter == self._max_iter:
+        if storage.iter >= self._max_iter:  # after the last step
             return
-        losses: dict[str, float] = {}
-        for name, history in storage.histories().items():
-            if "loss" in name:
-                median = history.median(storage.count_samples(name, self._window_size))
-                total = _STAGE.sub("", name)
-                losses[total] = losses.get(total, 0.0) + median
         parts = [f"iter: {storage.iter + 1}/{self._max_iter}"]
         if eta := self._get_eta(storage):
             parts.append(f"eta: {eta}")
-        parts += [f"{name}: {value:.4g}" for name, value in losses.items()]
-        parts += _latest(storage)
+        parts += [f"{name}: {loss:.4g}" for name, loss in self._summed_losses(storage).items()]
+        known = storage.histories()
+        parts += [f"{k}: {known[k].avg(20):.3f} s" for k in ("time", "data_time") if k in known]
+        if "lr" in known:
+            parts.append(f"lr: {known['lr'].latest():.5g}")
+        if torch.cuda.is_available():
+            parts.append(f"max_mem: {torch.cuda.max_memory_allocated() / 2**20:.0f}M")
         self.logger.info(" " + "  ".join(parts))
 
-
-def _latest(storage) -> list[str]:
-    """Time and learning rate, as far as they are known."""
-    parts = []
-    for name, label in (("time", "time"), ("data_time", "data_time")):
-        if name in storage.histories():
-            parts.append(f"{label}: {storage.history(name).avg(20):.3f} s")
-    if "lr" in storage.histories():
-        parts.append(f"lr: {storage.history('lr').latest():.5g}")
-    return parts
+    def _summed_losses(self, storage: EventStorage) -> dict[str, float]:
+        """The total first, then each kind of loss, as medians over the last steps."""
+        losses = {"total_loss": 0.0}
+        for name, history in storage.histories().items():
+            if "loss" in name:
+                median = history.median(storage.count_samples(name, self._window_size))
+                kind = _STAGE.sub("", name)
+                losses[kind] = losses.get(kind, 0.0) + median
+        return losses
 
 
 class KeepNewest(HookBase):
     """Delete all but the newest periodic checkpoints.
 
-    Goes by the files that are there, so that it counts what earlier runs of a resumed training left.
+    Goes by the files that are there, so that what was left before a resume counts as well.
     """
 
     def __init__(self, output_dir: str, keep: int, period: int):
@@ -73,12 +72,11 @@ class KeepNewest(HookBase):
     def _delete_old(self) -> None:
         if not os.path.isdir(self._output_dir):
             return  # a remote folder
-        pattern = re.compile(r"model_\d{7}\.pth")
-        names = [name for name in os.listdir(self._output_dir) if pattern.fullmatch(name)]
+        names = [name for name in os.listdir(self._output_dir) if _PERIODIC.fullmatch(name)]
         paths = [os.path.join(self._output_dir, name) for name in names]
         paths.sort(key=lambda path: (os.path.getmtime(path), path))
         for path in paths[: -self._keep]:
-            PathManager.rm(path)
+            os.remove(path)
 
 
 class _UntaggedCheckpointer(QueryInstCheckpointer):
@@ -118,7 +116,4 @@ class BestCheckpointer(hooks.BestCheckpointer):
                 "value": self.best_metric,
                 "iteration": int(self.best_iter),
             }
-            temporary = f"{self._record}.tmp"
-            with open(temporary, "w") as file:
-                json.dump(record, file)
-            os.replace(temporary, self._record)
+            write_json(self._record, record)

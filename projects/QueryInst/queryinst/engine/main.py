@@ -2,121 +2,120 @@
 
 import argparse
 import logging
-import os
 import sys
-import traceback
-from collections.abc import Mapping
 
-import torch
 from detectron2.config import CfgNode
-from detectron2.engine import default_setup, launch
+from detectron2.engine import default_setup
+from detectron2.evaluation import verify_results
 from detectron2.utils import comm
+from detectron2.utils.logger import setup_logger
 
 from ..checkpoint import QueryInstCheckpointer
 from ..data.checks import check_datasets
-from .checks import check_run
-from .evaluation import results_table, with_device
-from .setup import setup_cfg
+from ..data.registration import register_from_args
+from .checks import check_output_dir, check_run
+from .errors import describe_error, failing_in_one_line, print_error
+from .evaluation import Results, by_dataset, results_table
+from .processes import run_in_processes
+from .setup import find_config_file, setup_cfg, with_device
 from .trainer import Trainer
 
 logger = logging.getLogger(__name__)
 
 
-def main(args: argparse.Namespace) -> Mapping:
+def main(args: argparse.Namespace) -> Results:
     """Train or evaluate, in this process.
 
     Args:
-        args: config_file, opts, resume, eval_only, as Detectron2's default_argument_parser's.
+        args: as Detectron2's default_argument_parser gives them, of which config_file, opts,
+            resume and eval_only are read; and dataset, (name, JSON, image folder) triples of data
+            sets to register. Each may be missing.
 
     Returns:
         The last results: data set -> task -> metric -> value. Empty without test sets, and on
         processes other than the main one.
+
+    Raises:
+        ValueError, KeyError, OSError, ...: one line; before any training starts if what is wrong
+            can be known by then.
     """
-    cfg = setup_cfg(args.config_file, args.opts)
-    cfg = with_device(cfg, training=not args.eval_only)
-    check_run(cfg, training=not args.eval_only, resume=args.resume)
-    default_setup(cfg, args)
-    check_datasets(cfg, training=not args.eval_only)
-    results = evaluate(cfg, args.resume) if args.eval_only else train(cfg, args.resume)
-    if comm.is_main_process() and results:
-        by_name = {cfg.DATASETS.TEST[0]: results} if len(cfg.DATASETS.TEST) == 1 else results
-        logger.info(f"Results, also in {cfg.OUTPUT_DIR}/results.json:\n{results_table(by_name)}")
-        return by_name
-    return {}
+    training = not getattr(args, "eval_only", False)
+    resume = getattr(args, "resume", False)
+    config_file = getattr(args, "config_file", "")
+    cfg = setup_cfg(config_file, getattr(args, "opts", None) or ())
+    check_output_dir(cfg.OUTPUT_DIR)
+    _log_to(cfg.OUTPUT_DIR)
+    cfg = with_device(cfg, training=training)
+    register_from_args(getattr(args, "dataset", None) or ())
+    check_run(cfg, training=training, resume=resume)
+    if comm.get_local_rank() == 0:
+        check_datasets(cfg, training=training)
+    comm.synchronize()
+    found = find_config_file(config_file) if config_file else ""
+    default_setup(cfg, argparse.Namespace(**{**vars(args), "config_file": found}))
+    results = train(cfg, resume) if training else evaluate(cfg, resume)
+    if results:
+        table = results_table(results)
+        logger.info(f"Results, in full in {cfg.OUTPUT_DIR}/results.json:\n{table}")
+    return results
 
 
-def train(cfg: CfgNode, resume: bool) -> Mapping:
-    """Train, evaluating on the way; returns the last results as `Trainer.test` does."""
+def train(cfg: CfgNode, resume: bool = False) -> Results:
+    """Train, evaluating on the way; returns the last results as `main` does."""
     trainer = Trainer(cfg)
     trainer.resume_or_load(resume=resume)
     trainer.train()
-    return getattr(trainer, "_last_eval_results", {})
+    results = getattr(trainer, "_last_eval_results", None)
+    return by_dataset(cfg, results) if results else {}
 
 
-def evaluate(cfg: CfgNode, resume: bool) -> Mapping:
-    """Evaluate MODEL.WEIGHTS, or with `resume` the last checkpoint of OUTPUT_DIR."""
+def evaluate(cfg: CfgNode, resume: bool = False) -> Results:
+    """Evaluate MODEL.WEIGHTS, or with `resume` the last checkpoint; returns as `main` does."""
     model = Trainer.build_model(cfg).eval()  # in eval mode weights must be complete
     checkpointer = QueryInstCheckpointer(model, cfg.OUTPUT_DIR)
     checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=resume)
-    return Trainer.test(cfg, model)
+    results = Trainer.test(cfg, model)
+    if not comm.is_main_process():
+        return {}
+    verify_results(cfg, results)
+    return by_dataset(cfg, results)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Launch `main` in as many processes as asked for; one line on stderr if it fails.
+    """Call `main` in as many processes as asked for, and say in one line on stderr if it fails.
 
     The traceback goes to OUTPUT_DIR/log.txt.
 
+    Args:
+        args: as `main`'s; and num_gpus, num_machines, machine_rank, dist_url.
+
     Returns:
-        The exit status: 0, 1 for a failed run, 2 for a configuration that cannot be read.
+        The exit status: 0; 1 for a failed run; 2 for a configuration that cannot be read; 130 if
+        it was interrupted.
     """
+    status = 2
     try:
-        cfg = setup_cfg(args.config_file, args.opts)  # before any process starts
+        with failing_in_one_line(""):
+            cfg = setup_cfg(getattr(args, "config_file", ""), getattr(args, "opts", None) or ())
+        status = 1
+        run_in_processes(_run_in_this_process, args, cfg)
+    except KeyboardInterrupt as error:
+        print_error(describe_error(error))
+        return 130
     except Exception as error:
-        _print_error(error)
-        return 2
-    if args.num_gpus > 1 and not cfg.MODEL.DEVICE.startswith("cuda"):
-        os.environ["CUDA_VISIBLE_DEVICES"] = ""  # else launch() asks for one GPU per process
-    try:
-        launch(
-            _main_logging_errors,
-            args.num_gpus,
-            num_machines=args.num_machines,
-            machine_rank=args.machine_rank,
-            dist_url=args.dist_url,
-            args=(args,),
-        )
-    except torch.multiprocessing.ProcessRaisedException as error:
-        _print_error(error)
-        return 1
-    except (Exception, KeyboardInterrupt) as error:
-        _print_error(error)
-        return 1
+        print_error(describe_error(error))
+        return status
     return 0
 
 
-def _main_logging_errors(args: argparse.Namespace) -> None:
-    """`main`, whose traceback goes to the log file alone."""
-    try:
+def _run_in_this_process(args: argparse.Namespace, output_dir: str) -> None:
+    with failing_in_one_line(output_dir):
         main(args)
-    except Exception:
-        for handler in logging.getLogger("detectron2").handlers:
-            if isinstance(handler, logging.FileHandler) or _is_file(handler):
-                handler.stream.write(traceback.format_exc())
-                handler.flush()
-        raise
 
 
-def _is_file(handler: logging.Handler) -> bool:
-    stream = getattr(handler, "stream", None)
-    return stream is not None and stream not in (sys.stdout, sys.stderr)
-
-
-def _print_error(error: BaseException) -> None:
-    """One line on stderr."""
-    text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
-    if isinstance(error, torch.multiprocessing.ProcessRaisedException):
-        text = text.strip().splitlines()[-1]  # of the other process's traceback
-    elif isinstance(error, KeyboardInterrupt):
-        text = "interrupted"
-    line = " ".join(text.split()) or type(error).__name__
-    print(f"train_net.py: error: {line}", file=sys.stderr, flush=True)
+def _log_to(output_dir: str) -> None:
+    """Let this package's messages go where `default_setup` lets Detectron2's go."""
+    own_logger = setup_logger(output_dir, distributed_rank=comm.get_rank(), name="queryinst")
+    for handler in own_logger.handlers:
+        if getattr(handler, "stream", None) is sys.stdout:
+            handler.setLevel(logging.INFO)  # the list of modules is for the log file

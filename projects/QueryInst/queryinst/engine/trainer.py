@@ -1,10 +1,8 @@
 """Trainer: Detectron2's DefaultTrainer with this project's optimizer, checkpoints and messages."""
 
 import logging
-import math
 import os
 import weakref
-from collections import OrderedDict
 
 import torch
 from detectron2.config import CfgNode
@@ -13,11 +11,13 @@ from detectron2.engine import AMPTrainer, DefaultTrainer, SimpleTrainer, create_
 from detectron2.engine.train_loop import TrainerBase
 from detectron2.utils import comm
 from detectron2.utils.events import JSONWriter, TensorboardXWriter
+from detectron2.utils.logger import setup_logger
 
 from ..checkpoint import QueryInstCheckpointer, build_meta
 from ..data.mapper import build_mapper
 from ..solver import build_optimizer
-from .evaluation import build_evaluator, describe_batch, write_results
+from .batches import LastBatch, check_finite
+from .evaluation import build_evaluator, by_dataset, write_results
 from .hooks import BestCheckpointer, KeepNewest, StageSumPrinter
 
 logger = logging.getLogger(__name__)
@@ -33,17 +33,20 @@ class Trainer(DefaultTrainer):
         """
         # Not DefaultTrainer's: it hard-codes the checkpointer and DDP's device ids.
         TrainerBase.__init__(self)
+        for name in ("detectron2", "queryinst"):
+            if not logging.getLogger(name).isEnabledFor(logging.INFO):  # nobody has set it up
+                setup_logger(name=name)
         cfg = DefaultTrainer.auto_scale_workers(cfg, comm.get_world_size())
         model = self.build_model(cfg)
         optimizer = self.build_optimizer(cfg, model)
-        self._batches = _LastBatch(self.build_train_loader(cfg))
+        loader = self.build_train_loader(cfg)
+        self._last_batch = LastBatch(model)
         device_ids = {} if cfg.MODEL.DEVICE.startswith("cuda") else {"device_ids": None}
         model = create_ddp_model(model, broadcast_buffers=False, **device_ids)
-        trainer_class = AMPTrainer if cfg.SOLVER.AMP.ENABLED else SimpleTrainer
+        trainer_class = _AMPTrainer if cfg.SOLVER.AMP.ENABLED else _SimpleTrainer
+        self._trainer = trainer_class(model, loader, optimizer)
         # Gradients are dropped before the forward pass, lest they lie beside its activations.
-        self._trainer = trainer_class(
-            model, self._batches, optimizer, zero_grad_before_forward=True
-        )
+        self._trainer.zero_grad_before_forward = True
         self.scheduler = self.build_lr_scheduler(cfg, optimizer)
         self._meta = build_meta(cfg, cfg.DATASETS.TRAIN[0] if cfg.DATASETS.TRAIN else "")
         self.checkpointer = QueryInstCheckpointer(
@@ -84,11 +87,18 @@ class Trainer(DefaultTrainer):
     @classmethod
     def test(cls, cfg: CfgNode, model, evaluators=None):
         """As DefaultTrainer's; the main process writes OUTPUT_DIR/results.json as well."""
-        results = super().test(cfg, model, evaluators)
-        if comm.is_main_process():
-            by_name = {cfg.DATASETS.TEST[0]: results} if len(cfg.DATASETS.TEST) == 1 else results
-            if cfg.DATASETS.TEST:
-                write_results(cfg.OUTPUT_DIR, by_name)
+        last_batch = LastBatch(model)
+        try:
+            results = super().test(cfg, model, evaluators)
+        except torch.cuda.OutOfMemoryError as error:
+            raise RuntimeError(
+                f"CUDA out of memory in evaluation, with {last_batch.describe()}; lower "
+                "INPUT.MIN_SIZE_TEST, INPUT.MAX_SIZE_TEST or TEST.DETECTIONS_PER_IMAGE"
+            ) from error
+        finally:
+            last_batch.remove()
+        if comm.is_main_process() and cfg.DATASETS.TEST:
+            write_results(cfg.OUTPUT_DIR, by_dataset(cfg, results))
         return results
 
     def build_hooks(self):
@@ -128,30 +138,42 @@ class Trainer(DefaultTrainer):
         try:
             super().run_step()
         except FloatingPointError as error:
-            reason = " ".join(str(error).split())
+            reason = " ".join(self._last_batch.name_images(str(error)).split())
             raise FloatingPointError(
-                f"iteration {self.iter}: {reason}; {describe_batch(self._batches.last)}; "
-                "a lower SOLVER.BASE_LR or longer SOLVER.WARMUP_ITERS may help, and the last "
-                "checkpoint is as it was"
+                f"iteration {self.iter}: {reason}; in {self._last_batch.describe()}; a lower "
+                "SOLVER.BASE_LR or longer SOLVER.WARMUP_ITERS may help, and the last checkpoint is "
+                "as it was"
             ) from error
         except torch.cuda.OutOfMemoryError as error:
             raise RuntimeError(
-                f"CUDA out of memory in iteration {self.iter}: {describe_batch(self._batches.last)}; "
+                f"CUDA out of memory in iteration {self.iter}, with {self._last_batch.describe()}; "
                 "lower SOLVER.IMS_PER_BATCH, INPUT.MIN_SIZE_TRAIN, INPUT.MAX_SIZE_TRAIN or "
                 "MODEL.QUERYINST.NUM_QUERIES"
             ) from error
+        self._last_batch.forget()
+
+    def after_train(self):
+        """DefaultTrainer's; after a failed or interrupted step nothing is evaluated or kept."""
+        if self.iter < self.max_iter:
+            spoilt = (hooks.EvalHook, BestCheckpointer)
+            self._hooks = [hook for hook in self._hooks if not isinstance(hook, spoilt)]
+        super().after_train()
 
 
-class _LastBatch:
-    """A data loader that remembers the batch it gave last, for error messages."""
+class _RefuseNonFinite:
+    """Looks at the losses on every process; SimpleTrainer's look is at their mean over all."""
 
-    def __init__(self, loader):
-        self.loader = loader
-        self.last: list[dict] = []
+    def _write_metrics(self, loss_dict, data_time, *args, **kwargs):
+        check_finite(loss_dict)
+        super()._write_metrics(loss_dict, data_time, *args, **kwargs)
 
-    def __iter__(self):
-        for self.last in self.loader:
-            yield self.last
+
+class _SimpleTrainer(_RefuseNonFinite, SimpleTrainer):
+    pass
+
+
+class _AMPTrainer(_RefuseNonFinite, AMPTrainer):
+    pass
 
 
 def _best_metric(cfg: CfgNode) -> str:

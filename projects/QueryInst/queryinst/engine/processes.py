@@ -1,0 +1,74 @@
+"""One process or several: started here as Detectron2 does it, or by torchrun."""
+
+import argparse
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+from detectron2.config import CfgNode
+from detectron2.engine import launch
+from detectron2.utils import comm
+from torch import distributed
+
+
+def run_in_processes(function: Callable, args: argparse.Namespace, cfg: CfgNode) -> None:
+    """Call ``function(args, cfg.OUTPUT_DIR)`` in each of the processes that `args` asks for.
+
+    Under torchrun this process is one of them. Processes talk by NCCL, on the CPU by gloo.
+
+    Args:
+        function: of a module's top level.
+        args: num_gpus, num_machines, machine_rank, dist_url as Detectron2's; one process without.
+
+    Raises:
+        ValueError: more processes than GPUs, or ``--num-gpus`` under torchrun.
+    """
+    num_gpus = getattr(args, "num_gpus", 1)
+    uses_gpus = cfg.MODEL.DEVICE.startswith("cuda") and torch.cuda.is_available()
+    if {"LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR"} <= os.environ.keys():
+        if num_gpus > 1:
+            raise ValueError(f"torchrun starts the processes; leave out --num-gpus {num_gpus}")
+        with _torchrun_group("nccl" if uses_gpus else "gloo"):
+            function(args, cfg.OUTPUT_DIR)
+        return
+    if uses_gpus and num_gpus > torch.cuda.device_count():
+        raise ValueError(f"--num-gpus {num_gpus}, but torch finds {torch.cuda.device_count()}")
+    with _gpus_visible(uses_gpus or num_gpus <= 1):
+        launch(
+            function,
+            num_gpus,
+            num_machines=getattr(args, "num_machines", 1),
+            machine_rank=getattr(args, "machine_rank", 0),
+            dist_url=getattr(args, "dist_url", "auto"),
+            args=(args, cfg.OUTPUT_DIR),
+        )
+
+
+@contextmanager
+def _torchrun_group(backend: str) -> Iterator[None]:
+    """The process group that torchrun's environment describes, as `launch` would set it up."""
+    if backend == "nccl":
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    distributed.init_process_group(backend)
+    try:
+        comm.create_local_process_group(int(os.environ["LOCAL_WORLD_SIZE"]))
+        comm.synchronize()
+        yield
+    finally:
+        distributed.destroy_process_group()
+
+
+@contextmanager
+def _gpus_visible(visible: bool) -> Iterator[None]:
+    """Hide the GPUs from new processes: `launch` insists on one for each if it sees any."""
+    before = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if not visible:
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    try:
+        yield
+    finally:
+        if before is not None:
+            os.environ["CUDA_VISIBLE_DEVICES"] = before
+        elif not visible:
+            del os.environ["CUDA_VISIBLE_DEVICES"]
