@@ -1,4 +1,4 @@
-"""Data: augmentations, checks before training, and the procedural set `shapes`, registered on import."""
+"""Data: augmentations, checks before training, and the procedural set `shapes`."""
 
 from .shapes import register_shapes
 

@@ -1,8 +1,8 @@
-"""One scene of the `shapes` data set: what is drawn, where, in which colours, and what stays visible.
+"""One scene of the data set `shapes`: what is drawn, where, in which colours, what stays visible.
 
-The same key gives the same bytes on every machine: the numbers come from `RandomState`, whose stream
-NumPy keeps frozen, corners are rounded to 1/16 px before an exact rasterisation in integers, and no
-pixel depends on a library's drawing.
+The same key gives the same bytes on every machine: the numbers come from `RandomState`, whose
+stream NumPy keeps frozen, corners are rounded to 1/16 px before an exact rasterisation in integers,
+and no pixel depends on a library's drawing.
 """
 
 from math import cos, pi, sin
