@@ -36,7 +36,7 @@ class RoIFeaturePooler(ROIPooler):
         pooled = features[0].new_zeros(len(rois), features[0].shape[1], *self.output_size)
         for level, pooler in enumerate(self.level_poolers):
             rows = torch.nonzero(levels == level)[:, 0]
-            # Detectron2's ROIAlign rounds the boxes to the features' dtype: to 4 pixels in bfloat16.
+            # Detectron2's ROIAlign rounds the boxes to the features' dtype: by 4 px in bfloat16.
             roi_feats = pooler(at_least_fp32(features[level]), rois[rows])
             pooled = pooled.index_put((rows,), roi_feats.to(pooled))
         return pooled
