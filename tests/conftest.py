@@ -1,0 +1,75 @@
+"""What tests of whole runs share: a data set of a few images, a tiny model, logs without traces."""
+
+import argparse
+import logging
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+import yaml
+from detectron2.engine import defaults
+from detectron2.utils import logger as detectron2_logger
+
+from queryinst.data.registration import register_from_args
+from queryinst.data.shapes import make_shapes
+from queryinst.model_zoo import get_config_file
+
+LOGGERS = ("queryinst", "detectron2", "fvcore")
+
+
+class TinyData(NamedTuple):
+    """Six images to train on and four to evaluate on, of three classes."""
+
+    root: Path
+    dataset_args: list[list[str]]  # as --dataset gives them
+
+
+@pytest.fixture(scope="session")
+def tiny_data(tmp_path_factory):
+    root = tmp_path_factory.mktemp("datasets")
+    make_shapes(root, num_train=6, num_val=4, seed=0)
+    folder = root / "shapes"
+    triples = [
+        [f"tiny_{split}", str(folder / "annotations" / f"{split}.json"), str(folder / split)]
+        for split in ("train", "val")
+    ]
+    register_from_args(triples)
+    return TinyData(root, triples)
+
+
+@pytest.fixture
+def own_logging(monkeypatch):
+    """Handlers that a run adds are gone after the test, and the next run adds its own."""
+    found = {name: logging.getLogger(name) for name in LOGGERS}
+    before = {name: (x.handlers[:], x.level, x.propagate) for name, x in found.items()}
+    detectron2_logger.setup_logger.cache_clear()
+    monkeypatch.setattr(defaults, "collect_env_info", lambda: "not looked at")  # it takes a second
+    yield
+    for name, (handlers, level, propagate) in before.items():
+        for handler in set(found[name].handlers) - set(handlers):
+            handler.close()
+        found[name].handlers[:], found[name].propagate = handlers, propagate
+        found[name].setLevel(level)
+    detectron2_logger.setup_logger.cache_clear()
+    detectron2_logger._cached_log_stream.cache_clear()
+
+
+@pytest.fixture
+def make_args(tmp_path, tiny_data, own_logging):
+    """A function from KEY, VALUE, ... to the arguments of a run that takes two steps."""
+    config = {
+        "_BASE_": get_config_file("quick_schedules/queryinst_R_50_FPN_instant_test.yaml"),
+        "DATASETS": {"TRAIN": ("tiny_train",), "TEST": ()},
+        "MODEL": {"QUERYINST": {"NUM_QUERIES": 4}, "ROI_MASK_HEAD": {"NUM_CONV": 1}},
+        "SOLVER": {"MAX_ITER": 2, "WARMUP_ITERS": 0},
+        "SEED": 1,
+        "OUTPUT_DIR": str(tmp_path / "output"),
+    }
+    path = tmp_path / "tiny.yaml"
+    path.write_text(yaml.safe_dump(config))
+
+    def make(*opts, **flags):
+        known = {"config_file": str(path), "resume": False, "eval_only": False}
+        return argparse.Namespace(**{**known, **flags}, opts=[str(opt) for opt in opts])
+
+    return make
