@@ -1,0 +1,147 @@
+import json
+import os
+from types import SimpleNamespace
+
+import pytest
+import torch
+from detectron2.utils.events import EventStorage
+
+from queryinst.engine.hooks import BestCheckpointer, KeepNewest, StageSumPrinter
+
+
+def printed(printer, monkeypatch):
+    lines = []
+    monkeypatch.setattr(printer.logger, "info", lines.append)
+    printer.write()
+    return lines
+
+
+def test_the_printer_sums_each_loss_over_the_stages(monkeypatch):
+    with EventStorage(0) as storage:
+        for step in range(3):
+            storage.iter = step
+            storage.put_scalars(data_time=0.25, time=2.0)
+            storage.put_scalar("total_loss", 10.0 + step)
+            storage.put_scalars(loss_cls_stage0=1.0, loss_cls_stage1=step, loss_mask_stage10=4.0)
+            storage.put_scalar("lr", 0.0005, smoothing_hint=False)
+        (line,) = printed(StageSumPrinter(10), monkeypatch)
+    assert line.split("  ") == [
+        *(" iter: 3/10", "eta: 0:00:14", "total_loss: 11", "loss_cls: 2", "loss_mask: 4"),
+        *("time: 2.000 s", "data_time: 0.250 s", "lr: 0.0005"),
+    ]
+
+
+def test_the_printer_manages_with_what_the_first_step_knows(monkeypatch):
+    with EventStorage(0) as storage:
+        storage.put_scalars(total_loss=3.0, loss_cls_stage0=3.0)
+        (line,) = printed(StageSumPrinter(10), monkeypatch)
+    assert line == " iter: 1/10  total_loss: 3  loss_cls: 3"
+
+
+@pytest.mark.parametrize("iteration", [10, 11])
+def test_the_printer_is_silent_after_the_last_step(monkeypatch, iteration):
+    with EventStorage(iteration):
+        assert printed(StageSumPrinter(10), monkeypatch) == []
+
+
+def checkpoints(folder, *iterations):
+    for age, iteration in enumerate(iterations):
+        path = folder / f"model_{iteration:07d}.pth"
+        path.touch()
+        os.utime(path, (1000 + age, 1000 + age))
+
+
+def left(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+@pytest.mark.parametrize(
+    "keep, remaining",
+    [
+        (1, ["model_0000009.pth"]),
+        (2, ["model_0000007.pth", "model_0000009.pth"]),
+        (9, ["model_0000005.pth", "model_0000007.pth", "model_0000009.pth"]),
+        (0, ["model_0000005.pth", "model_0000007.pth", "model_0000009.pth"]),
+    ],
+)
+def test_the_newest_checkpoints_are_kept_and_all_other_files(tmp_path, keep, remaining):
+    checkpoints(tmp_path, 5, 7, 9)
+    others = ["last_checkpoint", "model_best.pth", "model_final.pth", "my_model_0000001.pth"]
+    for name in others:
+        (tmp_path / name).touch()
+    hook = KeepNewest(str(tmp_path), keep, period=2)
+    hook.trainer = SimpleNamespace(iter=9)
+    hook.after_step()
+    assert left(tmp_path) == sorted(remaining + others)
+
+
+def test_newest_is_by_time_as_a_new_training_in_an_old_folder_counts_from_zero(tmp_path):
+    checkpoints(tmp_path, 79999, 89999, 1, 3)
+    hook = KeepNewest(str(tmp_path), 2, period=2)
+    hook.trainer = SimpleNamespace(iter=3)
+    hook.after_step()
+    assert left(tmp_path) == ["model_0000001.pth", "model_0000003.pth"]
+
+
+def test_nothing_is_deleted_between_checkpoints(tmp_path):
+    checkpoints(tmp_path, 1, 3, 5)
+    hook = KeepNewest(str(tmp_path), 1, period=2)
+    hook.trainer = SimpleNamespace(iter=6)
+    hook.after_step()
+    assert len(left(tmp_path)) == 3
+
+
+def evaluate(hook, folder, iteration, value, start_iter=0):
+    """What the loop does when an evaluation at `iteration` finds `value`; the weights say it."""
+    with EventStorage(iteration) as storage:
+        hook.trainer = SimpleNamespace(
+            iter=iteration, max_iter=100, start_iter=start_iter, storage=storage
+        )
+        hook.before_train()
+        hook._checkpointer.model.weight.data.fill_(iteration)
+        if value is not None:
+            storage.put_scalar("segm/AP", value, smoothing_hint=False)
+        hook.after_step()
+    path = folder / "model_best.pth"
+    return int(torch.load(path)["model"]["weight"].item()) if path.exists() else None
+
+
+@pytest.fixture
+def best_hook(tmp_path):
+    model = torch.nn.Linear(1, 1, bias=False)
+    return lambda: BestCheckpointer(10, model, str(tmp_path), "segm/AP", {"kind": "train"})
+
+
+def test_the_best_weights_are_kept(best_hook, tmp_path):
+    hook = best_hook()
+    assert evaluate(hook, tmp_path, 9, float("nan")) is None
+    assert evaluate(hook, tmp_path, 19, 30.0) == 19
+    assert evaluate(hook, tmp_path, 29, 20.0) == 19
+    assert evaluate(hook, tmp_path, 30, 50.0) == 19  # no evaluation was due
+    assert evaluate(hook, tmp_path, 39, 40.0) == 39
+    assert evaluate(hook, tmp_path, 49, None) == 39  # nothing of that name was found
+
+
+def test_the_best_file_has_meta_and_weights_alone_and_is_not_the_one_to_resume_from(
+    best_hook, tmp_path
+):
+    evaluate(best_hook(), tmp_path, 9, 30.0)
+    saved = torch.load(tmp_path / "model_best.pth")
+    assert saved.keys() == {"model", "meta", "iteration"}
+    assert left(tmp_path) == ["model_best.json", "model_best.pth"]
+
+
+def test_the_best_value_survives_a_resume_and_not_a_new_training(best_hook, tmp_path):
+    evaluate(best_hook(), tmp_path, 9, 30.0)
+    record = json.loads((tmp_path / "model_best.json").read_text())
+    assert record == {"metric": "segm/AP", "value": 30.0, "iteration": 9}
+    assert evaluate(best_hook(), tmp_path, 19, 25.0, start_iter=10) == 9
+    assert evaluate(best_hook(), tmp_path, 29, 35.0, start_iter=20) == 29
+    assert evaluate(best_hook(), tmp_path, 9, 1.0, start_iter=0) == 9
+
+
+def test_the_best_value_of_another_metric_does_not_count(best_hook, tmp_path):
+    evaluate(best_hook(), tmp_path, 9, 30.0)
+    record = {"metric": "bbox/AP", "value": 90.0, "iteration": 9}
+    (tmp_path / "model_best.json").write_text(json.dumps(record))
+    assert evaluate(best_hook(), tmp_path, 19, 25.0, start_iter=10) == 19

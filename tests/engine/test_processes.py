@@ -1,0 +1,100 @@
+import argparse
+import os
+
+import pytest
+import torch
+from detectron2.utils import comm
+from torch import distributed
+
+from queryinst.engine import processes
+from queryinst.engine.processes import run_in_processes
+from queryinst.testing import tiny_cfg
+
+TORCHRUN = {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1"}
+
+
+@pytest.fixture
+def torchrun(monkeypatch, tmp_path):
+    """The environment that torchrun gives the only process."""
+    for name, value in TORCHRUN.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
+    monkeypatch.setenv("MASTER_PORT", "0")  # any that is free
+    monkeypatch.setattr(comm, "_LOCAL_PROCESS_GROUP", None)
+    comm.create_local_process_group.cache_clear()
+    yield
+    comm.create_local_process_group.cache_clear()
+
+
+@pytest.fixture
+def launched(monkeypatch):
+    """What Detectron2's launch is asked for, and the GPUs that it would see."""
+    calls = []
+
+    def launch(function, num_gpus, **kwargs):
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+        calls.append({**kwargs, "num_gpus": num_gpus, "visible": visible})
+
+    monkeypatch.setattr(processes, "launch", launch)
+    for name in TORCHRUN:
+        monkeypatch.delenv(name, raising=False)
+    return calls
+
+
+def pretend_gpus(monkeypatch, count):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: count > 0)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
+
+
+def test_under_torchrun_this_process_joins_a_group_and_leaves_it(torchrun):
+    seen = []
+
+    def look(args, output_dir):
+        seen.append((args.x, output_dir, distributed.get_backend(), comm.get_world_size()))
+        seen.append((comm.get_rank(), comm.get_local_rank(), comm.get_local_size()))
+
+    run_in_processes(look, argparse.Namespace(x=7), tiny_cfg(OUTPUT_DIR="out"))
+    assert seen == [(7, "out", "gloo", 1), (0, 0, 1)]
+    assert not distributed.is_initialized()
+
+
+def test_the_group_is_left_after_an_error_too(torchrun):
+    def fail(args, output_dir):
+        raise ValueError("set X")
+
+    with pytest.raises(ValueError, match="set X"):
+        run_in_processes(fail, argparse.Namespace(), tiny_cfg())
+    assert not distributed.is_initialized()
+
+
+def test_processes_are_not_started_within_processes(torchrun):
+    with pytest.raises(ValueError, match="torchrun starts the processes; leave out --num-gpus 2"):
+        run_in_processes(print, argparse.Namespace(num_gpus=2), tiny_cfg())
+
+
+@pytest.mark.parametrize("before", [None, "0,1"])
+def test_processes_on_the_cpu_see_no_gpus(launched, monkeypatch, before):
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if before:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", before)
+    args = argparse.Namespace(num_gpus=2, num_machines=1, machine_rank=0, dist_url="auto")
+    run_in_processes(print, args, tiny_cfg(OUTPUT_DIR="out"))
+    (call,) = launched
+    assert call["num_gpus"] == 2 and call["visible"] == ""
+    assert call["args"] == (args, "out")
+    assert os.environ.get("CUDA_VISIBLE_DEVICES") == before
+
+
+def test_one_process_and_processes_on_gpus_keep_what_they_see(launched, monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
+    run_in_processes(print, argparse.Namespace(), tiny_cfg())
+    pretend_gpus(monkeypatch, 2)
+    run_in_processes(print, argparse.Namespace(num_gpus=2), tiny_cfg(MODEL__DEVICE="cuda"))
+    assert [(call["num_gpus"], call["visible"]) for call in launched] == [(1, "0,1"), (2, "0,1")]
+
+
+def test_more_processes_than_gpus_are_an_error(launched, monkeypatch):
+    pretend_gpus(monkeypatch, 2)
+    with pytest.raises(ValueError, match="--num-gpus 8, but torch finds 2"):
+        run_in_processes(print, argparse.Namespace(num_gpus=8), tiny_cfg(MODEL__DEVICE="cuda"))
+    assert launched == []
