@@ -202,6 +202,8 @@ class QueryInst(nn.Module):
         """Features of `in_features` and the output of every box stage."""
         features_by_name = self.backbone(images)
         features = [features_by_name[name] for name in self.in_features]
+        if images.device.type == "cpu":  # once for all stages: BagROIAlign reads pixel by pixel
+            features = [x.contiguous(memory_format=torch.channels_last) for x in features]
         boxes, query_feats = self.initial_queries(whwh)
         return features, self.cascade(features, boxes, query_feats)
 

@@ -4,10 +4,11 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.layers import ShapeSpec
 from detectron2.modeling.poolers import ROIPooler, assign_boxes_to_levels
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..structures import PreciseBoxes
 from .precision import at_least_fp32
+from .roi_align import BagROIAlign
 
 
 class RoIFeaturePooler(ROIPooler):
@@ -15,6 +16,15 @@ class RoIFeaturePooler(ROIPooler):
 
     The levels are those of the reference but where rounding decides.
     """
+
+    def __init__(self, *, output_size, scales, sampling_ratio, pooler_type):
+        """As ROIPooler's; "ROIAlignV2" runs as `BagROIAlign`."""
+        super().__init__(output_size, scales, sampling_ratio, pooler_type)
+        if pooler_type == "ROIAlignV2":
+            self.level_poolers = nn.ModuleList(
+                BagROIAlign(self.output_size, spatial_scale=scale, sampling_ratio=sampling_ratio)
+                for scale in scales
+            )
 
     def forward(self, features: list[Tensor], rois: Tensor) -> Tensor:
         """Pool each RoI from the level that its size belongs to.
@@ -33,12 +43,13 @@ class RoIFeaturePooler(ROIPooler):
             self.canonical_box_size,
             self.canonical_level,
         )
-        pooled = features[0].new_zeros(len(rois), features[0].shape[1], *self.output_size)
+        pooled = features[0].new_zeros(len(rois), *self.output_size, features[0].shape[1])
+        pooled = pooled.permute(0, 3, 1, 2)  # channels innermost in memory, as DynamicConv reads
         for level, pooler in enumerate(self.level_poolers):
             rows = torch.nonzero(levels == level)[:, 0]
             # Detectron2's ROIAlign rounds the boxes to the features' dtype: by 4 px in bfloat16.
             roi_feats = pooler(at_least_fp32(features[level]), rois[rows])
-            pooled = pooled.index_put((rows,), roi_feats.to(pooled))
+            pooled.index_put_((rows,), roi_feats.to(pooled))
         return pooled
 
 

@@ -1,0 +1,82 @@
+"""RoIAlign on the CPU as a weighted embedding bag."""
+
+import torch
+import torch.nn.functional as F
+from detectron2.layers import ROIAlign
+from torch import Tensor
+
+
+class BagROIAlign(ROIAlign):
+    """Detectron2's ROIAlign, several times faster on the CPU.
+
+    A pooled bin is a weighted sum of pixels: sampling_ratio^2 samples of four bilinear neighbours
+    each. With the features as a table of one row per pixel that is ``F.embedding_bag``, which runs
+    on all cores, forward and backward; torchvision's kernel for the CPU runs on one. Other devices,
+    adaptive sampling, half precision and tracing are left to torchvision.
+    """
+
+    def forward(self, input: Tensor, rois: Tensor) -> Tensor:
+        """Pool.
+
+        Args:
+            input: (N, C, H, W); fastest if channels lie innermost in memory.
+            rois: (R, 5) image of the batch, then XYXY in pixels. R may be zero.
+
+        Returns:
+            (R, C, output_size, output_size). Gradients go to the features, not to the RoIs.
+        """
+        in_scope = (
+            input.device.type == "cpu"
+            and input.dtype in (torch.float32, torch.float64)
+            and self.aligned
+            and self.sampling_ratio > 0
+            and input.numel() > 0
+        )
+        if not in_scope or torch.jit.is_tracing():
+            return super().forward(input, rois)
+        with torch.no_grad():
+            pixels, weights = self._pixels_and_weights(input.shape, rois.to(input.dtype))
+        table = input.permute(0, 2, 3, 1).flatten(0, 2)  # (N*H*W, C)
+        bins = F.embedding_bag(pixels, table, mode="sum", per_sample_weights=weights)
+        height, width = self.output_size
+        return bins.view(len(rois), height, width, input.shape[1]).permute(0, 3, 1, 2)
+
+    def _pixels_and_weights(self, shape: torch.Size, rois: Tensor) -> tuple[Tensor, Tensor]:
+        """For each bin, the rows of the table and their weights: two of (R*bins, samples*4)."""
+        _, _, height, width = shape
+        bins_y, bins_x = self.output_size
+        y, weight_y = self._axis(rois[:, 2], rois[:, 4], height, bins_y)
+        x, weight_x = self._axis(rois[:, 1], rois[:, 3], width, bins_x)
+        first = rois[:, 0].long()[:, None, None] * height  # the image's first row of pixels
+        rows = ((first + y) * width)[:, :, None, :, None] + x[:, None, :, None, :]
+        weights = weight_y[:, :, None, :, None] * weight_x[:, None, :, None, :]
+        num_bins = len(rois) * bins_y * bins_x
+        per_bin = (2 * self.sampling_ratio) ** 2
+        return rows.reshape(num_bins, per_bin), weights.reshape(num_bins, per_bin)
+
+    def _axis(self, start: Tensor, end: Tensor, length: int, bins: int) -> tuple[Tensor, Tensor]:
+        """Neighbours along one axis.
+
+        Args:
+            start, end: (R,) in pixels of the image.
+            length: pixels of the features.
+
+        Returns:
+            Indices and weights, each (R, bins, 2 * sampling_ratio). A sample that lies more than a
+            pixel outside weighs nothing; others outside take the border.
+        """
+        ratio = self.sampling_ratio
+        start, end = start * self.spatial_scale - 0.5, end * self.spatial_scale - 0.5
+        steps = torch.arange(bins * ratio, dtype=start.dtype) + 0.5
+        at = start[:, None] + steps * ((end - start) / (bins * ratio))[:, None]  # (R, bins*ratio)
+        # NaN, of RoIs without a defined size, is not inside either.
+        inside = ((at >= -1) & (at <= length)).to(at)
+        at = at.nan_to_num(0.0).clamp(0, length - 1)
+        low = at.floor()
+        fraction = at - low
+        weights = torch.stack([1 - fraction, fraction], dim=-1) * inside[..., None] / ratio
+        low = low.long()
+        indices = torch.stack([low, (low + 1).clamp(max=length - 1)], dim=-1)
+        return indices.unflatten(1, (bins, ratio)).flatten(2), weights.unflatten(
+            1, (bins, ratio)
+        ).flatten(2)
