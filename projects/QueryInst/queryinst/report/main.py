@@ -121,9 +121,10 @@ def _make_picture(
 
 def _summarize(run: RunFiles, num_images: int, num_objects: int) -> str:
     trained_on = ", ".join(run.setting("DATASETS.TRAIN", [])) or "unknown data"
+    images = f"{num_images} held-out image{'' if num_images == 1 else 's'}"
     return (
         f"Trained on {trained_on} for {run.setting('SOLVER.MAX_ITER'):,} iterations; measured on"
-        f" {run.dataset_name}, {num_images} held-out images with {num_objects} objects."
+        f" {run.dataset_name}, {images} with {num_objects} objects."
     )
 
 

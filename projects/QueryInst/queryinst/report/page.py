@@ -173,17 +173,20 @@ def _class_table(results: Mapping[str, Mapping[str, float | None]]) -> str:
 
 def _measured(page: Page) -> str:
     return (
-        f"Percent, by COCO's evaluation, on all {page.num_images} images of {page.dataset_name}, by"
-        " the weights at the end of the training. AP averages the precision over recall, over"
+        f"Percent, by COCO's evaluation, on all images of {page.dataset_name}, by the weights at"
+        " the end of the training. AP averages the precision over recall, over"
         " classes, and over the overlaps (IoU 0.50, 0.55, ... 0.95) that a detection must reach to"
         " count. The threshold of the pictures plays no part in it."
     )
 
 
 def _legend(page: Page) -> str:
+    shown = len(page.pictures)
+    which = f"{shown} of {page.num_images} images, at equal distances in the data set, not picked."
+    if shown == page.num_images:
+        which = f"All images of {page.dataset_name}."
     return (
-        f"{len(page.pictures)} of {page.num_images} images, at equal distances in the data set, not"
-        f" picked. Predictions with a score of at least {page.min_score:g}. A prediction has the"
+        f"{which} Predictions with a score of at least {page.min_score:g}. A prediction has the"
         " colour of the object that it found (same class, IoU at least 0.5); a red one found none,"
         " or one that was found already."
     )
