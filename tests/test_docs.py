@@ -1,0 +1,221 @@
+"""What the documents name is there, what they say of keys is true, and their Python runs."""
+
+import ast
+import re
+import shlex
+from pathlib import Path
+
+import numpy as np
+import pytest
+from detectron2.config import CfgNode, get_cfg
+from detectron2.engine import default_argument_parser
+from detectron2.modeling import build_model
+from PIL import Image
+
+from queryinst.checkpoint import QueryInstCheckpointer, build_meta
+from queryinst.config import add_queryinst_config
+from queryinst.data.registration import add_dataset_argument
+from queryinst.demo.main import build_parser
+from queryinst.engine import setup_cfg
+from queryinst.testing import tiny_cfg
+
+ROOT = Path(__file__).resolve().parents[1]
+DOCUMENTS = ["README.md", "CHANGELOG.md", "CONTRIBUTING.md", "projects/QueryInst/README.md"]
+DOCUMENTS += sorted(str(path.relative_to(ROOT)) for path in (ROOT / "docs").glob("*.md"))
+FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+# What is made by running something, so that it is not in the repository.
+MADE = ("datasets/", "output/", "mine/")
+# Files of Detectron2, and one that a run writes.
+ELSEWHERE = {"model_zoo/model_zoo.py", "data/common.py", "config.yaml"}
+
+
+def read(name: str) -> str:
+    return (ROOT / name).read_text()
+
+
+def blocks(name: str, language: str) -> list[str]:
+    return [text for kind, text in FENCE.findall(read(name)) if kind == language]
+
+
+def commands(name: str) -> list[str]:
+    """The lines of the unmarked blocks, with their continuations."""
+    return [
+        line.strip() for text in blocks(name, "") for line in text.replace("\\\n", " ").split("\n")
+    ]
+
+
+def code_spans(name: str) -> list[str]:
+    return re.findall(r"`([^`\n]+)`", FENCE.sub("", read(name)))
+
+
+def table(name: str, first_header: str) -> list[list[str]]:
+    """The cells of the table whose header row begins so, without the header."""
+    rows: list[list[str]] = []
+    for line in read(name).split("\n"):
+        cells = [cell.strip() for cell in line.strip("|").split(" | ")]
+        if rows or (line.startswith("|") and cells[0].strip("| ") == first_header):
+            if not line.startswith("|"):
+                break
+            rows.append([cell.strip("| ") for cell in cells])
+    assert len(rows) > 2, f"{name} has no table of {first_header!r}"
+    return rows[2:]
+
+
+def leaves(node: CfgNode, prefix: str = "") -> dict:
+    flat: dict = {}
+    for key, value in node.items():
+        nested = isinstance(value, CfgNode)
+        flat |= leaves(value, f"{prefix}{key}.") if nested else {prefix + key: value}
+    return flat
+
+
+def all_keys() -> dict:
+    cfg = get_cfg()
+    add_queryinst_config(cfg)
+    return leaves(cfg)
+
+
+@pytest.mark.parametrize("name", DOCUMENTS)
+def test_links_lead_somewhere(name):
+    for target in re.findall(r"\]\(([^)\s]+)\)", read(name)):
+        if target.startswith("https://"):
+            assert re.match(r"https://(arxiv\.org/abs/2105\.01928|github\.com/)", target), target
+        else:
+            assert ((ROOT / name).parent / target.partition("#")[0]).exists(), target
+
+
+@pytest.mark.parametrize("name", DOCUMENTS)
+def test_paths_are_there(name):
+    own_folders = ("configs", "demo", "docs", "projects", "tests", "tools")
+    files = [path for folder in own_folders for path in (ROOT / folder).rglob("*.*")]
+    bare_names = {path.name for path in [*files, *ROOT.glob("*.*")]} | ELSEWHERE
+    start = "|".join((*own_folders, r"\.ci"))
+    pattern = re.compile(rf"(?<![\w./*-])((?:{start})/[\w./-]+|[\w/.-]+\.(?:yaml|py))(?![\w*])")
+    folders = (ROOT, (ROOT / name).parent, ROOT / "configs", ROOT / "projects/QueryInst/queryinst")
+    text = re.sub(r"\]\([^)]*\)", "", read(name))
+    for path in {found.rstrip(".") for found in pattern.findall(text)} - ELSEWHERE:
+        if "/" not in path:
+            assert path in bare_names, path
+        elif not path.startswith(MADE):
+            assert any((folder / path).exists() for folder in folders), path
+
+
+@pytest.mark.parametrize("name", DOCUMENTS)
+def test_keys_exist(name):
+    known = all_keys()
+    nodes = {key.rpartition(".")[0] for key in known}
+    pattern = r"(?:MODEL|SOLVER|INPUT|DATASETS|DATALOADER|TEST)\.[A-Z][A-Z0-9_]*(?:\.[A-Z0-9_]+)*"
+    for key in re.findall(pattern, read(name)):
+        assert key in known or key in nodes, key
+
+
+@pytest.mark.parametrize("name", DOCUMENTS)
+def test_commands_are_understood(name, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    targets = set(re.findall(r"^([a-z-]+):", read("Makefile"), re.MULTILINE))
+    for line in commands(name):
+        words = shlex.split(line, comments=True) if line.startswith(("make", "python")) else []
+        if words[:1] == ["make"]:
+            assert {word for word in words[1:] if "=" not in word} <= targets, line
+        elif words[:2] == ["python", "train_net.py"] and "..." not in words:
+            parser = default_argument_parser()
+            add_dataset_argument(parser)
+            args = parser.parse_args(words[2:])
+            setup_cfg(args.config_file, args.opts)
+        elif words[:2] == ["python", "demo/demo.py"]:
+            opts = build_parser().parse_args(words[2:]).opts
+            assert len(opts) % 2 == 0 and set(opts[::2]) <= all_keys().keys(), line
+        elif words[:1] == ["python"]:
+            script = read(words[1])
+            flags = [word for word in words[2:] if word.startswith("--")]
+            package = ROOT / "projects/QueryInst"
+            sources = script + "".join(p.read_text() for p in package.rglob("*.py"))
+            assert all(f'"{flag}"' in sources for flag in flags), line
+
+
+def test_all_own_keys_are_documented_with_their_defaults():
+    before, after = leaves(get_cfg()), all_keys()
+    own = {key: value for key, value in after.items() if key not in before}
+    rows = [row for row in table("docs/configuration.md", "key") if len(row) == 4]
+    documented = {row[0].strip("`"): ast.literal_eval(row[1].strip("`")) for row in rows}
+    assert documented == own
+    assert all(unit and meaning for _, _, unit, meaning in rows)
+
+
+def test_the_base_configuration_has_the_documented_values():
+    text = read("docs/configuration.md").partition("## Detectron2's keys")[2]
+    rows = re.findall(r"^\| `([A-Z0-9_.]+)` \| `(.+?)` \|", text, re.MULTILINE)
+    cfg = leaves(setup_cfg("Base-QueryInst.yaml"))
+    assert len(rows) > 20
+    for key, value in rows:
+        expected, found = ast.literal_eval(value), cfg[key]
+        assert (list(found) if isinstance(found, (list, tuple)) else found) == expected, key
+    # config.py names those that the model reads.
+    spelled = re.sub(r"\s+", "", read("projects/QueryInst/queryinst/config.py").split('"""')[1])
+    promised = set()
+    for node, names in re.findall(r"``([A-Z0-9_.]+)\.\{([A-Z0-9_,]+)\}", spelled):
+        promised |= {f"{node}.{key}" for key in names.split(",")}
+    assert len(promised) > 10 and promised <= {key for key, _ in rows}
+
+
+def test_published_results_are_the_same_in_both_tables_and_labelled():
+    published = {
+        "R_50_FPN_1x": ("100", "42.0", "37.5"),
+        "R_50_FPN_3x": ("100", "44.8", "39.8"),
+        "R_50_FPN_3x_300q": ("300", "47.5", "41.7"),
+        "R_101_FPN_3x": ("100", "46.4", "41.0"),
+        "R_101_FPN_3x_300q": ("300", "49.0", "42.9"),
+    }
+    for name in ("README.md", "projects/QueryInst/README.md"):
+        rows = table(name, "configuration")
+        found = {re.findall(r"\[queryinst_(\w+)\]", r[0])[0]: (r[1], r[3], r[4]) for r in rows}
+        assert found == published, name
+        assert "published by mmdetection, not measured here" in read(name).lower()
+    for model, (queries, _, _) in published.items():
+        cfg = setup_cfg(f"COCO-InstanceSegmentation/queryinst_{model}.yaml")
+        assert cfg.MODEL.QUERYINST.NUM_QUERIES == int(queries)
+
+
+def test_quoted_messages_are_those_of_the_code():
+    foreign = (
+        "torchvision::nms",
+        "libGL",
+        "Loss became infinite",
+    )  # torch's, OpenCV's, Detectron2's
+    paths = [*(ROOT / "projects").rglob("*.py"), ROOT / "Makefile"]
+    sources = "\n".join(re.sub(r'"\s*\n\s*f?"', "", path.read_text()) for path in paths)
+    quoted = re.findall(r"^\*\*`(.+?)`\*\*", read("docs/troubleshooting.md"), re.MULTILINE)
+    assert len(quoted) > 15
+    assert [q for q in quoted if q not in sources and not any(f in q for f in foreign)] == []
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """A working directory with the files that the Python blocks open, of a tiny model."""
+    cfg = tiny_cfg()
+    meta = {**build_meta(cfg, None), "thing_classes": ["ellipse", "triangle", "star"]}
+    model = build_model(cfg)
+    for output in ("output/demo", "output/coins"):
+        QueryInstCheckpointer(model, str(tmp_path / output), meta=meta).save("model_final")
+    noise = np.random.default_rng(0).integers(0, 256, (64, 96, 3), dtype=np.uint8)
+    for path in ("datasets/shapes/val/000000.png", "datasets/coins/val/coins.png"):
+        (tmp_path / path).parent.mkdir(parents=True)
+        Image.fromarray(noise).save(tmp_path / path)
+    (tmp_path / "configs").symlink_to(ROOT / "configs")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+PYTHON = [(name, i) for name in DOCUMENTS for i in range(len(blocks(name, "python")))]
+
+
+@pytest.mark.parametrize("name, index", PYTHON)
+def test_python_blocks_run(folder, name, index):
+    namespace: dict = {}
+    exec(compile(blocks(name, "python")[index], f"{name}, block {index}", "exec"), namespace)
+    if "instances" in namespace:
+        assert namespace["instances"].pred_masks.shape[1:] == (64, 96)
+
+
+def test_the_readme_has_python_to_run():
+    assert len([name for name, _ in PYTHON if name == "README.md"]) >= 2
