@@ -11,6 +11,7 @@ from PIL import Image
 from queryinst.checkpoint import QueryInstCheckpointer, build_meta
 from queryinst.demo import main
 from queryinst.demo.files import find_images, plan_outputs
+from queryinst.demo.main import enlargement
 from queryinst.demo.video import FrameWriter
 from queryinst.testing import tiny_cfg
 
@@ -35,6 +36,10 @@ def picture(path, height=40, width=60, mode="RGB"):
     return str(path)
 
 
+def enlarged(image):
+    return image.repeat(4, axis=0).repeat(4, axis=1)
+
+
 def test_image_folder_and_glob(tmp_path, weights):
     single = picture(tmp_path / "single.jpg")
     picture(tmp_path / "folder" / "one.png")
@@ -52,8 +57,8 @@ def test_image_folder_and_glob(tmp_path, weights):
     ]
     drawn = np.asarray(Image.open(out / "one.png"))
     original = np.asarray(Image.open(tmp_path / "folder" / "one.png"))
-    assert drawn.shape == original.shape
-    assert (drawn != original).any()
+    assert drawn.shape == (160, 240, 3)  # 40 x 60, four times as large
+    assert (drawn != enlarged(original)).any()
 
 
 def test_names_of_the_checkpoint_are_drawn(tmp_path, weights, monkeypatch):
@@ -76,7 +81,8 @@ def test_threshold_above_all_scores_draws_nothing(tmp_path, weights):
     args = ["--input", picture(tmp_path / "a.png"), "--output", str(out)]
     args += ["--confidence-threshold", "1.0", "--opts", "MODEL.WEIGHTS", weights]
     assert main(args) == 0
-    assert np.array_equal(np.asarray(Image.open(out)), np.asarray(Image.open(tmp_path / "a.png")))
+    original = np.asarray(Image.open(tmp_path / "a.png"))
+    assert np.array_equal(np.asarray(Image.open(out)), enlarged(original))
 
 
 def test_video_keeps_its_frames_and_size(tmp_path, weights):
@@ -151,6 +157,11 @@ def test_errors_are_one_line_each(tmp_path, weights, capfd, monkeypatch):
         (["--video-input", str(tmp_path / "text.mp4"), *out, *opts], "no video"),
     ):
         assert expected in error_of(capfd, args), args
+
+
+def test_only_small_images_are_enlarged():
+    assert [enlargement(*size) for size in ((20, 20), (128, 128), (303, 198))] == [4, 4, 2]
+    assert [enlargement(*size) for size in ((480, 640), (330, 200), (3000, 4000))] == [1, 1, 1]
 
 
 def test_a_file_whose_name_looks_like_a_pattern_is_that_file(tmp_path):

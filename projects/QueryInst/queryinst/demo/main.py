@@ -25,6 +25,8 @@ logger = logging.getLogger(__name__)
 
 _WINDOW = "QueryInst"
 _ESCAPE = 27
+_LONG_SIDE = 480  # pixels, about, that images of less than two thirds of it are enlarged to
+_MAX_ENLARGEMENT = 4
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -42,7 +44,10 @@ def build_parser() -> argparse.ArgumentParser:
     source.add_argument("--input", nargs="+", help="images, folders of images, or glob patterns")
     source.add_argument("--video-input", metavar="FILE", help="a video file")
     source.add_argument("--webcam", action="store_true", help="the first camera, in a window")
-    parser.add_argument("--output", help="file or folder; without it a window shows the result")
+    parser.add_argument(
+        "--output",
+        help="file or folder; without it a window shows the result. Small images are enlarged",
+    )
     parser.add_argument(
         "--confidence-threshold",
         type=float,
@@ -141,7 +146,8 @@ def _draw_images(predictor: Predictor, images: list[str], outputs: list[str] | N
         instances = predictor(image)["instances"].to("cpu")
         seconds = time.perf_counter() - start
         logger.info("%s: %s in %.2f s", path, _describe(predictor, instances), seconds)
-        visualizer = Visualizer(image[:, :, ::-1], predictor.metadata)
+        scale = enlargement(*image.shape[:2])
+        visualizer = Visualizer(image[:, :, ::-1], predictor.metadata, scale)
         drawn = visualizer.draw_instance_predictions(instances).get_image()
         if outputs is None:
             if not _show(drawn[:, :, ::-1], wait=0):
@@ -151,6 +157,11 @@ def _draw_images(predictor: Predictor, images: list[str], outputs: list[str] | N
     if num_unreadable:
         raise ValueError(f"{num_unreadable} of {len(images)} images could not be read, see above")
     return 0
+
+
+def enlargement(height: int, width: int) -> int:
+    """How many times larger an image is drawn: labels would hide what is in small ones."""
+    return min(max(round(_LONG_SIDE / max(height, width)), 1), _MAX_ENLARGEMENT)
 
 
 def _draw_video(predictor: Predictor, frames: FrameReader, output: str | None) -> None:
