@@ -2,6 +2,8 @@
 
 import argparse
 import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -37,39 +39,55 @@ def tiny_data(tmp_path_factory):
     return TinyData(root, triples)
 
 
-@pytest.fixture
-def own_logging(monkeypatch):
-    """Handlers that a run adds are gone after the test, and the next run adds its own."""
+@contextmanager
+def own_logging() -> Iterator[None]:
+    """Handlers that a run adds are gone afterwards, and the next run adds its own."""
     found = {name: logging.getLogger(name) for name in LOGGERS}
     before = {name: (x.handlers[:], x.level, x.propagate) for name, x in found.items()}
     detectron2_logger.setup_logger.cache_clear()
-    monkeypatch.setattr(defaults, "collect_env_info", lambda: "not looked at")  # it takes a second
-    yield
-    for name, (handlers, level, propagate) in before.items():
-        for handler in set(found[name].handlers) - set(handlers):
-            handler.close()
-        found[name].handlers[:], found[name].propagate = handlers, propagate
-        found[name].setLevel(level)
-    detectron2_logger.setup_logger.cache_clear()
-    detectron2_logger._cached_log_stream.cache_clear()
+    try:
+        yield
+    finally:
+        for name, (handlers, level, propagate) in before.items():
+            found[name].handlers[:], found[name].propagate = handlers, propagate
+            found[name].setLevel(level)
+        detectron2_logger.setup_logger.cache_clear()
+        detectron2_logger._cached_log_stream.cache_clear()
+
+
+@pytest.fixture(scope="session")
+def tiny_run(tiny_data):
+    """A context that makes arguments of runs in a folder: KEY, VALUE, ... and flags by name.
+
+    Such a run takes two steps, and has no test sets if it is not given any.
+    """
+
+    @contextmanager
+    def enter(folder: Path) -> Iterator[Callable[..., argparse.Namespace]]:
+        config = {
+            "_BASE_": get_config_file("quick_schedules/queryinst_R_50_FPN_instant_test.yaml"),
+            "DATASETS": {"TRAIN": ("tiny_train",), "TEST": ()},
+            "MODEL": {"QUERYINST": {"NUM_QUERIES": 4}, "ROI_MASK_HEAD": {"NUM_CONV": 1}},
+            "SOLVER": {"MAX_ITER": 2, "WARMUP_ITERS": 0},
+            "SEED": 1,
+            "OUTPUT_DIR": str(folder / "output"),
+        }
+        path = folder / "tiny.yaml"
+        path.write_text(yaml.safe_dump(config))
+
+        def make(*opts, **flags):
+            known = {"config_file": str(path), "resume": False, "eval_only": False}
+            return argparse.Namespace(**{**known, **flags}, opts=[str(opt) for opt in opts])
+
+        with own_logging(), pytest.MonkeyPatch.context() as patch:
+            patch.setattr(defaults, "collect_env_info", lambda: "not looked at")  # takes a second
+            yield make
+
+    return enter
 
 
 @pytest.fixture
-def make_args(tmp_path, tiny_data, own_logging):
-    """A function from KEY, VALUE, ... to the arguments of a run that takes two steps."""
-    config = {
-        "_BASE_": get_config_file("quick_schedules/queryinst_R_50_FPN_instant_test.yaml"),
-        "DATASETS": {"TRAIN": ("tiny_train",), "TEST": ()},
-        "MODEL": {"QUERYINST": {"NUM_QUERIES": 4}, "ROI_MASK_HEAD": {"NUM_CONV": 1}},
-        "SOLVER": {"MAX_ITER": 2, "WARMUP_ITERS": 0},
-        "SEED": 1,
-        "OUTPUT_DIR": str(tmp_path / "output"),
-    }
-    path = tmp_path / "tiny.yaml"
-    path.write_text(yaml.safe_dump(config))
-
-    def make(*opts, **flags):
-        known = {"config_file": str(path), "resume": False, "eval_only": False}
-        return argparse.Namespace(**{**known, **flags}, opts=[str(opt) for opt in opts])
-
-    return make
+def make_args(tmp_path, tiny_run):
+    """`tiny_run` in the test's own folder, with OUTPUT_DIR `output` in it."""
+    with tiny_run(tmp_path) as make:
+        yield make

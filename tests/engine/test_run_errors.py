@@ -111,6 +111,30 @@ def test_dataset_argument_whose_files_are_missing(fails, tiny_data, tmp_path, in
     assert fails(dataset=[triple]) == f"--dataset other: there is no {what} {tmp_path / 'gone'}"
 
 
+@pytest.mark.parametrize(
+    "change, line",
+    [
+        (lambda content: "{", "is not valid JSON"),
+        (lambda content: json.dumps({"images": []}), "'annotations'"),
+        (lambda content: json.dumps(without_masks(content)), "MODEL.MASK_ON"),
+    ],
+)
+def test_annotations_that_cannot_be_used(fails, tiny_data, tmp_path, change, line):
+    _, json_file, image_root = tiny_data.dataset_args[0]
+    path = tmp_path / "changed.json"
+    with open(json_file) as file:
+        path.write_text(change(json.load(file)))
+    name = f"changed_{abs(hash(str(path)))}"
+    said = fails("DATASETS.TRAIN", f"('{name}',)", dataset=[[name, str(path), image_root]])
+    assert line in said and (name in said or str(path) in said)
+
+
+def without_masks(content):
+    for annotation in content["annotations"]:
+        del annotation["segmentation"]
+    return content
+
+
 def test_evaluation_without_weights(fails):
     flags = {"eval_only": True, "DATASETS.TEST": "('tiny_val',)"}
     opts = ["DATASETS.TEST", flags.pop("DATASETS.TEST")]

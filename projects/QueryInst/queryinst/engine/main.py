@@ -2,13 +2,11 @@
 
 import argparse
 import logging
-import sys
 
 from detectron2.config import CfgNode
 from detectron2.engine import default_setup
 from detectron2.evaluation import verify_results
 from detectron2.utils import comm
-from detectron2.utils.logger import setup_logger
 
 from ..checkpoint import QueryInstCheckpointer
 from ..data.checks import check_datasets
@@ -16,6 +14,7 @@ from ..data.registration import register_from_args
 from .checks import check_output_dir, check_run
 from .errors import describe_error, failing_in_one_line, print_error
 from .evaluation import Results, by_dataset, results_table
+from .logs import log_to
 from .processes import run_in_processes
 from .setup import find_config_file, setup_cfg, with_device
 from .trainer import Trainer
@@ -44,7 +43,7 @@ def main(args: argparse.Namespace) -> Results:
     config_file = getattr(args, "config_file", "")
     cfg = setup_cfg(config_file, getattr(args, "opts", None) or ())
     check_output_dir(cfg.OUTPUT_DIR)
-    _log_to(cfg.OUTPUT_DIR)
+    log_to(cfg.OUTPUT_DIR)
     cfg = with_device(cfg, training=training)
     register_from_args(getattr(args, "dataset", None) or ())
     check_run(cfg, training=training, resume=resume)
@@ -111,11 +110,3 @@ def run(args: argparse.Namespace) -> int:
 def _run_in_this_process(args: argparse.Namespace, output_dir: str) -> None:
     with failing_in_one_line(output_dir):
         main(args)
-
-
-def _log_to(output_dir: str) -> None:
-    """Let this package's messages go where `default_setup` lets Detectron2's go."""
-    own_logger = setup_logger(output_dir, distributed_rank=comm.get_rank(), name="queryinst")
-    for handler in own_logger.handlers:
-        if getattr(handler, "stream", None) is sys.stdout:
-            handler.setLevel(logging.INFO)  # the list of modules is for the log file

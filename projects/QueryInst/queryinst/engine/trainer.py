@@ -11,7 +11,7 @@ from detectron2.engine import AMPTrainer, DefaultTrainer, SimpleTrainer, create_
 from detectron2.engine.train_loop import TrainerBase
 from detectron2.utils import comm
 from detectron2.utils.events import JSONWriter, TensorboardXWriter
-from detectron2.utils.logger import setup_logger
+from detectron2.utils.file_io import PathManager
 
 from ..checkpoint import QueryInstCheckpointer, build_meta
 from ..data.mapper import build_mapper
@@ -19,6 +19,7 @@ from ..solver import build_optimizer
 from .batches import LastBatch, check_finite
 from .evaluation import build_evaluator, by_dataset, write_results
 from .hooks import BestCheckpointer, KeepNewest, StageSumPrinter
+from .logs import log_at_least_to_terminal
 
 logger = logging.getLogger(__name__)
 
@@ -33,9 +34,7 @@ class Trainer(DefaultTrainer):
         """
         # Not DefaultTrainer's: it hard-codes the checkpointer and DDP's device ids.
         TrainerBase.__init__(self)
-        for name in ("detectron2", "queryinst"):
-            if not logging.getLogger(name).isEnabledFor(logging.INFO):  # nobody has set it up
-                setup_logger(name=name)
+        log_at_least_to_terminal()
         cfg = DefaultTrainer.auto_scale_workers(cfg, comm.get_world_size())
         model = self.build_model(cfg)
         optimizer = self.build_optimizer(cfg, model)
@@ -122,6 +121,7 @@ class Trainer(DefaultTrainer):
     def build_writers(self):
         """Progress on the terminal, metrics.json and TensorBoard."""
         folder = self.cfg.OUTPUT_DIR
+        PathManager.mkdirs(folder)
         return [
             StageSumPrinter(self.max_iter),
             JSONWriter(os.path.join(folder, "metrics.json")),

@@ -1,0 +1,164 @@
+"""One run from images to results, and what can be done with what it leaves."""
+
+import argparse
+import json
+import math
+import re
+
+import pytest
+import torch
+from detectron2.utils import logger as detectron2_logger
+
+from queryinst.engine import main, setup_cfg
+
+TEST = ("DATASETS.TEST", "('tiny_val',)")
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory, tiny_run):
+    """Four steps, checkpoints after each, evaluations after the second and the last."""
+    folder = tmp_path_factory.mktemp("trained")
+    opts = ("SOLVER.MAX_ITER", 4, "SOLVER.CHECKPOINT_PERIOD", 1, "SOLVER.CHECKPOINT_KEEP", 2)
+    with tiny_run(folder) as make:
+        results = main(make(*TEST, *opts, "TEST.EVAL_PERIOD", 2))
+    return argparse.Namespace(output=folder / "output", results=results)
+
+
+@pytest.fixture
+def evaluate(make_args, trained, tmp_path):
+    """A function that evaluates the trained model, and gives the results and predictions."""
+
+    def run(*opts, weights="model_final.pth", data_set="tiny_val"):
+        args = make_args(*TEST, "MODEL.WEIGHTS", trained.output / weights, *opts, eval_only=True)
+        results = main(args)
+        return results, predictions(tmp_path / "output", data_set)
+
+    return run
+
+
+def predictions(output, data_set="tiny_val"):
+    path = output / "inference" / data_set / "coco_instances_results.json"
+    return json.loads(path.read_text())
+
+
+def test_the_files_of_a_run(trained):
+    names = {path.name for path in trained.output.iterdir()}
+    expected = {"config.yaml", "last_checkpoint", "log.txt", "metrics.json", "results.json"}
+    expected |= {"model_best.json", "model_best.pth", "model_final.pth", "inference"}
+    assert expected <= names
+    assert {name for name in names if re.fullmatch(r"model_\d+.pth", name)} == {
+        "model_0000002.pth",
+        "model_0000003.pth",
+    }
+    assert (trained.output / "last_checkpoint").read_text() == "model_final.pth"
+
+
+def test_the_results_file_says_what_main_returns(trained):
+    written = json.loads((trained.output / "results.json").read_text())
+    assert set(written) == {"tiny_val"} and set(written["tiny_val"]) == {"bbox", "segm"}
+    for task, metrics in trained.results["tiny_val"].items():
+        assert {"AP", "AP50", "AP75", "AP-star", "AP-ellipse"} <= set(metrics)
+        for name, value in metrics.items():
+            assert written["tiny_val"][task][name] == (None if math.isnan(value) else value)
+
+
+def test_predictions_are_written_for_every_image(trained):
+    found = predictions(trained.output)
+    assert {row["image_id"] for row in found} == {1, 2, 3, 4}
+    assert all(row["segmentation"]["size"] == [128, 128] for row in found)
+    assert {row["category_id"] for row in found} <= {1, 2, 3}
+
+
+def test_the_terminal_has_one_line_of_losses_summed_over_the_stages(trained):
+    log = (trained.output / "log.txt").read_text()
+    (line,) = [line for line in log.splitlines() if "iter: " in line]
+    shown = {name: float(value) for name, value in re.findall(r"(\w*loss\w*): ([\d.]+)", line)}
+    assert set(shown) == {"total_loss", "loss_cls", "loss_box_l1", "loss_box_giou", "loss_mask"}
+    assert "iter: 4/4" in line and "eta: 0:00:00" in line and "lr: " in line
+    total = shown.pop("total_loss")
+    assert sum(shown.values()) == pytest.approx(total, rel=0.2)  # medians do not add up exactly
+
+
+def test_the_metrics_file_has_each_stage_and_each_evaluation(trained):
+    lines = (trained.output / "metrics.json").read_text().splitlines()
+    rows = {row["iteration"]: row for row in map(json.loads, lines)}
+    assert {f"loss_mask_stage{stage}" for stage in (0, 1)} <= set(rows[3])
+    assert {"total_loss", "lr", "eta_seconds"} <= set(rows[3])
+    assert "segm/AP" in rows[1] and "bbox/AP-star" in rows[4]
+
+
+def test_the_table_is_the_last_of_the_log(trained):
+    end = (trained.output / "log.txt").read_text().split("Results, in full in ")[-1]
+    assert end.startswith(f"{trained.output}/results.json:\n| data set")
+    assert "| tiny_val   | triangle |" in end and len(end.splitlines()) == 10
+
+
+def test_the_last_checkpoint_can_be_resumed_and_the_best_is_weights_alone(trained):
+    final = torch.load(trained.output / "model_final.pth")
+    assert final["iteration"] == 3 and {"optimizer"} <= set(final["trainer"]["_trainer"])
+    best = torch.load(trained.output / "model_best.pth")
+    assert "trainer" not in best and best["model"].keys() == final["model"].keys()
+    assert best["meta"] == final["meta"]
+
+
+def test_the_configuration_of_a_run_can_be_run_again(trained):
+    cfg = setup_cfg(str(trained.output / "config.yaml"))
+    assert cfg.SOLVER.MAX_ITER == 4 and cfg.MODEL.QUERYINST.NUM_QUERIES == 4
+
+
+def test_evaluation_alone_predicts_what_the_training_did_at_its_end(trained, evaluate):
+    results, found = evaluate()
+    expected = predictions(trained.output)
+    assert len(found) == len(expected) > 0
+    for row, wanted in zip(found, expected):
+        assert row["image_id"] == wanted["image_id"]
+        assert row["bbox"] == pytest.approx(wanted["bbox"], abs=1e-3)
+        assert row["score"] == pytest.approx(wanted["score"], abs=1e-5)
+    assert results["tiny_val"]["segm"]["AP"] == pytest.approx(
+        trained.results["tiny_val"]["segm"]["AP"]
+    )
+
+
+def test_a_wheels_user_needs_no_more_than_the_file_and_options(make_args, trained, tmp_path):
+    args = make_args(*TEST, "MODEL.WEIGHTS", trained.output / "model_best.pth")
+    minimal = argparse.Namespace(config_file=args.config_file, opts=args.opts, eval_only=True)
+    assert set(main(minimal)["tiny_val"]) == {"bbox", "segm"}
+    results = json.loads((tmp_path / "output" / "results.json").read_text())
+    assert results["tiny_val"]["segm"]["AP"] is not None
+
+
+def test_evaluation_with_resume_takes_the_last_checkpoint(make_args, trained):
+    opts = (*TEST, "OUTPUT_DIR", trained.output, "MODEL.WEIGHTS", "/gone.pth")
+    results = main(make_args(*opts, eval_only=True, resume=True))
+    assert results.keys() == trained.results.keys()
+
+
+def test_a_box_detector_is_evaluated_by_its_boxes(evaluate, tmp_path):
+    results, found = evaluate("MODEL.MASK_ON", "False")
+    assert set(results["tiny_val"]) == {"bbox"} and "segmentation" not in found[0]
+    log = (tmp_path / "output" / "log.txt").read_text()
+    assert "MODEL.MASK_ON is False" in log and "mask AP" not in log.split("Results, in")[-1]
+
+
+def test_two_test_sets_are_told_apart(evaluate):
+    results, found = evaluate("DATASETS.TEST", "('tiny_val','tiny_train')", data_set="tiny_train")
+    assert set(results) == {"tiny_val", "tiny_train"} and set(results["tiny_train"]["bbox"]) > {
+        "AP"
+    }
+    assert {row["image_id"] for row in found} == {1, 2, 3, 4, 5, 6}
+
+
+def test_no_detection_at_all_is_a_result(evaluate, tmp_path):
+    results, found = evaluate("MODEL.ROI_HEADS.SCORE_THRESH_TEST", "1.0")
+    assert found == [] and math.isnan(results["tiny_val"]["segm"]["AP"])
+    written = json.loads((tmp_path / "output" / "results.json").read_text())
+    assert written["tiny_val"]["segm"]["AP"] is None
+
+
+def test_evaluation_without_a_gpu_falls_back_with_one_warning(evaluate, monkeypatch, tmp_path):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(detectron2_logger, "_LOG_COUNTER", type(detectron2_logger._LOG_COUNTER)())
+    evaluate("MODEL.DEVICE", "cuda")
+    lines = (tmp_path / "output" / "log.txt").read_text().splitlines()
+    (warning,) = [line for line in lines if "WARNING" in line]
+    assert "no GPU for MODEL.DEVICE 'cuda'; using the CPU" in warning
