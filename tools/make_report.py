@@ -19,8 +19,7 @@ def main() -> int:
     parser.add_argument(
         "--confidence-threshold",
         type=float,
-        default=0.5,
-        help="least score of what is drawn (default: %(default)s)",
+        help="least score of what is drawn and counted (default: where the data set's F1 is best)",
     )
     add_dataset_argument(parser)
     args = parser.parse_args()
@@ -43,10 +42,12 @@ def print_report(report: Report) -> None:
                 f"{key} {_number(metrics.get(key))}" for key in ("AP", "AP50", "AP75")
             )
             print(f"  {name + ':':6}{shown}{_classes(metrics)}")
+    found = report.found
     print(
-        f"  found: {report.num_found} of {report.num_objects} objects at IoU 0.5 and score >="
-        f" {report.min_score:g}; {report.num_extra} more predicted"
+        f"  found: {found.num_found} of {found.num_objects} objects at IoU 0.5 and score >="
+        f" {found.min_score:g}; {found.num_extra} more predicted"
     )
+    print(f"  (so demo.py --confidence-threshold {found.min_score:g} suits this model)")
     print(f"pictures: {len(report.picture_paths)} in {os.path.dirname(report.picture_paths[0])}")
     print(f"report: {report.page_path}")
 

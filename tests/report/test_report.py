@@ -118,7 +118,7 @@ class Links(HTMLParser):
 
 
 def test_page_is_self_contained_and_holds_the_figures(run):
-    report = make_report(str(run))
+    report = make_report(str(run), min_score=0.5)
     page = (run / "report.html").read_text()
     parsed = Links(page)
     assert len(parsed.links) == 2 and all(x.startswith("data:image/") for x in parsed.links)
@@ -127,11 +127,11 @@ def test_page_is_self_contained_and_holds_the_figures(run):
     for expected in ("61.7", "41.3", "44.4", "33.3", "a <b>", "0:08:11", "1 of 2", NAME):
         assert expected in text, expected
     assert page.count("<svg") == 2
-    assert (report.num_found, report.num_objects, report.num_extra) == (1, 3, 2)
+    assert report.found[:3] == (1, 3, 2)
 
 
 def test_pictures_are_drawn_where_the_objects_are(run):
-    report = make_report(str(run))
+    report = make_report(str(run), min_score=0.5)
     assert [path[-9:] for path in report.picture_paths] == ["001-1.png", "002-2.png"]
     picture = np.asarray(Image.open(report.picture_paths[0])).astype(int)
     scale = 4
@@ -156,8 +156,20 @@ def test_pictures_are_drawn_where_the_objects_are(run):
     assert (colour(second[:, -SIZE * scale :], 12, 34) == GRAY).all()  # score 0.4 is not drawn
 
 
+def test_threshold_is_where_most_is_right(run):
+    report = make_report(str(run))
+    # 0.9 finds one, 0.4 another, and the two wrong ones lie between: F1 2/4, or 4/7 with all.
+    assert report.found == (2, 3, 2, 0.4, True)
+    assert "F1" in (run / "report.html").read_text()
+    path = run / "inference" / NAME / "coco_instances_results.json"
+    path.write_text(json.dumps(PREDICTIONS[:3]))
+    assert make_report(str(run)).found == (1, 3, 0, 0.9, True)
+    path.write_text("[]")
+    assert make_report(str(run)).found == (0, 3, 0, 0.5, True)
+
+
 def test_inlined_pictures_are_the_pictures(run):
-    report = make_report(str(run), num_images=1)
+    report = make_report(str(run), num_images=1, min_score=0.5)
     (link,) = Links((run / "report.html").read_text()).links
     inlined = np.asarray(Image.open(io.BytesIO(base64.b64decode(link.partition(",")[2]))))
     picture = np.asarray(Image.open(report.picture_paths[0]))
@@ -165,9 +177,9 @@ def test_inlined_pictures_are_the_pictures(run):
 
 
 def test_fewer_pictures_leave_none_of_the_last_report(run):
-    make_report(str(run))
+    make_report(str(run), min_score=0.5)
     (run / "pictures" / "mine.png").write_bytes(b"kept")
-    make_report(str(run), num_images=1)
+    make_report(str(run), num_images=1, min_score=0.5)
     assert sorted(p.name for p in (run / "pictures").iterdir()) == ["001-1.png", "mine.png"]
 
 
@@ -183,7 +195,7 @@ def test_fewer_pictures_leave_none_of_the_last_report(run):
 def test_a_missing_file_is_named(run, name):
     (run / name).unlink()
     with pytest.raises(FileNotFoundError, match=re.escape(name)) as caught:
-        make_report(str(run))
+        make_report(str(run), min_score=0.5)
     assert "\n" not in str(caught.value)
 
 
@@ -196,18 +208,18 @@ def test_other_errors_are_one_line(run, tmp_path):
     (run / "inference" / "never_registered").mkdir()
     (run / "inference" / "never_registered" / "coco_instances_results.json").write_text("[]")
     with pytest.raises(ValueError, match="--dataset never_registered JSON IMAGE_ROOT"):
-        make_report(str(run))
+        make_report(str(run), min_score=0.5)
     (run / "results.json").write_text("{")
     with pytest.raises(ValueError, match="results.json is not JSON"):
-        make_report(str(run))
+        make_report(str(run), min_score=0.5)
 
 
 def test_boxes_are_drawn_where_there_are_no_masks(run):
     path = run / "inference" / NAME / "coco_instances_results.json"
     boxes = [{k: v for k, v in p.items() if k != "segmentation"} for p in PREDICTIONS]
     path.write_text(json.dumps(boxes))
-    report = make_report(str(run))
-    assert (report.num_found, report.num_extra) == (1, 2)
+    report = make_report(str(run), min_score=0.5)
+    assert report.found[:3] == (1, 3, 2)
     picture = np.asarray(Image.open(report.picture_paths[0])).astype(int)
     half = picture[-SIZE * 4 :, -SIZE * 4 :]
     assert (half[34 * 4, 48 * 4] == GRAY).all()  # within the box
@@ -216,15 +228,17 @@ def test_boxes_are_drawn_where_there_are_no_masks(run):
 
 def test_losses_are_summed_over_the_stages():
     line = {"iteration": 19, "loss_mask_stage0": 1.0, "loss_mask_stage1": 2.5, "total_loss": 3.5}
-    series = loss_series([line, {"iteration": 39, "lr": 0.1}])
+    series = loss_series([line, {"iteration": 39, "lr": 0.1}], 40)
     assert [(s.name, s.points) for s in series] == [("total", [(20, 3.5)]), ("mask", [(20, 3.5)])]
 
 
 def test_ap_of_one_or_of_several_test_sets():
-    alone = ap_series([{"iteration": 9, "segm/AP": 5.0}, {"iteration": 19, "segm/AP": 7.0}], "x")
+    alone = ap_series(
+        [{"iteration": 9, "segm/AP": 5.0}, {"iteration": 20, "segm/AP": 7.0}], "x", 20
+    )
     assert alone == [("mask AP", [(10, 5.0), (20, 7.0)])]
     lines = [{"iteration": 9, "x/bbox/AP": 5.0, "y/bbox/AP": 1.0, "x/segm/AP": float("nan")}]
-    assert ap_series(lines, "x") == [("box AP", [(10, 5.0)])]
+    assert ap_series(lines, "x", 20) == [("box AP", [(10, 5.0)])]
 
 
 def test_what_a_resumed_training_did_over_counts():

@@ -27,7 +27,7 @@ class Series(NamedTuple):
     points: list[tuple[int, float]]  # (iteration, value)
 
 
-def loss_series(metrics: Sequence[Mapping[str, float]]) -> list[Series]:
+def loss_series(metrics: Sequence[Mapping[str, float]], max_iter: int) -> list[Series]:
     """The losses, each summed over the stages, and the total, from lines of metrics.json."""
     points: dict[str, list[tuple[int, float]]] = defaultdict(list)
     for line in metrics:
@@ -37,12 +37,14 @@ def loss_series(metrics: Sequence[Mapping[str, float]]) -> list[Series]:
                 sums[_STAGE.sub("", key)] += value
         for name, value in sums.items():
             if math.isfinite(value):
-                points[name].append((int(line["iteration"]) + 1, value))
+                points[name].append((_iterations_done(line, max_iter), value))
     order = [*_LOSS_NAMES, *sorted(set(points) - set(_LOSS_NAMES))]
     return [Series(_LOSS_NAMES.get(n, n), points[n]) for n in order if points.get(n)]
 
 
-def ap_series(metrics: Sequence[Mapping[str, float]], dataset_name: str) -> list[Series]:
+def ap_series(
+    metrics: Sequence[Mapping[str, float]], dataset_name: str, max_iter: int
+) -> list[Series]:
     """Mask and box AP of a data set at each evaluation."""
     series = []
     for task, name in (("segm", "mask AP"), ("bbox", "box AP")):
@@ -50,10 +52,15 @@ def ap_series(metrics: Sequence[Mapping[str, float]], dataset_name: str) -> list
         for line in metrics:
             value = line.get(f"{task}/AP", line.get(f"{dataset_name}/{task}/AP"))
             if value is not None and math.isfinite(value):
-                points.append((int(line["iteration"]) + 1, value))
+                points.append((_iterations_done(line, max_iter), value))
         if points:
             series.append(Series(name, points))
     return series
+
+
+def _iterations_done(line: Mapping[str, float], max_iter: int) -> int:
+    """Detectron2 counts from 0, and writes what follows the last one under `max_iter`."""
+    return min(int(line["iteration"]) + 1, max_iter)
 
 
 def line_chart(
@@ -70,15 +77,16 @@ def line_chart(
     series = [s for s in series if s.points]
     if not series:
         return f"<p>{escape(title)}: the run recorded none.</p>"
-    x_ticks = ticks(max(x for s in series for x, _ in s.points))
+    x_max = max(x for s in series for x, _ in s.points)
+    x_ticks = [x for x in ticks(x_max) if x <= x_max]
     values = [y for s in series for _, y in s.points]
     y_ticks = log_ticks(min(values), max(values)) if log else ticks(y_max or max(values))
-    frame = _Frame(x_ticks[-1], y_ticks[0], y_ticks[-1], log)
+    frame = _Frame(x_max, y_ticks[0], y_ticks[-1], log)
     parts = [
         f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="{escape(title)}">',
         *(_y_tick(frame, value) for value in y_ticks),
         *(_x_tick(frame, value) for value in x_ticks),
-        f'<text class="axis" x="{frame.x(x_ticks[-1] / 2):.1f}" y="{_HEIGHT - 4}"'
+        f'<text class="axis" x="{frame.x(x_max / 2):.1f}" y="{_HEIGHT - 4}"'
         ' text-anchor="middle">iteration</text>',
         *_curves(frame, series),
         "</svg>",

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from .curves import ap_series, loss_series
-from .objects import Scene, build_scenes
-from .page import Page, Picture, render
+from .objects import MIN_SCORE, Scene, best_threshold, build_scenes
+from .page import Found, Page, Picture, render
 from .pictures import choose, draw_pair, save_png, with_header
 from .run_files import RunFiles, read_run
 from .settings import describe_run
@@ -26,19 +26,17 @@ class Report:
     picture_paths: list[str]
     dataset_name: str
     results: Mapping[str, Mapping[str, float | None]]  # task -> metric -> percent
-    num_found: int  # objects, at IoU 0.5, by predictions of `min_score`
-    num_objects: int
-    num_extra: int  # predictions that found no object
-    min_score: float
+    found: Found
 
 
-def make_report(output_dir: str, num_images: int = 24, min_score: float = 0.5) -> Report:
+def make_report(output_dir: str, num_images: int = 24, min_score: float | None = None) -> Report:
     """Write report.html and pictures/*.png into the folder of a run.
 
     Args:
         output_dir: OUTPUT_DIR of a training by train_net.py that ended.
         num_images: pictures, of the first data set of results.json.
-        min_score: predictions of less are not drawn.
+        min_score: predictions of less are neither drawn nor counted; None for the score at which
+            precision and recall balance best.
 
     Raises:
         FileNotFoundError, ValueError, OSError: one line; what is missing, damaged, not registered
@@ -46,43 +44,48 @@ def make_report(output_dir: str, num_images: int = 24, min_score: float = 0.5) -
     """
     if num_images < 1:
         raise ValueError(f"--num-images {num_images} must be at least 1")
-    if not 0 <= min_score <= 1:
-        raise ValueError(f"--confidence-threshold {min_score} must be in [0, 1]")
+    if min_score is not None and not MIN_SCORE <= min_score <= 1:
+        raise ValueError(f"--confidence-threshold {min_score} must be in [{MIN_SCORE}, 1]")
     run = read_run(output_dir)
-    scenes, class_names = _load_scenes(run, min_score)
+    scenes, class_names = _load_scenes(run)
+    score = best_threshold(scenes) if min_score is None else min_score
+    scenes = [scene.above(score) for scene in scenes]
     _remove_old(output_dir)
     pictures = [
-        _make_picture(output_dir, number, scenes[index], class_names, min_score)
+        _make_picture(output_dir, number, scenes[index], class_names, score)
         for number, index in enumerate(choose(len(scenes), num_images), start=1)
     ]
-    num_found = sum(scene.num_found for scene in scenes)
-    num_objects = sum(scene.num_objects for scene in scenes)
-    num_extra = sum(scene.num_extra for scene in scenes)
-    name = run.dataset_name
-    page = Page(
+    found = Found(
+        num_found=sum(scene.num_found for scene in scenes),
+        num_objects=sum(scene.num_objects for scene in scenes),
+        num_extra=sum(scene.num_extra for scene in scenes),
+        min_score=score,
+        is_score_chosen=min_score is None,
+    )
+    page_path = os.path.join(output_dir, "report.html")
+    _write(page_path, render(_build_page(run, found, pictures, len(scenes))))
+    paths = [os.path.join(output_dir, picture.png_path) for picture in pictures]
+    return Report(page_path, paths, run.dataset_name, run.results[run.dataset_name], found)
+
+
+def _build_page(run: RunFiles, found: Found, pictures: list[Picture], num_images: int) -> Page:
+    name, max_iter = run.dataset_name, run.setting("SOLVER.MAX_ITER")
+    return Page(
         title=f"{run.setting('MODEL.META_ARCHITECTURE', 'Model')} on {name}",
-        summary=_summarize(run, len(scenes), num_objects),
+        summary=_summarize(run, num_images, found.num_objects),
         dataset_name=name,
         results=run.results[name],
-        num_found=num_found,
-        num_objects=num_objects,
-        num_extra=num_extra,
-        losses=loss_series(run.metrics),
-        aps=ap_series(run.metrics, name),
+        found=found,
+        losses=loss_series(run.metrics, max_iter),
+        aps=ap_series(run.metrics, name, max_iter),
         pictures=pictures,
-        num_images=len(scenes),
-        min_score=min_score,
+        num_images=num_images,
         settings=describe_run(run),
         config_text=run.config_text,
     )
-    page_path = os.path.join(output_dir, "report.html")
-    _write(page_path, render(page))
-    paths = [os.path.join(output_dir, picture.png_path) for picture in pictures]
-    counts = (num_found, num_objects, num_extra)
-    return Report(page_path, paths, name, run.results[name], *counts, min_score)
 
 
-def _load_scenes(run: RunFiles, min_score: float) -> tuple[list[Scene], list[str]]:
+def _load_scenes(run: RunFiles) -> tuple[list[Scene], list[str]]:
     name = run.dataset_name
     if name not in DatasetCatalog:
         raise ValueError(
@@ -95,7 +98,7 @@ def _load_scenes(run: RunFiles, min_score: float) -> tuple[list[Scene], list[str
         raise FileNotFoundError(f"data set {name!r}: {error.filename} is missing") from error
     metadata = MetadataCatalog.get(name)
     to_dataset = metadata.get("thing_dataset_id_to_contiguous_id", None) or {}
-    scenes = build_scenes(dataset, run.predictions, to_dataset, min_score)
+    scenes = build_scenes(dataset, run.predictions, to_dataset)
     return scenes, list(metadata.get("thing_classes", []))
 
 

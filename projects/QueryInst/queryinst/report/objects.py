@@ -10,6 +10,7 @@ import pycocotools.mask as mask_util
 from detectron2.structures import BoxMode
 
 MATCH_IOU = 0.5  # least overlap of a prediction and the object it found
+MIN_SCORE = 0.05  # what scores less is not looked at
 
 
 @dataclass
@@ -40,6 +41,13 @@ class Scene:
     EXTRA = -1  # found no object, or one that another prediction had found
     IGNORED = -2  # lies on a crowd
 
+    def above(self, min_score: float) -> "Scene":
+        """The scene with its predictions of at least this score; what they found stays."""
+        num = sum((p.score or 0) >= min_score for p in self.predictions)  # they fall by score
+        found_by = [j if j is not None and j < num else None for j in self.found_by]
+        kept = self.predictions[:num]
+        return Scene(self.file_name, self.truths, kept, found_by, self.role[:num])
+
     @property
     def num_objects(self) -> int:
         return sum(not truth.is_crowd for truth in self.truths)
@@ -57,18 +65,17 @@ def build_scenes(
     dataset: Sequence[Mapping[str, Any]],
     predictions: Sequence[Mapping[str, Any]],
     id_map: Mapping[int, int],
-    min_score: float,
 ) -> list[Scene]:
     """One scene for each image of a data set.
 
     Args:
         dataset: Detectron2's dicts.
-        predictions: of COCO's results format; those below `min_score` are left out.
+        predictions: of COCO's results format; those of hardly any score are left out.
         id_map: the category ids of `predictions` -> class index.
     """
     by_image = defaultdict(list)
     for prediction in predictions:
-        if prediction["score"] >= min_score:
+        if prediction["score"] >= MIN_SCORE:
             by_image[prediction["image_id"]].append(_predicted(prediction, id_map))
     scenes = []
     for image in dataset:
@@ -77,6 +84,24 @@ def build_scenes(
         found = sorted(by_image[image["image_id"]], key=lambda obj: -(obj.score or 0))
         scenes.append(Scene(image["file_name"], truths, found, *match(truths, found)))
     return scenes
+
+
+def best_threshold(scenes: Sequence[Scene]) -> float:
+    """The score from which on predictions are worth showing: where their F1 is highest.
+
+    The scores of a model that was trained for a short time are low, and no fixed threshold suits
+    all. F1 is the harmonic mean of precision and recall at an overlap of MATCH_IOU.
+    """
+    num_objects = sum(scene.num_objects for scene in scenes)
+    best, best_f1 = 0.5, 0.0
+    for percent in range(95, round(MIN_SCORE * 100) - 1, -5):
+        kept = [scene.above(percent / 100) for scene in scenes]
+        num_found = sum(scene.num_found for scene in kept)
+        num_counted = num_found + sum(scene.num_extra for scene in kept)
+        f1 = 2 * num_found / max(num_counted + num_objects, 1)
+        if f1 > best_f1:
+            best, best_f1 = percent / 100, f1
+    return best
 
 
 def match(truths: list[Object], predictions: list[Object]) -> tuple[list[int | None], list[int]]:

@@ -63,6 +63,16 @@ class Picture(NamedTuple):
     png_path: str  # relative to the page
 
 
+class Found(NamedTuple):
+    """How many objects of a data set were found, at IoU 0.5."""
+
+    num_found: int
+    num_objects: int
+    num_extra: int  # predictions that found no object
+    min_score: float  # of the predictions that count
+    is_score_chosen: bool  # by best_threshold, not by the user
+
+
 class Page(NamedTuple):
     """All that the page shows; texts are plain, and escaped here."""
 
@@ -70,14 +80,11 @@ class Page(NamedTuple):
     summary: str
     dataset_name: str
     results: Mapping[str, Mapping[str, float | None]]  # task -> metric -> percent
-    num_found: int
-    num_objects: int
-    num_extra: int  # predictions that found no object
+    found: Found
     losses: Sequence[Series]
     aps: Sequence[Series]
     pictures: Sequence[Picture]
     num_images: int  # of the data set
-    min_score: float
     settings: Sequence[tuple[str, str]]
     config_text: str
 
@@ -133,9 +140,9 @@ def _headline(page: Page) -> str:
         for task, name in _TASKS.items()
         if task in page.results
     ]
-    found = f"{page.num_found} of {page.num_objects}"
-    how = f"objects found (IoU 0.5, score ≥ {page.min_score:g}), {page.num_extra} more predicted"
-    figures.append((found, how))
+    found = page.found
+    how = f"objects found (IoU 0.5, score ≥ {found.min_score:g}), {found.num_extra} more predicted"
+    figures.append((f"{found.num_found} of {found.num_objects}", how))
     cells = "".join(
         f'<div class="figure"><b>{escape(value)}</b><span>{escape(name)}</span></div>'
         for value, name in figures
@@ -185,8 +192,11 @@ def _legend(page: Page) -> str:
     which = f"{shown} of {page.num_images} images, at equal distances in the data set, not picked."
     if shown == page.num_images:
         which = f"All images of {page.dataset_name}."
+    score = f"score of at least {page.found.min_score:g}"
+    if page.found.is_score_chosen:
+        score += ", at which precision and recall on this data set balance best (F1)"
     return (
-        f"{which} Predictions with a score of at least {page.min_score:g}. A prediction has the"
+        f"{which} Predictions with a {score}. A prediction has the"
         " colour of the object that it found (same class, IoU at least 0.5); a red one found none,"
         " or one that was found already."
     )
