@@ -19,7 +19,7 @@ from detectron2.data.datasets import register_coco_instances
 
 from .shapes_drawing import CLASSES, IMAGE_SIZE, Scene, draw_scene
 
-VERSION = 1  # of the data: another one means other bytes, and existing sets are made anew
+VERSION = 2  # of the data: another one means other bytes, and existing sets are made anew
 SPLITS = ("train", "val")  # a split's position enters its images' keys: no image is in both
 NUM_TRAIN = 2000
 NUM_VAL = 200

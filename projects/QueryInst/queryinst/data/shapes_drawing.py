@@ -13,16 +13,19 @@ import numpy as np
 CLASSES = ("ellipse", "triangle", "star")
 IMAGE_SIZE = 128  # pixels, height and width
 MAX_INSTANCES = 6
-MIN_VISIBLE = 0.6  # of a shape's pixels in the image; a placement that hides more is drawn anew
+NUM_INSTANCES = (0.10, 0.20, 0.30, 0.25, 0.10, 0.05)  # share of the images with 1, 2, ... of them
+MIN_VISIBLE = 0.65  # of a shape's pixels in the image; a placement that hides more is drawn anew
 
 _SUBPIXEL = 16  # steps of a corner's coordinate in one pixel
-_RADIUS = (15.0, 33.0)  # pixels, of the circle around a shape
+_RADIUS = (18.0, 38.0)  # pixels, of the circle around a shape
 _DISTRACTORS = ("cross", "line", "ring", "dots")
-_MAX_DISTRACTORS = 4
+_MAX_DISTRACTORS = 3
 _TRIES = 40  # placements of one item before it is left out; candidates for one colour
-_NOISE = 14  # grey levels either side, every pixel and channel on its own
-_BACKGROUND_CONTRAST = 95.0  # least distance of colours in RGB, 0 to 441
-_MUTUAL_CONTRAST = 70.0
+_NOISE = 10  # grey levels either side, every pixel and channel on its own
+_BACKGROUND_CHROMA = 20.0  # grey levels that the channels of a background may be off from grey
+_MIN_CHROMA = 90.0  # range of an item's channels: items are more colourful than backgrounds
+_BACKGROUND_CONTRAST = 110.0  # least distance of colours in RGB, 0 to 441
+_MUTUAL_CONTRAST = 80.0
 
 Points = list[tuple[float, float]]  # corners (x, y) in pixels of a closed polygon
 
@@ -63,7 +66,8 @@ def draw_scene(key: Sequence[int]) -> Scene:
 
 def _place_items(rng: np.random.RandomState) -> list[_Item]:
     """Shapes and distractors, back to front; a distractor lies rather behind than in front."""
-    kinds = list(rng.randint(len(CLASSES), size=rng.randint(1, MAX_INSTANCES + 1)))
+    num_shapes = 1 + np.searchsorted(np.cumsum(NUM_INSTANCES), rng.uniform())
+    kinds = list(rng.randint(len(CLASSES), size=min(num_shapes, MAX_INSTANCES)))
     for _ in range(rng.randint(1, _MAX_DISTRACTORS + 1)):
         kinds.insert(min(rng.randint(len(kinds) + 1, size=2)), -1)
     items: list[_Item] = []
@@ -88,7 +92,7 @@ def _shape(rng: np.random.RandomState, name: str) -> list[Points]:
     if name == "ellipse":
         points = _ellipse_points(radius, radius * rng.uniform(0.55, 1.0))
     elif name == "triangle":
-        angles = [pi / 3 * (2 * corner + rng.uniform(-0.4, 0.4)) for corner in range(3)]
+        angles = [pi / 3 * (2 * corner + rng.uniform(-0.3, 0.3)) for corner in range(3)]
         points = [(radius * cos(angle), radius * sin(angle)) for angle in angles]
     else:
         inner = radius * rng.uniform(0.42, 0.55)
@@ -157,13 +161,13 @@ def rasterize(loops: Sequence[Points]) -> np.ndarray:
 
 def _paint(rng: np.random.RandomState, items: Sequence[_Item]) -> np.ndarray:
     """Background, items and noise: (H, W, 3) uint8. The colours know nothing of the classes."""
-    background = rng.uniform(30, 225, size=3)
-    image = background + _clouds(rng, 22) + _stripes(rng, rng.uniform(0, 12))
+    background = rng.uniform(50, 205) + rng.uniform(-_BACKGROUND_CHROMA, _BACKGROUND_CHROMA, size=3)
+    image = background + _clouds(rng, 16) + _stripes(rng, rng.uniform(0, 8))
     taken: list[np.ndarray] = []
     for item in items:
         color = _pick_color(rng, background, taken)
         taken.append(color)
-        fill = color + _clouds(rng, 14) + _stripes(rng, rng.uniform(0, 14))
+        fill = color + _clouds(rng, 10) + _stripes(rng, rng.uniform(0, 10))
         image[item.mask] = fill[item.mask]
     noise = rng.randint(-_NOISE, _NOISE + 1, size=image.shape)
     return np.clip(np.rint(image) + noise, 0, 255).astype(np.uint8)
@@ -177,7 +181,11 @@ def _pick_color(
     for _ in range(_TRIES):
         color = rng.uniform(15, 240, size=3)
         margins = [_distance(color, other) - _MUTUAL_CONTRAST for other in taken]
-        margin = min(margins + [_distance(color, background) - _BACKGROUND_CONTRAST])
+        margins += [
+            _distance(color, background) - _BACKGROUND_CONTRAST,
+            np.ptp(color) - _MIN_CHROMA,
+        ]
+        margin = min(margins)
         if margin > best_margin:
             best, best_margin = color, margin
         if margin >= 0:
