@@ -117,7 +117,7 @@ def _make_picture(
     found = f"{scene.num_found} of {scene.num_objects} found, {scene.num_extra} more predicted"
     stem = os.path.splitext(os.path.basename(scene.file_name))[0]
     png_path = os.path.join(_FOLDER, f"{number:03d}-{stem}.png")
-    picture = with_header(pair, "ground truth", f"predictions, score ≥ {min_score:g}: {found}")
+    picture = with_header(pair, "ground truth", f"predictions, score ≥ {min_score:g}\n{found}")
     save_png(picture, os.path.join(output_dir, png_path))
     return Picture(pair, found, png_path)
 

@@ -84,13 +84,13 @@ def enlargement(height: int, width: int) -> float:
 
 
 def with_header(pair: np.ndarray, left: str, right: str) -> np.ndarray:
-    """A picture of `draw_pair` with a line of text above each half."""
-    height = 2 * _FONT_SIZE
+    """A picture of `draw_pair` with text of two lines at most above each half."""
+    height = 3 * _FONT_SIZE
     header = Image.new("RGB", (pair.shape[1], height), _PAPER)
     draw = ImageDraw.Draw(header)
     half = (pair.shape[1] + _GAP) // 2
     for x, text in ((0, left), (half, right)):
-        draw.text((x + 4, height // 2), text, _INK, _font(_FONT_SIZE), anchor="lm")
+        draw.text((x + 4, 3), text, _INK, _font(_FONT_SIZE))
     return np.concatenate([np.asarray(header), pair])
 
 
