@@ -1,5 +1,7 @@
 import argparse
+import multiprocessing
 import os
+import time
 
 import pytest
 import torch
@@ -98,3 +100,17 @@ def test_more_processes_than_gpus_are_an_error(launched, monkeypatch):
     with pytest.raises(ValueError, match="--num-gpus 8, but torch finds 2"):
         run_in_processes(print, argparse.Namespace(num_gpus=8), tiny_cfg(MODEL__DEVICE="cuda"))
     assert launched == []
+
+
+def test_an_interrupted_run_takes_its_processes_with_it(launched, monkeypatch):
+    child = multiprocessing.get_context("fork").Process(target=time.sleep, args=(600,))
+
+    def launch(function, num_gpus, **kwargs):
+        child.start()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(processes, "launch", launch)
+    monkeypatch.setattr(processes, "_SECONDS_TO_END", 0.01)
+    with pytest.raises(KeyboardInterrupt):
+        run_in_processes(print, argparse.Namespace(num_gpus=2), tiny_cfg())
+    assert not child.is_alive()

@@ -1,6 +1,7 @@
 """One process or several: started here as Detectron2 does it, or by torchrun."""
 
 import argparse
+import multiprocessing
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -10,6 +11,8 @@ from detectron2.config import CfgNode
 from detectron2.engine import launch
 from detectron2.utils import comm
 from torch import distributed
+
+_SECONDS_TO_END = 10  # for processes that were interrupted as well
 
 
 def run_in_processes(function: Callable, args: argparse.Namespace, cfg: CfgNode) -> None:
@@ -34,7 +37,7 @@ def run_in_processes(function: Callable, args: argparse.Namespace, cfg: CfgNode)
         return
     if uses_gpus and num_gpus > torch.cuda.device_count():
         raise ValueError(f"--num-gpus {num_gpus}, but torch finds {torch.cuda.device_count()}")
-    with _gpus_visible(uses_gpus or num_gpus <= 1):
+    with _gpus_visible(uses_gpus or num_gpus <= 1), _children_end_with_this(num_gpus > 1):
         launch(
             function,
             num_gpus,
@@ -72,3 +75,19 @@ def _gpus_visible(visible: bool) -> Iterator[None]:
             os.environ["CUDA_VISIBLE_DEVICES"] = before
         elif not visible:
             del os.environ["CUDA_VISIBLE_DEVICES"]
+
+
+@contextmanager
+def _children_end_with_this(has_children: bool) -> Iterator[None]:
+    """End the processes that `launch` has started if this one is interrupted.
+
+    A terminal interrupts all of them, a signal this one alone.
+    """
+    try:
+        yield
+    except KeyboardInterrupt:
+        for child in multiprocessing.active_children() if has_children else ():
+            child.join(_SECONDS_TO_END)
+            child.terminate()
+            child.join()
+        raise
