@@ -27,7 +27,6 @@ REQUIRED = {
 }
 # Module: (package, what it is for).
 OPTIONAL = {
-    "shapely": ("shapely", "training with crops (INPUT.CROP.ENABLED) on polygon masks"),
     "matplotlib": ("matplotlib", "the pictures and curves of the demo's report"),
     "skimage": ("scikit-image", "the example on a photograph in docs/own_data.md"),
     "lvis": ("lvis", "evaluation on LVIS"),
