@@ -147,8 +147,8 @@ def test_pictures_are_drawn_where_the_objects_are(run):
         assert (colour(half, 32, 32) == GRAY).all()  # between the objects
         assert (colour(half, 32, 8) == GRAY).all()
     assert (colour(left, 12, 34) != GRAY).any() and (colour(left, 48, 34) != GRAY).any()
-    red, green, blue = colour(right, 48, 34)  # of the wrong class: red
-    assert red > GRAY + 40 and green < GRAY and blue < GRAY
+    assert (colour(right, 48, 34) == GRAY).all()  # of the wrong class: a red outline
+    assert (right[39 * scale : 40 * scale, 48 * scale] == (255, 48, 48)).all(1).any()
     # Pixels of each mask, outlines aside, are all its colour: no shift, no wrong scale.
     inner = left[(24 + 1) * scale : 40 * scale - 8, (40 + 1) * scale : 56 * scale - 8]
     assert (inner == inner[-1, -1]).all(axis=2).mean() > 0.95

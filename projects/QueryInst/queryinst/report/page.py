@@ -196,9 +196,9 @@ def _legend(page: Page) -> str:
     if page.found.is_score_chosen:
         score += ", at which precision and recall on this data set balance best (F1)"
     return (
-        f"{which} Predictions with a {score}. A prediction has the"
-        " colour of the object that it found (same class, IoU at least 0.5); a red one found none,"
-        " or one that was found already."
+        f"{which} Predictions with a {score}. A prediction has the colour of the object that it"
+        " found (same class, IoU at least 0.5); a red outline found none, or one that was found"
+        " already."
     )
 
 

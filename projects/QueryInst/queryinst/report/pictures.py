@@ -37,7 +37,7 @@ _PAPER, _INK = (255, 255, 255), (32, 36, 44)
 def draw_pair(scene: Scene, class_names: Sequence[str]) -> np.ndarray:
     """Ground truth on the left, predictions on the right.
 
-    A prediction has the colour of the object that it found; red where there is none.
+    A prediction has the colour of the object that it found; a red outline where there is none.
 
     Returns:
         (H, W, 3) uint8, RGB: two enlarged images and a gap of white.
@@ -53,7 +53,9 @@ def draw_pair(scene: Scene, class_names: Sequence[str]) -> np.ndarray:
     ]
     prediction_labels = [f"{_name(p, class_names)} {p.score:.2f}" for p in scene.predictions]
     left = draw_objects(image, scene.truths, truth_colours, truth_labels)
-    right = draw_objects(image, scene.predictions, prediction_colours, prediction_labels)
+    # What found nothing mostly lies on what was found: an outline leaves that to be seen.
+    filled = [role != Scene.EXTRA for role in scene.role]
+    right = draw_objects(image, scene.predictions, prediction_colours, prediction_labels, filled)
     gap = np.full((len(left), _GAP, 3), _PAPER, np.uint8)
     return np.concatenate([left, gap, right], axis=1)
 
@@ -63,13 +65,21 @@ def draw_objects(
     objects: Sequence[Object],
     colours: Sequence[tuple[int, int, int]],
     labels: Sequence[str],
+    filled: Sequence[bool] | None = None,
 ) -> np.ndarray:
-    """An image (H, W, 3) RGB, enlarged, with its objects' masks, outlines and labels on it."""
+    """An image (H, W, 3) RGB, enlarged, with its objects' masks, outlines and labels on it.
+
+    Args:
+        filled: whether to draw the mask itself, not its outline alone; None for all.
+    """
     scale = enlargement(*image.shape[:2])
     canvas = _resize(image, scale)
     masks = [_enlarged_mask(obj, scale, canvas.shape[:2]) for obj in objects]
-    for mask, colour in zip(masks, colours):
-        canvas[mask] = (canvas[mask] * (1 - _OPACITY) + np.array(colour) * _OPACITY).astype("uint8")
+    for mask, colour, is_filled in zip(masks, colours, filled or [True] * len(masks)):
+        if is_filled:
+            canvas[mask] = (canvas[mask] * (1 - _OPACITY) + np.array(colour) * _OPACITY).astype(
+                "uint8"
+            )
     for mask, colour in zip(masks, colours):  # over all the masks
         contours = cv2.findContours(mask.view(np.uint8), cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)[-2]
         cv2.drawContours(canvas, contours, -1, _PAPER, 4)
