@@ -3,6 +3,7 @@
 import pytest
 import torch
 from detectron2.layers import ROIAlign
+
 from queryinst.modeling.roi_align import BagROIAlign
 
 SCALE = 0.25

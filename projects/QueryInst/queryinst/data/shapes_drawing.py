@@ -66,7 +66,7 @@ def draw_scene(key: Sequence[int]) -> Scene:
 
 def _place_items(rng: np.random.RandomState) -> list[_Item]:
     """Shapes and distractors, back to front; a distractor lies rather behind than in front."""
-    num_shapes = 1 + np.searchsorted(np.cumsum(NUM_INSTANCES), rng.uniform())
+    num_shapes = 1 + int(np.searchsorted(np.cumsum(NUM_INSTANCES), rng.uniform()))
     kinds = list(rng.randint(len(CLASSES), size=min(num_shapes, MAX_INSTANCES)))
     for _ in range(rng.randint(1, _MAX_DISTRACTORS + 1)):
         kinds.insert(min(rng.randint(len(kinds) + 1, size=2)), -1)
