@@ -111,17 +111,20 @@ def test_without_a_log_file_only_an_error_without_explanation_is_traced_on_stder
     assert not list(tmp_path.iterdir())
 
 
-def test_the_training_loops_own_traceback_is_held_back_meanwhile(tmp_path, caplog, monkeypatch):
-    monkeypatch.setattr(logging.getLogger("detectron2"), "propagate", True)
+def test_the_training_loops_own_traceback_is_held_back_meanwhile(tmp_path, monkeypatch):
+    messages = []
+    handler = logging.Handler()
+    monkeypatch.setattr(handler, "emit", lambda record: messages.append(record.getMessage()))
     loop = logging.getLogger("detectron2.engine.train_loop")
-    with caplog.at_level(logging.INFO, logger="detectron2.engine.train_loop"):
-        with pytest.raises(RunFailedError):
-            with failing_in_one_line(str(tmp_path)):
-                loop.info("step")
-                try:
-                    raise ValueError("set X")
-                except ValueError:
-                    loop.exception("traced")
-                    raise
-        loop.exception("after")
-    assert [record.message for record in caplog.records] == ["step", "after"]
+    monkeypatch.setattr(loop, "handlers", [handler])
+    monkeypatch.setattr(loop, "level", logging.INFO)
+    with pytest.raises(RunFailedError):
+        with failing_in_one_line(str(tmp_path)):
+            loop.info("step")
+            try:
+                raise ValueError("set X")
+            except ValueError:
+                loop.exception("traced")
+                raise
+    loop.exception("after")
+    assert messages == ["step", "after"]
