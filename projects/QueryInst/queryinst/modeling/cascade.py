@@ -24,22 +24,21 @@ class QueryCascade(nn.Module):
             pooler: RoIFeaturePooler, 7x7.
             stages: DynamicBoxHeads.
             bbox_reg_weights: of Box2BoxTransform.
-
-        Raises:
-            ValueError: there is no stage.
         """
         super().__init__()
-        if not stages:
-            raise ValueError("num_stages=0 must be >= 1; set MODEL.QUERYINST.NUM_STAGES")
+        assert stages
         self.pooler = pooler
         self.stages = nn.ModuleList(stages)
         self.box_transform = TwoSidedBox2BoxTransform(weights=bbox_reg_weights)
 
     @classmethod
     def from_config(cls, cfg, input_shape):
+        num_stages = cfg.MODEL.QUERYINST.NUM_STAGES
+        if num_stages < 1:
+            raise ValueError(f"{num_stages=} must be >= 1; set MODEL.QUERYINST.NUM_STAGES")
         return {
             "pooler": build_pooler(cfg, cfg.MODEL.ROI_BOX_HEAD, input_shape),
-            "stages": [DynamicBoxHead(cfg) for _ in range(cfg.MODEL.QUERYINST.NUM_STAGES)],
+            "stages": [DynamicBoxHead(cfg) for _ in range(num_stages)],
             "bbox_reg_weights": cfg.MODEL.ROI_BOX_HEAD.BBOX_REG_WEIGHTS,
         }
 
