@@ -103,9 +103,16 @@ def test_nothing_in_modeling_imports_the_meta_architecture():
         assert "queryinst.modeling" not in own(name), name
 
 
+# What of a checkpoint's rules the model itself needs: Detectron2's checkpointer gives it state
+# dicts in others' names.
+RULES_OF_LOADING = {"queryinst.checkpoint.loading", "queryinst.checkpoint.mmdet"}
+
+
 @pytest.mark.parametrize("name", sorted(MODULES))
 def test_layers(name):
     imported = own(name)
+    if name == "queryinst.modeling.meta_arch":
+        imported -= RULES_OF_LOADING
     if is_in(name, "modeling"):
         barred = ("engine", "data", "solver", "checkpoint", "model_zoo")
     elif is_in(name, "data", "solver", "checkpoint", "model_zoo"):

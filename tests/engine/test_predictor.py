@@ -10,6 +10,8 @@ from detectron2.modeling import build_model
 from PIL import Image
 
 from queryinst.checkpoint import QueryInstCheckpointer, build_meta
+from queryinst.checkpoint.meta import as_slim
+from queryinst.checkpoint.slim import is_slim, to_slim
 from queryinst.engine.predictor import Predictor, cfg_from_checkpoint
 from queryinst.testing import tiny_cfg
 
@@ -100,6 +102,23 @@ def test_without_meta_both_ways_out_are_named(tmp_path, model, image):
     assert path in str(caught.value) and "\n" not in str(caught.value)
     predictor = Predictor(tiny_cfg(MODEL__WEIGHTS=path))
     assert len(predictor(image)["instances"]) > 0
+
+
+@pytest.mark.parametrize("with_config_file", [False, True])
+def test_a_slim_checkpoint_predicts_as_the_full_one(tmp_path, model, image, with_config_file):
+    full = Predictor.from_checkpoint(save(tmp_path, model, meta_of(tiny_cfg())))
+    path = str(tmp_path / "slim.pth")
+    meta = as_slim(meta_of(tiny_cfg()))  # whose configuration may be that of the full model
+    torch.save({"model": to_slim(model.state_dict()), "meta": meta}, path)
+    if with_config_file:
+        slim = Predictor(tiny_cfg(MODEL__WEIGHTS=path))
+    else:
+        slim = Predictor.from_checkpoint(path, ["MODEL.QUERYINST.SLIM", "False"])
+    assert is_slim(slim.model.state_dict()) and slim.cfg.MODEL.QUERYINST.SLIM
+    found, expected = slim(image)["instances"], full(image)["instances"]
+    assert len(expected) > 0 and torch.equal(found.pred_masks, expected.pred_masks)
+    assert torch.equal(found.pred_boxes.tensor, expected.pred_boxes.tensor)
+    assert slim.metadata.thing_classes == NAMES
 
 
 def test_keys_of_another_detectron2_are_left_out(tmp_path, model):

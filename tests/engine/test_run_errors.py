@@ -61,6 +61,7 @@ def test_a_missing_config_file_ends_with_status_2(fails):
         ("SOLVER.AMP.ENABLED", "True", "mixed-precision training needs a GPU"),
         ("DATALOADER.NUM_WORKERS", "-1", "-1 must be >= 0"),
         ("TEST.AUG.ENABLED", "True", "there is no test-time augmentation"),
+        ("MODEL.QUERYINST.SLIM", "True", "MODEL.QUERYINST.SLIM is True: such a model has the last"),
         ("DATASETS.TRAIN", "('nobody',)", "DATASETS.TRAIN names 'nobody', which is not a reg"),
         ("DATASETS.TRAIN", "()", "DATASETS.TRAIN is empty"),
         ("DATASETS.TEST", "('tiny_vel',)", "DATASETS.TEST names 'tiny_vel', which is not"),
@@ -133,6 +134,11 @@ def without_masks(content):
     for annotation in content["annotations"]:
         del annotation["segmentation"]
     return content
+
+
+def test_a_slim_model_is_refused_before_any_data_are_read(fails):
+    said = fails("MODEL.QUERYINST.SLIM", "True", "DATASETS.TRAIN", "('nobody',)")
+    assert "training needs those of all stages; set MODEL.QUERYINST.SLIM False" in said
 
 
 def test_evaluation_without_weights(fails):

@@ -9,6 +9,8 @@ import pytest
 import torch
 from detectron2.utils import logger as detectron2_logger
 
+from queryinst.checkpoint.meta import as_slim
+from queryinst.checkpoint.slim import to_slim
 from queryinst.engine import main, setup_cfg
 
 TEST = ("DATASETS.TEST", "('tiny_val',)")
@@ -138,6 +140,29 @@ def test_a_box_detector_is_evaluated_by_its_boxes(evaluate, tmp_path):
     assert set(results["tiny_val"]) == {"bbox"} and "segmentation" not in found[0]
     log = (tmp_path / "output" / "log.txt").read_text()
     assert "MODEL.MASK_ON is False" in log and "mask AP" not in log.split("Results, in")[-1]
+
+
+@pytest.fixture(scope="module")
+def slim_file(trained):
+    final = torch.load(trained.output / "model_final.pth")
+    slim = {"model": to_slim(final["model"]), "meta": as_slim(final["meta"])}
+    torch.save(slim, trained.output / "slim.pth")
+    return "slim.pth"
+
+
+def test_a_slim_file_is_evaluated_as_it_is(evaluate, slim_file, tmp_path):
+    _, expected = evaluate()
+    _, found = evaluate(weights=slim_file)
+    assert found == expected
+    log = (tmp_path / "output" / "log.txt").read_text()
+    (said,) = [line for line in log.splitlines() if "is slim" in line]
+    assert said.endswith("its one mask head is all that evaluation runs"), "built so, not dropped"
+
+
+def test_training_from_a_slim_file_says_why_not(make_args, trained, slim_file, tmp_path):
+    with pytest.raises(ValueError, match="slim.pth is slim, .* training needs every one"):
+        main(make_args("MODEL.WEIGHTS", trained.output / slim_file))
+    assert not list((tmp_path / "output").glob("*.pth"))
 
 
 def test_two_test_sets_are_told_apart(evaluate):

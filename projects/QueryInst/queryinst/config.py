@@ -30,6 +30,9 @@ def _add_model_keys(cfg: CN) -> None:
     queryinst.NUM_CLS_FCS = 1  # hidden layers of the class branch; >= 0
     queryinst.NUM_REG_FCS = 3  # hidden layers of the box branch; >= 0
     queryinst.DROPOUT = 0.0  # probability, in self-attention and feed-forward network
+    # For prediction alone: of the mask heads only the last is built, which is the one that
+    # inference runs. A model that is built from a slim checkpoint is slim without this key.
+    queryinst.SLIM = False
     # Patterns (regular expressions, matched from the start of the name) of parameters that a
     # checkpoint may leave unfilled.
     queryinst.ALLOW_UNLOADED = ()

@@ -4,16 +4,16 @@ import logging
 import os
 from collections.abc import Mapping, Sequence
 from typing import IO, Any
-from urllib.parse import parse_qs, urlparse
 
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
 from torch import nn
 
-from .files import fetch, read_checkpoint, write_atomically
-from .layouts import tensors_of, to_model_names
+from .files import read_checkpoint, write_atomically
+from .layouts import tensors_of
 from .loading import plan_load
-from .meta import checked_meta, require_plain, without_numpy_scalars
+from .meta import as_slim, is_slim_meta, read_with_meta, require_plain, without_numpy_scalars
+from .slim import is_slim, unused_in_inference
 
 logger = logging.getLogger(__name__)
 
@@ -22,8 +22,9 @@ class QueryInstCheckpointer(DetectionCheckpointer):
     """Detectron2's checkpointer, whose files it reads and which reads its files, made strict.
 
     A model in evaluation mode must be filled completely. One in training mode may start from a
-    backbone or from another class count (`loading.plan_load` has the rules). No code that a file
-    holds is executed, and nothing in the model changes if its file is refused.
+    backbone or from another class count (`loading.plan_load` has the rules), but not from a slim
+    file (`slim.to_slim`). No code that a file holds is executed, and nothing in the model changes
+    if its file is refused.
     """
 
     def __init__(
@@ -38,8 +39,10 @@ class QueryInstCheckpointer(DetectionCheckpointer):
         """
         Args:
             model: its attribute `allow_unloaded`, if any, has the patterns of parameters that a
-                file may leave unfilled; DistributedDataParallel is seen through.
-            meta: what `save` writes as checkpoint["meta"] (`meta.build_meta`).
+                file may leave unfilled, its method `make_slim` drops what a slim file lacks;
+                DistributedDataParallel is seen through.
+            meta: what `save` writes as checkpoint["meta"] (`meta.build_meta`); of kind "slim" if
+                the model is.
             checkpointables: objects with state_dict() and load_state_dict(), saved by their names.
         """
         super().__init__(model, save_dir, save_to_disk=save_to_disk, **checkpointables)
@@ -59,7 +62,7 @@ class QueryInstCheckpointer(DetectionCheckpointer):
             raise ValueError(f"checkpoint name {name!r} must be without folders")
         data: dict[str, Any] = {"model": self.model.state_dict()}
         if self.meta is not None:
-            data["meta"] = self.meta
+            data["meta"] = as_slim(self.meta) if is_slim(data["model"]) else self.meta
         states = {key: obj.state_dict() for key, obj in self.checkpointables.items()}
         data.update(without_numpy_scalars({**states, **kwargs}))
         logger.info("Saving checkpoint to %s", path)
@@ -120,38 +123,51 @@ class QueryInstCheckpointer(DetectionCheckpointer):
         self, path: str, shown: str, checkpointables: Sequence[str], *, complete: bool
     ) -> dict[str, Any]:
         logger.info("Loading weights from %s", path)
-        checkpoint = read_checkpoint(fetch(_without_query(path, shown), shown), shown)
-        checked_meta(checkpoint, shown)
+        checkpoint, meta = read_with_meta(path, shown)
         tensors = tensors_of(checkpoint, shown)
         rest = dict(checkpoint) if "model" in checkpoint else {}
         rest.pop("model", None)
         if complete and (missing := [key for key in checkpointables if key not in rest]):
             raise ValueError(f"{shown} holds no state of {', '.join(missing)}")
-        self._fill(tensors, shown, complete)
+        self._fill(tensors, shown, complete=complete, slim=is_slim_meta(meta))
         for key in checkpointables:
             if key in rest:
                 self._restore(key, rest.pop(key), shown)
         return rest
 
-    def _fill(self, tensors: Mapping[str, torch.Tensor], shown: str, complete: bool) -> None:
+    def _fill(
+        self, tensors: Mapping[str, torch.Tensor], shown: str, *, complete: bool, slim: bool
+    ) -> None:
         state = self.model.state_dict()
-        try:
-            renamed = to_model_names(tensors, state)
-        except (KeyError, NotImplementedError) as error:
-            raise type(error)(f"{shown}: {error.args[0]}") from error
+        dropped = set(unused_in_inference(state)) if slim else set()
+        if dropped and self.model.training:
+            raise ValueError(
+                f"{shown} is slim, for evaluation and prediction alone: it lacks all mask heads but"
+                " the last, and training needs every one; start from the full file"
+            )
         plan = plan_load(
-            state,
-            renamed,
+            {name: value for name, value in state.items() if name not in dropped},
+            tensors,
             shown=shown,
             partial=self.model.training,
             allow_unloaded=getattr(self.model, "allow_unloaded", ()),
             complete=complete,
         )
+        if slim:
+            self._be_slim(shown, bool(dropped))
         for note in plan.notes:
             logger.info("%s", note)
         # Parameters that keep their values are handed to themselves, so that torch is strict too.
+        state = self.model.state_dict()
         state.update(plan.tensors)
         self.model.load_state_dict(state, strict=True)
+
+    def _be_slim(self, shown: str, is_full: bool) -> None:
+        """Say what is loaded; a model that still has what the file lacks loses it."""
+        dropping = "; the others of the model are dropped" if is_full else ""
+        logger.info("%s is slim: its one mask head is all that evaluation runs%s", shown, dropping)
+        if is_full and hasattr(self.model, "make_slim"):
+            self.model.make_slim()
 
     def _restore(self, key: str, state: Any, shown: str) -> None:
         logger.info("Loading %s", key)
@@ -168,13 +184,3 @@ class QueryInstCheckpointer(DetectionCheckpointer):
         """For callers of the base class: the same safe reading."""
         checkpoint = read_checkpoint(filename, filename)
         return checkpoint if "model" in checkpoint else {"model": checkpoint}
-
-
-def _without_query(path: str, shown: str) -> str:
-    """Detectron2 takes `?matching_heuristics=True` behind a path; rules do that here, unasked."""
-    if "?" not in path or os.path.exists(path):
-        return path
-    parsed = urlparse(path)
-    if unknown := set(parse_qs(parsed.query)) - {"matching_heuristics"}:
-        raise ValueError(f"{shown} has an unsupported query {sorted(unknown)[0]!r}")
-    return parsed._replace(query="").geturl()

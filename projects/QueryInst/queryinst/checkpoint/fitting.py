@@ -7,10 +7,13 @@ from typing import Any
 
 from torch import Tensor
 
+from .layouts import TRUNK
+from .slim import is_slim
+
 State = Mapping[str, Tensor]
 
 _STAGE = "cascade.stages.0."
-_MASK_STAGE = "mask_head.stages.0."
+_MASK_HEAD = re.compile(r"mask_head\.stages\.\d+\.")
 _CLASS_DEPENDENT = re.compile(
     r"(cascade\.stages\.\d+\.cls_logits|mask_head\.stages\.\d+\.mask_logits)\.(weight|bias)"
 )
@@ -60,13 +63,42 @@ def _has_masks(state: State) -> bool:
 
 
 def _is_class_agnostic(state: State) -> bool | None:
-    classes, channels = num_classes_of(state), _length(_MASK_STAGE + "mask_logits.bias")(state)
+    classes, channels = num_classes_of(state), _of_mask_head(_length("mask_logits.bias"))(state)
     return None if channels is None or classes == 1 else channels == 1
 
 
-def _of_masks(fact: Callable[[State], Any]) -> Callable[[State], Any]:
-    """A fact about the mask heads; none where there are no such heads."""
-    return lambda state: fact(state) if _has_masks(state) else None
+def _of_mask_head(fact: Callable[[State], Any]) -> Callable[[State], Any]:
+    """A fact about a mask head, whichever there is; none where there is none."""
+
+    def of_one(state: State) -> Any:
+        prefix = next((m[0] for name in state if (m := _MASK_HEAD.match(name))), None)
+        if prefix is None:
+            return None
+        return fact({n.removeprefix(prefix): v for n, v in state.items() if n.startswith(prefix)})
+
+    return of_one
+
+
+_BOTTLENECK_END = TRUNK + "res2.0.conv3.weight"
+# Blocks per stage and convolutions per block of ResNets, which their depth stands for.
+_DEPTHS: Mapping[tuple[int, ...], int] = {
+    (2, 2, 2, 2, 2): 18,
+    (3, 4, 6, 3, 2): 34,
+    (3, 4, 6, 3, 3): 50,
+    (3, 4, 23, 3, 3): 101,
+    (3, 8, 36, 3, 3): 152,
+}
+
+
+def _depth(state: State) -> int | None:
+    blocks = [_children(f"{TRUNK}res{stage}.")(state) for stage in range(2, 6)]
+    return _DEPTHS.get((*blocks, 3 if _BOTTLENECK_END in state else 2))
+
+
+def _width_per_group(state: State) -> int | None:
+    if _BOTTLENECK_END not in state:  # the two convolutions of a basic block have no such width
+        return None
+    return _length(TRUNK + "res2.0.conv2.weight", 1)(state)
 
 
 _FACTS: Sequence[tuple[str, Callable[[State], Any]]] = (
@@ -79,23 +111,43 @@ _FACTS: Sequence[tuple[str, Callable[[State], Any]]] = (
     ("MODEL.QUERYINST.NUM_REG_FCS", _children(_STAGE + "reg_fcs.")),
     ("MODEL.ROI_HEADS.NUM_CLASSES", num_classes_of),
     ("MODEL.ROI_BOX_HEAD.POOLER_RESOLUTION", _box_resolution),
-    ("MODEL.ROI_MASK_HEAD.NUM_CONV", _of_masks(_children(_MASK_STAGE + "convs."))),
-    ("MODEL.ROI_MASK_HEAD.CONV_DIM", _length(_MASK_STAGE + "deconv.bias")),
+    ("MODEL.ROI_MASK_HEAD.NUM_CONV", _of_mask_head(_children("convs."))),
+    ("MODEL.ROI_MASK_HEAD.CONV_DIM", _of_mask_head(_length("deconv.bias"))),
     ("MODEL.ROI_MASK_HEAD.CLS_AGNOSTIC_MASK", _is_class_agnostic),
+)
+_TRUNK_FACTS: Sequence[tuple[str, Callable[[State], Any]]] = (
+    ("MODEL.RESNETS.DEPTH", _depth),
+    ("MODEL.RESNETS.STEM_OUT_CHANNELS", _length(TRUNK + "stem.conv1.weight")),
+    ("MODEL.RESNETS.RES2_OUT_CHANNELS", _length(_BOTTLENECK_END)),
+    ("MODEL.RESNETS.WIDTH_PER_GROUP", _width_per_group),
 )
 
 
 def differing_facts(model_state: State, file_state: State) -> list[str]:
-    """The keys whose values differ between the model and a file, with both values."""
+    """The keys whose values differ between the model and a file, with both values.
+
+    What shapes don't tell, such as NUM_HEADS, is not among them.
+    """
+    if all(name.startswith(TRUNK) for name in file_state):
+        return _differing(_TRUNK_FACTS, model_state, file_state)
     if not (is_queryinst(model_state) and is_queryinst(file_state)):
         return []
+    differing = _differing((*_FACTS, *_TRUNK_FACTS), model_state, file_state)
+    if _has_masks(model_state) and not _has_masks(file_state):
+        differing.append("MODEL.MASK_ON is True, the file has no mask heads")
+    if _has_masks(model_state) and is_slim(file_state) and not is_slim(model_state):
+        differing.append("MODEL.QUERYINST.SLIM is False, the file has the last mask head alone")
+    return differing
+
+
+def _differing(
+    facts: Sequence[tuple[str, Callable[[State], Any]]], model_state: State, file_state: State
+) -> list[str]:
     differing = []
-    for key, fact in _FACTS:
+    for key, fact in facts:
         ours, theirs = fact(model_state), fact(file_state)
         if None not in (ours, theirs) and ours != theirs:
             differing.append(f"{key} is {ours}, the file has {theirs}")
-    if _has_masks(model_state) and not _has_masks(file_state):
-        differing.append("MODEL.MASK_ON is True, the file has no mask heads")
     return differing
 
 

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from .fitting import differing_facts, fits_but_for_classes, is_queryinst, num_classes_of
-from .layouts import TRUNK
+from .layouts import TRUNK, to_model_names
+from .slim import is_slim, unused_in_inference
 
 # Never read by a batch norm with momentum; set by the configuration alone.
 _OPTIONAL = re.compile(r"(.+\.)?num_batches_tracked|pixel_mean|pixel_std")
@@ -40,7 +41,8 @@ def plan_load(
 
     Args:
         model_state: the model's state dict.
-        file_state: the file's tensors under the model's names (`layouts.to_model_names`).
+        file_state: the file's tensors, by the names of any layout that `layouts.to_model_names`
+            knows.
         shown: how messages name the file.
         partial: the model is to be trained, so a backbone alone, or another class count, will do.
         allow_unloaded: MODEL.QUERYINST.ALLOW_UNLOADED, patterns from the start of a name.
@@ -48,8 +50,14 @@ def plan_load(
 
     Raises:
         ValueError: one line with what was left unfilled or unused, how many, and what to do.
+        KeyError: the names are MMDetection's, and no rule takes one of them.
     """
-    case = _Case(model_state, file_state, shown)
+    try:
+        renamed = to_model_names(file_state, model_state)
+    except (KeyError, NotImplementedError) as error:
+        raise type(error)(f"{shown}: {error.args[0]}") from error
+    case = _Case(model_state, renamed, shown)
+    case.accept_unused_mask_heads()
     if not complete:
         case.accept_unused_masks()
         case.accept_unloaded(allow_unloaded)
@@ -92,6 +100,17 @@ class _Case:
             self.notes.append(
                 f"{self.shown}: MODEL.MASK_ON is False, so its {len(masks)} tensors of mask_head"
                 " stay unused"
+            )
+
+    def accept_unused_mask_heads(self) -> None:
+        """A slim model takes what it has of a full file."""
+        heads = set(unused_in_inference(self.file_state))
+        unused = heads - self.model_state.keys()
+        if unused and is_slim(self.model_state):
+            self.unused = [name for name in self.unused if name not in heads]
+            self.notes.append(
+                f"{self.shown}: the model is slim (MODEL.QUERYINST.SLIM), so {len(unused)} tensors"
+                " of mask heads that evaluation never runs stay unused"
             )
 
     def accept_unloaded(self, patterns: Sequence[str]) -> None:

@@ -1,7 +1,9 @@
 """What a checkpoint says of itself: plain types only, so that any loader can read it."""
 
+import os
 from collections.abc import Mapping
 from typing import Any
+from urllib.parse import parse_qs, urlparse
 
 import numpy as np
 from detectron2.config import CfgNode
@@ -11,6 +13,7 @@ from .._version import __version__
 from .files import fetch, read_checkpoint
 
 FORMAT_VERSION = 1
+_FULL, _SLIM = "train", "slim"  # kinds of checkpoints
 
 
 def build_meta(cfg: CfgNode, dataset_name: str | None) -> dict[str, Any]:
@@ -23,10 +26,12 @@ def build_meta(cfg: CfgNode, dataset_name: str | None) -> dict[str, Any]:
 
     Returns:
         format_version, queryinst_version, config (yaml text), thing_classes (names; empty if
-        unknown), dataset_id_map ({id in the data set: class index}), input_format, kind "train".
+        unknown), dataset_id_map ({id in the data set: class index}), input_format, kind ("slim" by
+        MODEL.QUERYINST.SLIM, else "train").
     """
     metadata = MetadataCatalog.get(dataset_name) if dataset_name else None
     id_map = getattr(metadata, "thing_dataset_id_to_contiguous_id", None) or {}
+    slim = cfg.MODEL.QUERYINST.SLIM and cfg.MODEL.MASK_ON
     return {
         "format_version": FORMAT_VERSION,
         "queryinst_version": __version__,
@@ -34,8 +39,18 @@ def build_meta(cfg: CfgNode, dataset_name: str | None) -> dict[str, Any]:
         "thing_classes": [str(name) for name in getattr(metadata, "thing_classes", None) or ()],
         "dataset_id_map": {int(theirs): int(ours) for theirs, ours in id_map.items()},
         "input_format": str(cfg.INPUT.FORMAT),
-        "kind": "train",
+        "kind": _SLIM if slim else _FULL,
     }
+
+
+def as_slim(meta: Mapping[str, Any]) -> dict[str, Any]:
+    """The same `meta` for a file that holds the last mask head alone."""
+    return {**meta, "kind": _SLIM}
+
+
+def is_slim_meta(meta: Mapping[str, Any] | None) -> bool:
+    """Whether a checkpoint with this `meta` holds the last mask head alone."""
+    return (meta or {}).get("kind") == _SLIM
 
 
 def read_meta(path: str) -> dict[str, Any] | None:
@@ -44,16 +59,38 @@ def read_meta(path: str) -> dict[str, Any] | None:
     Raises:
         FileNotFoundError, ValueError: as `QueryInstCheckpointer.load` does for such a file.
     """
-    shown = f"MODEL.WEIGHTS {path}"
-    return checked_meta(read_checkpoint(fetch(path, shown), shown, mmap=True), shown)
+    return read_with_meta(path, f"MODEL.WEIGHTS {path}", mmap=True)[1]
 
 
-def checked_meta(checkpoint: Any, shown: str) -> dict[str, Any] | None:
-    """The `meta` within what a file held, if it is one of ours and no newer than we are.
+def read_with_meta(
+    path: str, shown: str, *, mmap: bool = False
+) -> tuple[Any, dict[str, Any] | None]:
+    """What a checkpoint holds, and the `meta` in it if it is one of ours.
+
+    Args:
+        path: file or URL, maybe with Detectron2's `?matching_heuristics=True` behind it.
+        shown: how messages name the file.
+        mmap: leave the tensors on the disk, if the format allows; for a look at the rest.
 
     Raises:
-        ValueError: a later version of this project wrote it.
+        FileNotFoundError, ValueError, ...: one line; it can't be read, or a later version of this
+            project wrote it.
     """
+    checkpoint = read_checkpoint(fetch(_without_query(path, shown), shown), shown, mmap=mmap)
+    return checkpoint, _checked_meta(checkpoint, shown)
+
+
+def _without_query(path: str, shown: str) -> str:
+    """Detectron2 takes `?matching_heuristics=True` behind a path; rules do that here, unasked."""
+    if "?" not in path or os.path.exists(path):
+        return path
+    parsed = urlparse(path)
+    if unknown := set(parse_qs(parsed.query)) - {"matching_heuristics"}:
+        raise ValueError(f"{shown} has an unsupported query {sorted(unknown)[0]!r}")
+    return parsed._replace(query="").geturl()
+
+
+def _checked_meta(checkpoint: Any, shown: str) -> dict[str, Any] | None:
     meta = checkpoint.get("meta") if isinstance(checkpoint, Mapping) else None
     if not isinstance(meta, dict) or "format_version" not in meta:
         return None

@@ -20,6 +20,7 @@ def check_run(cfg: CfgNode, *, training: bool, resume: bool = False) -> None:
         ImportError: evaluation needs a package that is not installed.
     """
     if training:
+        _check_full(cfg)
         check_solver(cfg)
         _check_batch(cfg)
         _check_checkpoints(cfg)
@@ -54,6 +55,14 @@ def check_output_dir(path: str) -> None:
     except OSError as error:
         reason = error.strerror or error
         raise PermissionError(f"cannot write to {path!r} ({reason}); set OUTPUT_DIR") from error
+
+
+def _check_full(cfg: CfgNode) -> None:
+    if cfg.MODEL.QUERYINST.SLIM and cfg.MODEL.MASK_ON:
+        raise ValueError(
+            "MODEL.QUERYINST.SLIM is True: such a model has the last mask head alone, and training"
+            " needs those of all stages; set MODEL.QUERYINST.SLIM False and start from a full file"
+        )
 
 
 def _check_batch(cfg: CfgNode) -> None:

@@ -9,6 +9,7 @@ from detectron2.evaluation import verify_results
 from detectron2.utils import comm
 
 from ..checkpoint import QueryInstCheckpointer
+from ..checkpoint.slim import fit_to_weights
 from ..data.checks import check_datasets
 from ..data.registration import register_from_args
 from .checks import check_output_dir, check_run
@@ -70,6 +71,8 @@ def train(cfg: CfgNode, resume: bool = False) -> Results:
 
 def evaluate(cfg: CfgNode, resume: bool = False) -> Results:
     """Evaluate MODEL.WEIGHTS, or with `resume` the last checkpoint; returns as `main` does."""
+    if not resume:  # the checkpointer knows better from which file
+        cfg = fit_to_weights(cfg)
     model = Trainer.build_model(cfg).eval()  # in eval mode weights must be complete
     checkpointer = QueryInstCheckpointer(model, cfg.OUTPUT_DIR)
     checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=resume)

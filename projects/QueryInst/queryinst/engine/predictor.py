@@ -14,6 +14,7 @@ from detectron2.engine import DefaultPredictor
 from detectron2.modeling import build_model
 
 from ..checkpoint import QueryInstCheckpointer, read_meta
+from ..checkpoint.slim import fit_to_weights
 from ..config import add_queryinst_config
 from ..data.augmentation import build_augmentations
 from ..devices import resolve_device
@@ -40,7 +41,7 @@ class Predictor(DefaultPredictor):
         """
         if cfg.INPUT.FORMAT not in ("RGB", "BGR"):
             raise ValueError(f"INPUT.FORMAT {cfg.INPUT.FORMAT!r} must be 'RGB' or 'BGR'")
-        self.cfg = cfg.clone()
+        self.cfg = fit_to_weights(cfg).clone()
         self.cfg.defrost()
         self.cfg.MODEL.DEVICE = resolve_device(cfg, training=False)
         self.model = build_model(self.cfg).eval()  # in eval mode the weights must be complete

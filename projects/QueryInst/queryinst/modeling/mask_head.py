@@ -105,26 +105,54 @@ class DynamicMaskHead(nn.Module):
         return logits.sigmoid().unflatten(1, mask_feats.shape[2:])
 
 
+class DroppedMaskHead(nn.Module):
+    """In the place of a mask head that a slim model goes without; the others keep their names."""
+
+    def forward(self, *args: Tensor) -> Tensor:
+        """Never.
+
+        Raises:
+            ValueError: always, with the reason.
+        """
+        raise ValueError(
+            "this model is slim: it has the last mask head alone, and training needs those of all"
+            " stages; set MODEL.QUERYINST.SLIM False and start from a full file"
+        )
+
+
 class MaskBranch(nn.Module):
     """14x14 pooler and one mask head per stage, run on the chosen queries only."""
 
     @configurable
-    def __init__(self, *, pooler: RoIFeaturePooler, stages: list[DynamicMaskHead]):
+    def __init__(self, *, pooler: RoIFeaturePooler, stages: list[nn.Module]):
+        """
+        Args:
+            stages: DynamicMaskHeads; all but the last may be DroppedMaskHeads.
+        """
         super().__init__()
         self.pooler = pooler
         self.stages = nn.ModuleList(stages)
 
     @classmethod
     def from_config(cls, cfg, input_shape):
+        num_stages = cfg.MODEL.QUERYINST.NUM_STAGES
+        num_dropped = max(num_stages - 1, 0) if cfg.MODEL.QUERYINST.SLIM else 0
+        stages = [DroppedMaskHead() for _ in range(num_dropped)]
+        stages += [DynamicMaskHead(cfg) for _ in range(num_stages - num_dropped)]
         return {
             "pooler": build_pooler(cfg, cfg.MODEL.ROI_MASK_HEAD, input_shape),
-            "stages": [DynamicMaskHead(cfg) for _ in range(cfg.MODEL.QUERYINST.NUM_STAGES)],
+            "stages": stages,
         }
 
     @property
     def last(self) -> DynamicMaskHead:
         """The one head that inference needs."""
         return cast(DynamicMaskHead, self.stages[-1])
+
+    def make_slim(self) -> None:
+        """Give up all heads but the last, which are the ones that training alone runs."""
+        for index in range(len(self.stages) - 1):
+            self.stages[index] = DroppedMaskHead()
 
     def forward(
         self, features: list[Tensor], outputs: list[StageOutput], matches: list[MatchedIndices]
@@ -138,7 +166,11 @@ class MaskBranch(nn.Module):
         Returns:
             One (M, K, 2H, 2W) per stage. With M = 0 and norms that do not talk to other processes
             an empty one that keeps the head's parameters in the graph.
+
+        Raises:
+            ValueError: heads were dropped.
         """
+        self.require_all()
         num_queries = outputs[0].boxes.shape[1]
         rows = [match.query_idx for match in matches]
         boxes = [output.boxes.detach().flatten(0, 1)[idx] for output, idx in zip(outputs, rows)]
@@ -150,6 +182,12 @@ class MaskBranch(nn.Module):
             _run_or_keep_graph(cast(DynamicMaskHead, stage), queries, feats)
             for stage, queries, feats in zip(self.stages, mask_queries, roi_feats)
         ]
+
+    def require_all(self) -> None:
+        """Raise a ValueError if heads were dropped."""
+        for stage in self.stages:
+            if isinstance(stage, DroppedMaskHead):
+                stage()
 
     def predict(
         self, features: list[Tensor], output: StageOutput, query_rows: Tensor, classes: Tensor

@@ -1,20 +1,29 @@
 """QueryInst: the meta architecture."""
 
+import logging
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 from detectron2.config import configurable
 from detectron2.modeling import META_ARCH_REGISTRY, Backbone
-from detectron2.structures import BitMasks, ImageList, Instances
+from detectron2.structures import ImageList, Instances
 from detectron2.utils.events import get_event_storage
 from torch import Tensor, nn
 
-from ..structures import BatchTargets, PreciseBoxes, StageOutput
+from ..checkpoint.loading import plan_load
+from ..checkpoint.mmdet import is_mmdet
+from ..structures import PreciseBoxes, StageOutput
 from .backbone import build_fpn_backbone, use_running_statistics
 from .cascade import QueryCascade
 from .criterion import SetCriterion
+from .ground_truth import batch_targets
 from .initial_queries import InitialQueries
 from .mask_head import MaskBranch
 from .matcher import HungarianMatcher
 from .postprocessing import TopK, postprocess, select_topk
+
+logger = logging.getLogger(__name__)
 
 
 @META_ARCH_REGISTRY.register()
@@ -111,6 +120,35 @@ class QueryInst(nn.Module):
             use_running_statistics(self.backbone)
         return self
 
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict=True, assign=False):
+        """As nn.Module's, but that MMDetection's names are converted, and then nothing is lenient.
+
+        Detectron2's checkpointer brings a bare state dict here and would only warn of what is left.
+
+        Raises:
+            ValueError, KeyError: one line; MMDetection's names, and not a file for this model, by
+                the rules of `checkpoint.QueryInstCheckpointer`.
+        """
+        own = self.state_dict()
+        if is_mmdet(name for name in state_dict if name not in own):
+            plan = plan_load(
+                own,
+                state_dict,
+                shown="a state dict in MMDetection's names",
+                partial=self.training,
+                allow_unloaded=self.allow_unloaded,
+            )
+            for note in plan.notes:
+                logger.info("%s", note)
+            own.update(plan.tensors)
+            state_dict, strict = own, True
+        return super().load_state_dict(state_dict, strict=strict, assign=assign)
+
+    def make_slim(self) -> None:
+        """Give up the parameters that training alone needs, as with MODEL.QUERYINST.SLIM."""
+        if self.mask_head is not None:
+            self.mask_head.make_slim()
+
     def forward(self, batched_inputs: list[dict]) -> dict[str, Tensor] | list[dict]:
         """Losses in training, detections otherwise.
 
@@ -123,12 +161,16 @@ class QueryInst(nn.Module):
             In training the weighted losses of every stage by name. Otherwise one
             ``{"instances": Instances}`` per image with pred_boxes, scores, pred_classes, pred_masks
             (D, height, width) bool and query_idx, by falling score.
+
+        Raises:
+            ValueError: in training; the model is slim, or instances have no masks.
         """
         if not self.training:
             return self.inference(batched_inputs)
         images = self.preprocess_image(batched_inputs)
         whwh = self._whwh(torch.tensor(images.image_sizes, device=self.device))
-        targets = self._batch_targets([x["instances"] for x in batched_inputs], whwh)
+        instances = [x["instances"].to(self.device) for x in batched_inputs]
+        targets = batch_targets(instances, whwh, with_masks=self.mask_head is not None)
         features, outputs = self._run_cascade(images.tensor, whwh)
         matches = self.matcher(outputs, targets)
         mask_logits = None
@@ -244,33 +286,3 @@ class QueryInst(nn.Module):
     def _whwh(self, image_sizes: Tensor) -> Tensor:
         """(N, 2) height, width -> (N, 4) width, height, width, height in the parameters' dtype."""
         return image_sizes.flip(1).repeat(1, 2).to(self.initial_queries.boxes_cxcywh_norm)
-
-    def _batch_targets(self, instances: list[Instances], whwh: Tensor) -> BatchTargets:
-        """All images' ground truth in one row.
-
-        Raises:
-            ValueError: instances without masks although masks are on.
-        """
-        instances = [x.to(self.device) for x in instances]
-        masks = None
-        if self.mask_head is not None:
-            masks = [_masks_of(x) for x in instances]
-        return BatchTargets(
-            boxes=torch.cat([x.gt_boxes.tensor for x in instances]).to(whwh),
-            classes=torch.cat([x.gt_classes for x in instances]),
-            num_per_image=[len(x) for x in instances],
-            whwh=whwh,
-            masks=masks,
-        )
-
-
-def _masks_of(instances: Instances):
-    if instances.has("gt_masks"):
-        return instances.gt_masks
-    if len(instances):
-        raise ValueError(
-            f"{len(instances)} instances have no masks; give the data set masks, or train a box "
-            "detector with MODEL.MASK_ON False"
-        )
-    empty = torch.zeros(0, *instances.image_size, dtype=torch.bool)
-    return BitMasks(empty).to(instances.gt_boxes.device)

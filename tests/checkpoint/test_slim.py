@@ -1,0 +1,192 @@
+"""Slim files: what is dropped, what they are loaded into, and what they refuse to be used for."""
+
+import pytest
+import torch
+from detectron2.checkpoint import DetectionCheckpointer
+from detectron2.modeling import build_model
+from torch import nn
+
+from queryinst.checkpoint import QueryInstCheckpointer, build_meta, read_meta
+from queryinst.checkpoint.slim import fit_to_weights, is_slim, to_slim
+from queryinst.testing import tiny_cfg
+
+SLIM = {"MODEL__QUERYINST__SLIM": True}
+DROPPED = "mask_head.stages.0."
+
+
+def state_without_the_first_head(model):
+    return {n: v for n, v in model.state_dict().items() if not n.startswith(DROPPED)}
+
+
+@pytest.fixture
+def source(make_model):
+    return make_model(1)
+
+
+@pytest.fixture
+def slim_file(source, tmp_path):
+    meta = build_meta(tiny_cfg(**SLIM), None)
+    torch.save({"model": to_slim(source.state_dict()), "meta": meta}, tmp_path / "slim.pth")
+    return str(tmp_path / "slim.pth")
+
+
+def assert_holds(model, state):
+    ours = model.state_dict()
+    assert list(ours) == list(state)
+    assert all(torch.equal(value, ours[name]) for name, value in state.items())
+
+
+def refused(model, path, match, snapshot, **options):
+    changed = snapshot(model)
+    loader = QueryInstCheckpointer(model, options.get("save_dir", ""))
+    with pytest.raises(ValueError, match=match) as error:
+        loader.resume_or_load(path, resume="save_dir" in options)
+    assert "\n" not in str(error.value) and path in str(error.value)
+    assert not changed()
+
+
+def test_what_is_dropped(source):
+    state = source.state_dict()
+    slim = to_slim(state)
+    assert slim.keys() == state_without_the_first_head(source).keys()
+    assert all(value is state[name] for name, value in slim.items())
+    assert is_slim(slim) and not is_slim(state) and not is_slim([])
+
+
+def test_only_the_highest_of_many_heads_is_kept():
+    names = [f"mask_head.stages.{i}.deconv.bias" for i in (10, 2, 9)] + ["cascade.stages.0.x"]
+    assert list(to_slim(dict.fromkeys(names, 0))) == ["mask_head.stages.10.deconv.bias", names[-1]]
+
+
+@pytest.mark.parametrize(
+    "overrides, slim, match",
+    [
+        ({"MODEL__MASK_ON": False}, False, "tensors hold no mask heads .* MODEL.MASK_ON True"),
+        ({"MODEL__QUERYINST__NUM_STAGES": 1}, False, "one mask head alone: they are slim already"),
+        ({}, True, "one mask head alone: they are slim already"),
+    ],
+)
+def test_nothing_to_drop(make_model, overrides, slim, match):
+    state = make_model(**overrides).state_dict()
+    state = to_slim(state) if slim else state
+    with pytest.raises(ValueError, match=match) as error:
+        to_slim(state)
+    assert "\n" not in str(error.value) and f"these {len(state)} tensors" in str(error.value)
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_a_slim_model_is_filled(make_model, source, slim_file, messages, training):
+    model = make_model(2, **SLIM).train(training)
+    QueryInstCheckpointer(model).load(slim_file)
+    assert_holds(model, state_without_the_first_head(source))
+    said = f"MODEL.WEIGHTS {slim_file} is slim: its one mask head is all that evaluation runs"
+    assert messages("is slim") == [said]
+
+
+@pytest.mark.parametrize("wrap", [lambda model: model, nn.DataParallel])
+def test_a_full_model_in_evaluation_mode_becomes_slim(
+    make_model, source, slim_file, messages, wrap
+):
+    model = make_model(2).eval()
+    QueryInstCheckpointer(wrap(model)).load(slim_file)
+    assert_holds(model, state_without_the_first_head(source))
+    (line,) = messages("is slim")
+    assert slim_file in line and line.endswith("; the others of the model are dropped")
+
+
+def test_a_full_model_in_training_mode_is_refused(make_model, slim_file, snapshot):
+    match = "is slim, for evaluation .* lacks all mask heads but the last, and training needs every"
+    refused(make_model(2), slim_file, match, snapshot)
+    model = make_model(2)
+    model.allow_unloaded = ("mask_head",)
+    refused(model, slim_file, match, snapshot)
+
+
+def test_training_does_not_go_on_from_a_slim_file(make_model, slim_file, snapshot, tmp_path):
+    (tmp_path / "last_checkpoint").write_text("slim.pth")
+    refused(make_model(2), slim_file, "is slim, .*training", snapshot, save_dir=str(tmp_path))
+    model = make_model(2).eval()  # --eval-only --resume
+    QueryInstCheckpointer(model, str(tmp_path)).resume_or_load("", resume=True)
+    assert is_slim(model.state_dict())
+
+
+def test_a_slim_file_that_does_not_fit_changes_nothing(make_model, slim_file, snapshot):
+    model = make_model(2, MODEL__QUERYINST__NUM_STAGES=3).eval()
+    refused(model, slim_file, "MODEL.QUERYINST.NUM_STAGES is 3, the file has 2", snapshot)
+    model = make_model(2, MODEL__ROI_MASK_HEAD__NUM_CONV=2, **SLIM).eval()
+    refused(model, slim_file, "MODEL.ROI_MASK_HEAD.NUM_CONV is 2, the file has 4", snapshot)
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_a_box_detector_takes_the_rest(make_model, source, slim_file, messages, training):
+    model = make_model(2, MODEL__MASK_ON=False).train(training)
+    QueryInstCheckpointer(model).load(slim_file)
+    state = source.state_dict()
+    assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
+    assert len(messages("MODEL.MASK_ON is False")) == 1
+
+
+@pytest.mark.parametrize("resume", [False, True])
+@pytest.mark.parametrize("training", [False, True])
+def test_a_slim_model_takes_its_part_of_a_full_file(
+    make_model, source, tmp_path, messages, training, resume
+):
+    QueryInstCheckpointer(source, str(tmp_path)).save("full")
+    model = make_model(2, **SLIM).train(training)
+    loader = QueryInstCheckpointer(model, str(tmp_path))
+    loader.resume_or_load(str(tmp_path / "full.pth"), resume=resume)
+    assert_holds(model, state_without_the_first_head(source))
+    num = sum(name.startswith(DROPPED) for name in source.state_dict())
+    (line,) = messages("stay unused")
+    assert "full.pth" in line and f"(MODEL.QUERYINST.SLIM), so {num} tensors of mask heads" in line
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_without_our_meta_a_slim_file_is_an_incomplete_one(
+    make_model, source, snapshot, tmp_path, training
+):
+    torch.save(to_slim(source.state_dict()), tmp_path / "bare.pth")
+    match = "MODEL.QUERYINST.SLIM is False, the file has the last mask head alone"
+    refused(make_model(2).train(training), str(tmp_path / "bare.pth"), match, snapshot)
+    slim = make_model(2, **SLIM)
+    QueryInstCheckpointer(slim).load(str(tmp_path / "bare.pth"))
+    assert_holds(slim, state_without_the_first_head(source))
+
+
+@pytest.mark.parametrize("built_slim", [True, False])
+def test_a_slim_model_is_saved_as_one(make_model, tmp_path, built_slim):
+    model, cfg = make_model(1), tiny_cfg()
+    if built_slim:
+        model, cfg = make_model(1, **SLIM), tiny_cfg(**SLIM)
+    model.make_slim()
+    saver = QueryInstCheckpointer(model, str(tmp_path), meta=build_meta(cfg, None))
+    saver.save("slim")
+    assert read_meta(str(tmp_path / "slim.pth"))["kind"] == "slim"
+    fresh = make_model(2, **SLIM)
+    QueryInstCheckpointer(fresh).load(str(tmp_path / "slim.pth"))
+    assert_holds(fresh, model.state_dict())
+    rest = DetectionCheckpointer(make_model(2, **SLIM)).load(str(tmp_path / "slim.pth"))
+    assert rest["meta"]["kind"] == "slim"
+
+
+def test_kinds_by_the_configuration():
+    kinds = [build_meta(tiny_cfg(**keys), None)["kind"] for keys in ({}, SLIM)]
+    assert kinds == ["train", "slim"]
+    assert build_meta(tiny_cfg(MODEL__MASK_ON=False, **SLIM), None)["kind"] == "train"
+
+
+def test_a_configuration_is_fitted_to_its_weights(make_model, slim_file, source, tmp_path):
+    QueryInstCheckpointer(source, str(tmp_path), meta=build_meta(tiny_cfg(), None)).save("full")
+    for weights in ("", str(tmp_path / "full.pth")):
+        cfg = tiny_cfg(MODEL__WEIGHTS=weights)
+        assert fit_to_weights(cfg) is cfg and not cfg.MODEL.QUERYINST.SLIM
+    for weights in (slim_file, f"{slim_file}?matching_heuristics=True"):
+        cfg = tiny_cfg(MODEL__WEIGHTS=weights)
+        assert fit_to_weights(cfg).MODEL.QUERYINST.SLIM and not fit_to_weights(cfg).is_frozen()
+        cfg.freeze()
+        assert fit_to_weights(cfg).is_frozen() and not cfg.MODEL.QUERYINST.SLIM
+        model = build_model(fit_to_weights(cfg)).eval()
+        QueryInstCheckpointer(model).load(weights)
+        assert_holds(model, state_without_the_first_head(source))
+    with pytest.raises(FileNotFoundError, match="none.pth does not exist"):
+        fit_to_weights(tiny_cfg(MODEL__WEIGHTS=str(tmp_path / "none.pth")))
