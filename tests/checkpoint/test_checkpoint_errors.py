@@ -12,7 +12,7 @@ import pytest
 import torch
 from detectron2.utils.file_io import PathManager
 
-from queryinst.checkpoint import QueryInstCheckpointer, convert_mmdet_state_dict, read_meta
+from queryinst.checkpoint import QueryInstCheckpointer, read_meta
 
 
 class Counter:
@@ -134,7 +134,8 @@ def test_callables_are_refused_by_name(refused, tmp_path, name):
 
 def test_harmless_objects_are_refused_too(refused, tmp_path):
     torch.save({"model": {}, "args": Namespace(a=1)}, tmp_path / "w.pth")
-    refused(tmp_path / "w.pth", ValueError, "the Python object argparse.Namespace, .* only tensors")
+    text = refused(tmp_path / "w.pth", ValueError, "the Python object argparse.Namespace, ")
+    assert "only tensors" in text and "tools/convert_checkpoint.py --allow-pickle" in text
 
 
 def test_other_codecs_are_not_looked_up(refused, tmp_path):
@@ -185,16 +186,6 @@ def test_no_weights_within(refused, tmp_path, data, match):
     else:
         torch.save(data, tmp_path / "w.pth")
     refused(tmp_path / "w.pth", ValueError, match)
-
-
-@pytest.mark.parametrize("key", [None, "state_dict"])
-def test_mmdetection_files_are_not_there_yet(refused, tmp_path, key):
-    state = {"backbone.conv1.weight": torch.zeros(1), "rpn_head.init_proposal_bboxes.weight": 0}
-    state["rpn_head.init_proposal_bboxes.weight"] = torch.zeros(1)
-    torch.save({"meta": {"epoch": 36}, key: state} if key else state, tmp_path / "mmdet.pth")
-    refused(tmp_path / "mmdet.pth", NotImplementedError, "these 2 tensors have MMDetection's names")
-    with pytest.raises(NotImplementedError, match="2 tensors"):
-        convert_mmdet_state_dict(state)
 
 
 def test_later_format_is_refused(refused, tmp_path):

@@ -4,15 +4,15 @@
 """
 
 import os
-import pickle
 import re
-from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import IO, Any
 
-import numpy as np
 import torch
 from detectron2.utils.file_io import Detectron2Handler, PathManager
+
+from .safetensors_files import compact, is_safetensors, read_safetensors, safetensors_bytes
+from .unpickling import load_pickle, load_pickle_with_code, load_torch, load_torch_with_code
 
 # How files begin: those of torch.save since 1.6, those before (a pickled magic number), and any
 # pickle of protocol 2 or later.
@@ -20,65 +20,7 @@ _ZIP_MAGIC = b"PK\x03\x04"
 _LEGACY_MAGIC = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
 _PICKLE_MAGIC = b"\x80"
 
-# What arrays, dtypes and scalars pickle to. Asked of numpy itself, as its modules have moved.
-_ARRAY_FROM_NOTHING: Any = np.zeros(1).__reduce__()[0]
-_ARRAY_FROM_BUFFER: Any = np.zeros(1).__reduce_ex__(5)[0]
-_SCALAR: Any = np.float64(0).__reduce__()[0]
-_NUMERIC = "? b B h H i I l L q Q e f d g F D G".split()
-
-
-def _encode_latin1(text: str, encoding: str) -> bytes:
-    """What bytes are in pickles of protocol 2; no other codec is looked up."""
-    if encoding != "latin1":
-        raise pickle.UnpicklingError(f"codec {encoding!r} in a pickle")
-    return text.encode("latin1")
-
-
-def _admitted_globals() -> dict[str, Any]:
-    admitted: dict[str, Any] = {
-        "numpy.ndarray": np.ndarray,
-        "numpy.dtype": np.dtype,
-        "_codecs.encode": _encode_latin1,
-        "collections.OrderedDict": OrderedDict,
-    }
-    for core in ("numpy.core", "numpy._core"):  # numpy 1 and 2
-        admitted[f"{core}.multiarray._reconstruct"] = _ARRAY_FROM_NOTHING
-        admitted[f"{core}.multiarray.scalar"] = _SCALAR
-        admitted[f"{core}.numeric._frombuffer"] = _ARRAY_FROM_BUFFER
-    for builtins in ("builtins", "__builtin__"):  # Python 3 and 2
-        for plain in (set, frozenset, bytes, bytearray, complex):
-            admitted[f"{builtins}.{plain.__name__}"] = plain
-    return admitted
-
-
-_ADMITTED = _admitted_globals()
-
-
-class NumpyUnpickler(pickle.Unpickler):
-    """Admits numpy arrays, dtypes, scalars and plain containers; nothing that could run code."""
-
-    def find_class(self, module: str, name: str) -> Any:
-        """The admitted object of that name.
-
-        Raises:
-            UnpicklingError: the pickle wants anything else; the message names it.
-        """
-        try:
-            return _ADMITTED[f"{module}.{name}"]
-        except KeyError:
-            raise pickle.UnpicklingError(_wanted(f"{module}.{name}")) from None
-
-
-def _wanted(name: str) -> str:
-    return f"GLOBAL {name} was not an allowed global"
-
-
-def _torch_load(path: str, mmap: bool) -> Any:
-    """torch.load that admits numpy's arrays and scalars beside tensors and plain containers."""
-    admitted: list[Any] = [(v, n) for n, v in _ADMITTED.items() if n != "_codecs.encode"]
-    admitted += {type(np.dtype(code)) for code in _NUMERIC}
-    with torch.serialization.safe_globals(admitted):
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
+_OWN_SCHEME = "queryinst://"  # the errors of its handler, in model_zoo, need nothing added
 
 
 def fetch(path: str, shown: str) -> str:
@@ -91,11 +33,15 @@ def fetch(path: str, shown: str) -> str:
     try:
         local = PathManager.get_local_path(path)
     except OSError as error:
+        if path.startswith(_OWN_SCHEME):
+            raise
         raise ConnectionError(
             f"{shown} could not be downloaded ({_first_line(error)}); with no network, get"
             f" {_address(path)} by other means and name the local file"
         ) from error
     except Exception as error:  # each handler of PathManager has its own for a name it lacks
+        if path.startswith(_OWN_SCHEME):
+            raise
         raise FileNotFoundError(f"{shown} names no file: {_first_line(error)}") from error
     if os.path.isdir(local):
         raise IsADirectoryError(f"{shown} is a folder; name the checkpoint file in it")
@@ -111,12 +57,17 @@ def _address(path: str) -> str:
     return path.replace(Detectron2Handler.PREFIX, Detectron2Handler.S3_DETECTRON2_PREFIX)
 
 
-def read_checkpoint(path: str, shown: str, *, mmap: bool = False) -> Any:
+def read_checkpoint(
+    path: str, shown: str, *, mmap: bool = False, allow_pickle: bool = False
+) -> Any:
     """What a local checkpoint file holds, tensors on the CPU; nothing in the file is executed.
 
     Args:
-        path: a local `.pth` of torch.save, or a pickle of numpy arrays.
+        path: a local `.pth` of torch.save, a pickle of numpy arrays, or a safetensors file, told
+            apart by how they begin. The last gives {"model": tensors, "meta": dict if it has one}.
         mmap: leave the tensors on the disk, if the format allows; for a look at the rest.
+        allow_pickle: for the conversion tool alone, of files whose maker is trusted: admit any
+            Python object, and so execute what the file holds.
 
     Raises:
         ValueError: empty, truncated, not a checkpoint, or it needs more than tensors, numpy arrays
@@ -128,18 +79,21 @@ def read_checkpoint(path: str, shown: str, *, mmap: bool = False) -> Any:
     if not head:
         raise ValueError(f"{shown} is an empty file")
     is_zip, is_legacy = head.startswith(_ZIP_MAGIC), head == _LEGACY_MAGIC
-    is_pickle = not is_zip and not is_legacy
-    if is_pickle and not head.startswith(_PICKLE_MAGIC) and not path.endswith(".pkl"):
+    is_torch = is_zip or is_legacy
+    if not is_torch and is_safetensors(path, head):
+        return read_safetensors(path, shown)
+    if not is_torch and not head.startswith(_PICKLE_MAGIC) and not path.endswith(".pkl"):
         raise ValueError(f"{shown} is not a checkpoint: it starts with {head!r}")
     try:
-        if is_pickle:
-            with open(path, "rb") as file:
-                return NumpyUnpickler(file, encoding="latin1").load()
-        return _torch_load(path, mmap and is_zip)
+        if is_torch and allow_pickle:
+            return load_torch_with_code(path)
+        if is_torch:
+            return load_torch(path, mmap and is_zip)
+        return load_pickle_with_code(path) if allow_pickle else load_pickle(path)
     except MemoryError:
         raise
     except Exception as error:  # damaged bytes raise nearly anything
-        raise ValueError(f"{shown} {_explain(error, damaged=is_zip or is_legacy)}") from error
+        raise ValueError(f"{shown} {_explain(error, damaged=is_torch)}") from error
 
 
 def _explain(error: Exception, damaged: bool) -> str:
@@ -148,7 +102,8 @@ def _explain(error: Exception, damaged: bool) -> str:
     if name:
         return (
             f"is not loaded: it wants the Python object {name[1]}, and of a checkpoint only"
-            " tensors, numpy arrays and plain containers are admitted; save it again without"
+            " tensors, numpy arrays and plain containers are admitted; if you trust who made it,"
+            " tools/convert_checkpoint.py --allow-pickle makes a file without such objects of it"
         )
     if damaged or "truncated" in text or "ran out of input" in text.lower():
         return f"is truncated or damaged ({_first_line(error)}); copy or download it again"
@@ -162,7 +117,46 @@ def _first_line(error: Exception) -> str:
     return lines[0][:160] if lines else type(error).__name__
 
 
-def write_atomically(path: str, write: Callable[[IO[bytes]], None]) -> None:
+def write_checkpoint(path: str, checkpoint: Mapping[str, Any]) -> None:
+    """Write a checkpoint whole or not at all, in the format that the suffix names.
+
+    Args:
+        path: `.pth`, for torch.save, or `.safetensors`.
+        checkpoint: {"model": state dict}, or "state_dict" for MMDetection, and all else that is to
+            be kept. A safetensors file can keep "meta" alone.
+
+    Raises:
+        ValueError: another suffix, or content that the format can't hold.
+        OSError: one line; what was there before is unharmed.
+    """
+    check_suffix(path)
+    key = "model" if "model" in checkpoint else "state_dict"
+    tensors = compact(checkpoint[key])
+    place = "it must be in a folder that can be written to, with room left"
+    if path.endswith(".safetensors"):
+        others = [name for name in checkpoint if name not in (key, "meta")]
+        if others:
+            raise ValueError(
+                f"{path} can hold weights and meta, not {', '.join(others)}; write a .pth file"
+            )
+        content = safetensors_bytes(tensors, checkpoint.get("meta"))
+        write_atomically(path, lambda file: file.write(content), place)
+        return
+    data = {**checkpoint, key: tensors}
+    write_atomically(path, lambda file: torch.save(data, file), place)
+
+
+def check_suffix(path: str) -> None:
+    """Raise a ValueError unless `write_checkpoint` knows the format."""
+    if not path.endswith((".pth", ".safetensors")):
+        raise ValueError(f"{path} must end in .pth or .safetensors, which names the file's format")
+
+
+def write_atomically(
+    path: str,
+    write: Callable[[IO[bytes]], Any],
+    advice: str = "OUTPUT_DIR must be a folder that can be written to, with room left",
+) -> None:
     """Let `write` fill a file that gets the name `path` only when all of it is on the disk.
 
     Missing folders are made. A path that is a URL is left to its handler of PathManager.
@@ -186,10 +180,7 @@ def write_atomically(path: str, write: Callable[[IO[bytes]], None]) -> None:
         _sync_folder(folder)
     except (OSError, RuntimeError) as error:  # torch's zip writer turns a full disk into the latter
         _remove_quietly(temporary)
-        raise OSError(
-            f"cannot write {path} ({_first_line(error)}); OUTPUT_DIR must be a folder that can be"
-            " written to, with room left"
-        ) from error
+        raise OSError(f"cannot write {path} ({_first_line(error)}); {advice}") from error
 
 
 def _sync_folder(folder: str) -> None:
