@@ -42,6 +42,7 @@ class Difference:
 
     Attributes:
         largest: absolute difference, the largest; for integers and bools, how many differ.
+        scale: largest absolute value of the reference.
         relative_norm: norm of the difference over the norm of the reference, of all together.
         worst_norm: the same for the one tensor where it is largest, `worst` its key.
     """
@@ -49,6 +50,7 @@ class Difference:
     exact: bool
     largest: float = 0.0
     count: int = 0
+    scale: float = 0.0
     worst_norm: float = 0.0
     worst: str = ""
     _squares: list[float] = field(default_factory=lambda: [0.0, 0.0])
@@ -58,6 +60,11 @@ class Difference:
         difference, reference = self._squares
         return (difference / reference) ** 0.5 if reference else float(difference > 0)
 
+    def figures(self) -> dict[str, float]:
+        """As plain numbers."""
+        names = ("largest", "count", "scale", "relative_norm", "worst_norm")
+        return {name: getattr(self, name) for name in names}
+
     def add(self, key: str, ours: Tensor, theirs: Tensor) -> None:
         self.count += theirs.numel()
         if self.exact:
@@ -66,6 +73,7 @@ class Difference:
         if not theirs.numel():
             return
         theirs = theirs.double()
+        self.scale = max(self.scale, float(theirs.abs().max()))
         difference = ours.double() - theirs
         self.largest = max(self.largest, float(difference.abs().max()))
         squares = float(difference.square().sum()), float(theirs.square().sum())

@@ -1,7 +1,7 @@
 """What MMDetection's QueryInst computes, quantity by quantity, under the names of `our_runs`.
 
-Keys: input, fpn/p2, stage0/{boxes, class_logits, query_feats, mask_queries, pooled_box, pooled_mask,
-matches, mask_targets, mask_logits}, loss/<name here>, grad/<MMDetection's name>, buffer/<the same>,
+Keys: input, fpn/p2, stage0/{boxes, class_logits, query_feats, mask_queries, pooled_box, matches,
+pooled_mask, mask_targets, mask_logits}, loss/<name here>, grad/<MMDetection's name>, buffer/<same>,
 image0/{topk, scores, boxes, mask_scores, output_boxes, output_masks}.
 """
 

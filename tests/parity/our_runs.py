@@ -1,7 +1,7 @@
 """What this project's QueryInst computes, under the same names as `mmdet_runs`.
 
-Keys: input, fpn/p2, stage0/{boxes, class_logits, query_feats, mask_queries, pooled_box, pooled_mask,
-matches, mask_targets, mask_logits}, loss/<name>, grad/<name>, buffer/<name>,
+Keys: input, fpn/p2, stage0/{boxes, class_logits, query_feats, mask_queries, pooled_box, matches,
+pooled_mask, mask_targets, mask_logits}, loss/<name>, grad/<name>, buffer/<name>,
 image0/{topk, scores, boxes, mask_scores, output_boxes, output_masks}.
 """
 
@@ -49,7 +49,7 @@ def narrow_cfg(
 
 
 def zoo_cfg(name: str) -> CfgNode:
-    """The configuration of a zoo model, on the CPU, with as many detections as MMDetection keeps."""
+    """Of a zoo model, on the CPU, with as many detections as MMDetection keeps."""
     cfg = model_zoo.get_config(f"COCO-InstanceSegmentation/{name}.yaml")
     cfg.MODEL.DEVICE = "cpu"
     cfg.TEST.DETECTIONS_PER_IMAGE = cfg.MODEL.QUERYINST.NUM_QUERIES
@@ -61,6 +61,13 @@ def build(cfg: CfgNode, state: dict[str, Array], dtype: torch.dtype) -> torch.nn
     model = build_model(cfg)
     set_weights(model, state, dtype)
     return model
+
+
+def build_without_weights(cfg: CfgNode) -> torch.nn.Module:
+    """Names and shapes alone."""
+    cfg.MODEL.DEVICE = "meta"
+    with torch.device("meta"):
+        return build_model(cfg)
 
 
 def set_weights(model: torch.nn.Module, state: dict[str, Array], dtype: torch.dtype) -> None:

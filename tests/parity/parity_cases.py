@@ -10,6 +10,8 @@ NARROW = dict(
     base_channels=4,
 )  # fmt: skip
 
+FULL_SEED = 8  # of the full-size models' weights
+
 
 class Batch(NamedTuple):
     """Images of different sizes, what is on them, and the sizes (height, width) of the output."""
@@ -38,3 +40,14 @@ def narrow_batches() -> dict[str, Batch]:
     return {
         name: make_batch(100, sizes, count, NARROW["num_classes"]) for name, count in counts.items()
     }
+
+
+def full_batch(num_classes: int) -> Batch:
+    """For the full-size models."""
+    return make_batch(300, [(480, 640), (512, 416)], [7, 4], num_classes)
+
+
+def steps_batches(num_classes: int) -> list[Batch]:
+    """Ten batches of two, of 320-pixel images, for ten optimizer steps."""
+    sizes = [(320, 320), (320, 288)]
+    return [make_batch(400 + 10 * step, sizes, [5, 3], num_classes) for step in range(10)]

@@ -1,0 +1,175 @@
+#!/usr/bin/env python3
+"""Compare full-size models with MMDetection's, run side by side on equal weights and images.
+
+usage: parity.py --peer VENV [--record FILE] [--only CASE ...]
+
+Prints for each quantity the largest difference in float32, beside it how far MMDetection in float32
+is from itself in float64, and the difference of the two sides in float64. Ends with status 1 where
+a verdict is not "equal".
+"""
+
+import argparse
+import gc
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+
+ROOT = Path(__file__).resolve().parents[1]
+PARITY = ROOT / "tests" / "parity"
+sys.path.insert(0, str(PARITY))
+
+import our_runs  # noqa: E402
+import parity_report as report  # noqa: E402
+from comparison import clip_boxes, compare, in_our_names  # noqa: E402
+from parity_cases import FULL_SEED, Batch, full_batch, steps_batches  # noqa: E402
+from parity_inputs import trained_looking  # noqa: E402
+
+from queryinst.checkpoint import convert_mmdet_state_dict  # noqa: E402
+from queryinst.solver import build_optimizer  # noqa: E402
+
+DTYPES = (torch.float32, torch.float64)
+# Runs of a model by the zoo's name, smallest first.
+RUNS = {
+    "queryinst_R_50_FPN_1x": "predict+train",
+    "queryinst_R_50_FPN_3x_300q": "predict+train",
+    "queryinst_R_101_FPN_3x": "predict",
+}
+STEPS_MODEL = "queryinst_R_50_FPN_1x"
+CASES = ("parameters", *RUNS, "steps")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--peer", type=Path, required=True, help="environment with MMDetection")
+    parser.add_argument("--record", type=Path, help="markdown file to write")
+    parser.add_argument("--only", nargs="+", choices=CASES, default=CASES, help="these cases alone")
+    args = parser.parse_args()
+    start = time.monotonic()
+    sections = []
+    with tempfile.TemporaryDirectory() as folder:
+        for case in args.only:
+            sections.append(_run_case(case, Reference(args.peer, Path(folder))))
+            print(report.render(sections[-1]), flush=True)
+    minutes = (time.monotonic() - start) / 60
+    is_equal = all(section.is_equal for section in sections)
+    print(f"{'equal' if is_equal else 'NOT EQUAL'}, after {minutes:.1f} minutes")
+    if args.record:
+        report.record(args.record, sections, args.peer, minutes)
+        print(f"written: {args.record}")
+    return 0 if is_equal else 1
+
+
+class Reference:
+    """MMDetection's results, computed in a process of the peer environment."""
+
+    def __init__(self, peer: Path, folder: Path):
+        self.python, self.folder = peer / "bin" / "python", folder
+
+    def __call__(self, *case: str):
+        """Run tests/parity/run_reference.py; what it saved is mapped from the disk."""
+        out = self.folder / "reference.pt"
+        command = [self.python, "-W", "ignore", PARITY / "run_reference.py", case[0], out]
+        subprocess.run([*command, *case[1:]], check=True)
+        result = torch.load(out, mmap=True, weights_only=True)
+        out.unlink()  # its pages stay until the last tensor is gone
+        return result
+
+
+def _run_case(case: str, reference: Reference) -> report.Section:
+    gc.collect()
+    if case == "parameters":
+        return compare_parameters(reference("parameters"))
+    if case == "steps":
+        return compare_steps(reference("steps", STEPS_MODEL))
+    return compare_runs(case, RUNS[case].split("+"), reference(RUNS[case], case))
+
+
+def compare_parameters(theirs: dict[str, dict]) -> report.Section:
+    """Names, shapes and what is trained, of the models as their configurations build them."""
+    rows = []
+    for name, model in theirs.items():
+        ours = our_runs.build_without_weights(our_runs.zoo_cfg(name))
+        converted = convert_mmdet_state_dict(
+            {key: torch.empty(shape, device="meta") for key, shape in model["shapes"].items()}
+        )
+        shapes = {key: value.shape for key, value in ours.state_dict().items()}
+        trained = {key for key, value in ours.named_parameters() if value.requires_grad}
+        their_trained = convert_mmdet_state_dict({key: torch.empty(0) for key in model["trained"]})
+        rows.append(
+            report.ParameterRow(
+                name,
+                parameters=sum(value.numel() for value in ours.parameters()),
+                tensors=len(shapes),
+                differing_shapes=len(
+                    {(k, tuple(v.shape)) for k, v in converted.items()}
+                    ^ {(k, tuple(shape)) for k, shape in shapes.items()}
+                ),
+                trained=len(trained),
+                differing_trained=len(trained ^ their_trained.keys()),
+            )
+        )
+    return report.ParameterSection(rows)
+
+
+def compare_runs(name: str, kinds: list[str], theirs: dict) -> report.Section:
+    """Every quantity of a model's runs on a batch of two images."""
+    state = trained_looking(theirs["shapes"], FULL_SEED)
+    model = our_runs.build(our_runs.zoo_cfg(name), state, DTYPES[0])
+    batch = full_batch(model.cascade.stages[0].cls_logits.out_features)
+    section = report.RunSection(name)
+    for kind in kinds:
+        found = {}
+        for dtype in DTYPES:
+            our_runs.set_weights(model, state, dtype)
+            record = _run(kind, model, batch, dtype)
+            found[dtype] = compare(
+                record, _as_ours(theirs[kind]["records"][str(dtype)], batch), by_stage=True
+            )
+        section.add(kind, found[DTYPES[0]], theirs[kind]["noise"], found[DTYPES[1]])
+        model.zero_grad()
+    return section
+
+
+def _run(kind: str, model: torch.nn.Module, batch: Batch, dtype: torch.dtype) -> our_runs.Record:
+    if kind == "predict":
+        return our_runs.prediction_run(model, batch.images, batch.output_sizes)
+    return our_runs.training_run(model, batch.images, batch.objects, dtype)
+
+
+def _as_ours(record: our_runs.Record, batch: Batch) -> our_runs.Record:
+    """MMDetection's record under this project's names, its output boxes clipped to the image."""
+    renamed = in_our_names(record, convert_mmdet_state_dict)
+    for image, size in enumerate(batch.output_sizes):
+        key = f"image{image}/output_boxes"
+        if key in renamed:
+            renamed[key] = clip_boxes(renamed[key], size)
+    return renamed
+
+
+def compare_steps(theirs: dict) -> report.Section:
+    """Losses of optimizer steps from equal weights on the same batches."""
+    cfg = our_runs.zoo_cfg(STEPS_MODEL)
+    state = trained_looking(theirs["shapes"], FULL_SEED)
+    model = our_runs.build(cfg, state, DTYPES[0])
+    losses = {}
+    for dtype in DTYPES:
+        our_runs.set_weights(model, state, dtype)
+        optimizer = build_optimizer(cfg, model)
+        losses[dtype] = []
+        for batch in steps_batches(cfg.MODEL.ROI_HEADS.NUM_CLASSES):
+            record = our_runs.training_run(model, batch.images, batch.objects, dtype)
+            optimizer.step()
+            losses[dtype].append({k: v for k, v in record.items() if k.startswith("loss/")})
+    section = report.StepsSection(STEPS_MODEL)
+    single, double = (theirs["losses"][str(dtype)] for dtype in DTYPES)
+    for step in zip(losses[DTYPES[0]], single, losses[DTYPES[1]], double):
+        section.add(*step)
+    return section
+
+
+if __name__ == "__main__":
+    sys.exit(main())
