@@ -8,6 +8,7 @@ import logging
 import os
 import sys
 import types
+from importlib.machinery import ModuleSpec
 from typing import Any
 
 import torch
@@ -28,6 +29,8 @@ class _NoOperators(types.ModuleType):
 
 
 sys.modules["mmcv._ext"] = _NoOperators("mmcv._ext")
+# mmengine's optimizer constructor looks for its loader: there is none, so mmcv is no full one.
+sys.modules["mmcv._ext"].__spec__ = ModuleSpec("mmcv._ext", loader=None)
 
 import mmcv.ops  # noqa: E402
 import mmdet  # noqa: E402
