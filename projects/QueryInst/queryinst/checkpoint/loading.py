@@ -207,6 +207,8 @@ class _Case:
                 "these are weights of another architecture; name a QueryInst checkpoint or, to"
                 " train, a backbone"
             )
+        if self.unused:
+            return "name other weights"
         return "name other weights, or allow it by MODEL.QUERYINST.ALLOW_UNLOADED"
 
 
