@@ -65,6 +65,9 @@ def _add_training_keys(cfg: CN) -> None:
     # Periodic checkpoints that are kept, the newest; 0 keeps all. model_best.pth and
     # model_final.pth do not count.
     cfg.SOLVER.CHECKPOINT_KEEP = 3
+    # Who resizes images and masks, in training, evaluation and prediction: "PIL", antialiased, as
+    # Detectron2 does, or "OPENCV", as MMDetection does, for its published models.
+    cfg.INPUT.RESIZE_WITH = "PIL"
     # Short sides in pixels, one of which an image is resized to before INPUT.CROP cuts it
     # (TYPE "absolute_range"): the second branch of DETR's augmentation.
     cfg.INPUT.CROP.RESIZE_BEFORE = (400, 500, 600)

@@ -3,9 +3,12 @@
 from detectron2.config import CfgNode
 from detectron2.data import transforms as T
 
+from .resize import OpenCVResizeShortestEdge, check_opencv
+
 _FLIPS = ("horizontal", "vertical", "none")
 _SAMPLINGS = ("choice", "range")
 _CROPS = ("relative", "relative_range", "absolute", "absolute_range")
+_RESIZES = {"PIL": T.ResizeShortestEdge, "OPENCV": OpenCVResizeShortestEdge}
 
 
 def build_augmentations(cfg: CfgNode, is_train: bool) -> list[T.Augmentation]:
@@ -15,15 +18,19 @@ def build_augmentations(cfg: CfgNode, is_train: bool) -> list[T.Augmentation]:
     after the flip, one image in two is resized to a short side of ``INPUT.CROP.RESIZE_BEFORE``
     (long side <= ``INPUT.MAX_SIZE_TRAIN``) and cropped before that resize. Each other type of crop
     comes first and always, as in Detectron2. Evaluation: resize; a size of 0 keeps the image's own.
+    ``INPUT.RESIZE_WITH`` says who resizes, everywhere: "PIL", as Detectron2, or "OPENCV", as
+    MMDetection.
 
     Raises:
         ValueError: an ``INPUT`` key holds what it cannot mean.
+        ImportError: OpenCV is asked for and missing.
     """
     if not is_train:
         _check_max_size(cfg, "MAX_SIZE_TEST")
         if cfg.INPUT.MIN_SIZE_TEST < 0:
             raise ValueError(f"INPUT.MIN_SIZE_TEST {cfg.INPUT.MIN_SIZE_TEST} must be 0 or more")
-        return [T.ResizeShortestEdge(cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST, "choice")]
+        resize_class = _resize_class(cfg)
+        return [resize_class(cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST, "choice")]
     flips, resize = _build_flips(cfg), _build_resize(cfg)
     if not cfg.INPUT.CROP.ENABLED:
         return [*flips, resize]
@@ -33,7 +40,7 @@ def build_augmentations(cfg: CfgNode, is_train: bool) -> list[T.Augmentation]:
     short_sides = tuple(cfg.INPUT.CROP.RESIZE_BEFORE)
     if not short_sides or min(short_sides) < 1:
         raise ValueError(f"INPUT.CROP.RESIZE_BEFORE {short_sides} must be short sides >= 1 pixel")
-    resize_before = T.ResizeShortestEdge(short_sides, cfg.INPUT.MAX_SIZE_TRAIN, "choice")
+    resize_before = _resize_class(cfg)(short_sides, cfg.INPUT.MAX_SIZE_TRAIN, "choice")
     return [*flips, T.RandomApply(T.AugmentationList([resize_before, crop]), prob=0.5), resize]
 
 
@@ -60,7 +67,15 @@ def _build_resize(cfg: CfgNode) -> T.Augmentation:
             )
     if not sizes or min(sizes) < 0:
         raise ValueError(f"INPUT.MIN_SIZE_TRAIN {sizes} must hold short sides in pixels, 0 or more")
-    return T.ResizeShortestEdge(sizes, cfg.INPUT.MAX_SIZE_TRAIN, sampling)
+    return _resize_class(cfg)(sizes, cfg.INPUT.MAX_SIZE_TRAIN, sampling)
+
+
+def _resize_class(cfg: CfgNode) -> type[T.ResizeShortestEdge]:
+    resize_with = cfg.INPUT.RESIZE_WITH
+    _check_one_of("INPUT.RESIZE_WITH", resize_with, tuple(_RESIZES))
+    if resize_with == "OPENCV":
+        check_opencv()
+    return _RESIZES[resize_with]
 
 
 def _build_crop(cfg: CfgNode) -> T.Augmentation:
