@@ -77,7 +77,7 @@ def read_with_meta(
             project wrote it.
     """
     checkpoint = read_checkpoint(fetch(_without_query(path, shown), shown), shown, mmap=mmap)
-    return checkpoint, _checked_meta(checkpoint, shown)
+    return checkpoint, checked_meta(checkpoint, shown)
 
 
 def _without_query(path: str, shown: str) -> str:
@@ -90,7 +90,12 @@ def _without_query(path: str, shown: str) -> str:
     return parsed._replace(query="").geturl()
 
 
-def _checked_meta(checkpoint: Any, shown: str) -> dict[str, Any] | None:
+def checked_meta(checkpoint: Any, shown: str) -> dict[str, Any] | None:
+    """The `meta` within what a file held, if it is one of ours and no newer than we are.
+
+    Raises:
+        ValueError: a later version of this project wrote it.
+    """
     meta = checkpoint.get("meta") if isinstance(checkpoint, Mapping) else None
     if not isinstance(meta, dict) or "format_version" not in meta:
         return None

@@ -103,20 +103,30 @@ def cfg_from_checkpoint(path: str, opts: Sequence[str] = ()) -> CfgNode:
             f"MODEL.WEIGHTS {path} carries no configuration: name its config file as well, or a"
             " checkpoint that this project wrote or converted"
         )
+    cfg = cfg_from_text(meta["config"], f"MODEL.WEIGHTS {path}")
+    _merge_opts(cfg, opts)
+    cfg.MODEL.WEIGHTS = path
+    cfg.freeze()
+    return cfg
+
+
+def cfg_from_text(text: str, shown: str) -> CfgNode:
+    """The configuration in the `meta` of the checkpoint that messages name so; not frozen.
+
+    Raises:
+        ValueError: it has a key of the model that is unknown here.
+    """
     cfg = get_cfg()
     add_queryinst_config(cfg)
-    saved = CfgNode(yaml.safe_load(meta["config"]))
+    saved = CfgNode(yaml.safe_load(text))
     if foreign := _drop_unknown(saved, cfg):
         if needed := [key for key in foreign if key.startswith("MODEL.")]:
             raise ValueError(
-                f"MODEL.WEIGHTS {path} was trained with the unknown key {needed[0]}; import the"
+                f"{shown} was trained with the unknown key {needed[0]}; import the"
                 " project that declares it and give its config file"
             )
         logger.info("Unknown here and left out of the checkpoint's keys: %s", ", ".join(foreign))
     cfg.merge_from_other_cfg(saved)
-    _merge_opts(cfg, opts)
-    cfg.MODEL.WEIGHTS = path
-    cfg.freeze()
     return cfg
 
 

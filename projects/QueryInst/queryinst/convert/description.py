@@ -1,0 +1,153 @@
+"""What a converted file says of itself: its configuration, its classes, and where it is from."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from detectron2.config import CfgNode
+
+from .._version import __version__
+from ..checkpoint.fitting import num_classes_of
+from ..checkpoint.meta import FORMAT_VERSION, as_slim, build_meta
+from ..checkpoint.slim import is_slim
+from ..engine.predictor import cfg_from_text
+from ..engine.setup import setup_cfg
+from ..model_zoo.metadata import ModelEntry, load_models
+from ..model_zoo.model_zoo import config_of
+from .source import Source
+
+_PROVENANCE = ("source", "digest", "licence", "attribution", "training_data")
+
+
+def is_ours(meta: Mapping[str, Any]) -> bool:
+    """Whether this project wrote this `meta`."""
+    return "format_version" in meta
+
+
+@dataclass(frozen=True)
+class KnownModel:
+    """What is known of the model beside its weights.
+
+    Attributes:
+        cfg: its configuration, if any is known.
+        config_text: the same as yaml, else empty.
+        entry: the model of models.yaml that it is, if it is one.
+    """
+
+    cfg: CfgNode | None
+    config_text: str
+    entry: ModelEntry | None
+
+
+def find_model(source: Source, config_file: str) -> KnownModel:
+    """The configuration of --config-file, else the file's own, else that of models.yaml.
+
+    Raises:
+        ValueError, KeyError, OSError: one line; --config-file, or what the file has, is none.
+    """
+    entry = _find_entry(source)
+    if config_file:
+        cfg = setup_cfg(config_file)
+    elif is_ours(source.meta) and source.meta.get("config"):
+        text = str(source.meta["config"])
+        return KnownModel(cfg_from_text(text, source.path), text, entry)
+    elif entry:
+        cfg = config_of(entry)
+    else:
+        return KnownModel(None, "", None)
+    return KnownModel(cfg, cfg.dump(), entry)
+
+
+def _find_entry(source: Source) -> ModelEntry | None:
+    """By the file's digest, or by that of the file that it was converted from."""
+    digests = [source.digest, str(source.meta.get("digest", ""))]
+    for entry in load_models():
+        prefix = entry.sha256_prefix
+        if prefix and any(digest.startswith(prefix) for digest in digests):
+            return entry
+    return None
+
+
+def describe(
+    source: Source, state: Mapping[str, Any], known: KnownModel
+) -> tuple[dict[str, Any], list[str]]:
+    """The `meta` for a converted file, and notes for a person.
+
+    Args:
+        state: the weights that the file gets, by this project's names.
+    """
+    if known.cfg is None:
+        meta, notes = _blank(), ["no configuration is known; --config-file names one"]
+        if is_ours(source.meta):
+            meta["input_format"] = str(source.meta.get("input_format", meta["input_format"]))
+    else:
+        data_sets, notes = known.cfg.DATASETS.TRAIN, []
+        meta = build_meta(known.cfg, data_sets[0] if data_sets else None)
+        meta["config"] = known.config_text
+    classes, more = _classes(source, num_classes_of(state), meta)
+    meta |= classes
+    if is_slim(state):
+        meta = as_slim(meta)
+    return {**meta, **_provenance(source, known.entry)}, notes + more
+
+
+def _classes(
+    source: Source, num_classes: int | None, configured: Mapping[str, Any]
+) -> tuple[dict[str, Any], list[str]]:
+    """thing_classes and dataset_id_map: the file's own, else those of the configuration."""
+    notes = []
+    keys = ("thing_classes", "dataset_id_map")
+    registered = {key: configured[key] for key in keys}
+    names = _class_names(source.meta)
+    if names and len(names) != num_classes:
+        notes.append(f"left out: its {len(names)} class names, as it has {num_classes} classes")
+        names = []
+    if names and is_ours(source.meta):
+        return {key: source.meta.get(key, configured[key]) for key in keys}, notes
+    if names and names != registered["thing_classes"]:
+        return {"thing_classes": names, "dataset_id_map": {}}, notes
+    if len(registered["thing_classes"]) != num_classes:
+        return {"thing_classes": [], "dataset_id_map": {}}, notes
+    return registered, notes
+
+
+def _blank() -> dict[str, Any]:
+    return {
+        "format_version": FORMAT_VERSION,
+        "queryinst_version": __version__,
+        "config": "",
+        "thing_classes": [],
+        "dataset_id_map": {},
+        "input_format": "RGB",  # of MMDetection's and the authors' models, and of our defaults
+        "kind": "train",
+    }
+
+
+def _class_names(meta: Mapping[str, Any]) -> list[str]:
+    """By this project's, MMDetection 2.x's and 3.x's key; empty if there are none."""
+    dataset = meta.get("dataset_meta")
+    candidates = [meta.get("thing_classes"), meta.get("CLASSES")]
+    if isinstance(dataset, Mapping):
+        candidates += [dataset.get("classes"), dataset.get("CLASSES")]
+    for names in candidates:
+        if isinstance(names, (list, tuple)) and names:
+            return [str(name) for name in names]
+    return []
+
+
+def _provenance(source: Source, entry: ModelEntry | None) -> dict[str, str]:
+    """Where the weights are from; what the file itself says of that stays."""
+    is_url = "://" in source.path
+    name = source.path if is_url else os.path.basename(source.path)
+    known = {"source": name, "digest": source.digest}
+    known |= {key: "" for key in _PROVENANCE if key not in known}
+    if entry is not None:
+        known |= {
+            "licence": entry.licence,
+            "attribution": entry.attribution,
+            "training_data": entry.training_data,
+        }
+    meta = source.meta if is_ours(source.meta) else {}
+    kept = {key: str(meta[key]) for key in _PROVENANCE if meta.get(key)}
+    return {**known, **kept}

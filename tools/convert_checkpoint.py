@@ -1,0 +1,83 @@
+#!/usr/bin/env python3
+"""Convert a checkpoint between layouts and file types, and say what it holds."""
+
+import argparse
+import sys
+
+from queryinst.convert import Conversion, convert_checkpoint
+from queryinst.convert.main import LAYOUTS
+from queryinst.engine.errors import describe_error
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="convert_checkpoint.py", description=__doc__)
+    parser.add_argument(
+        "source",
+        metavar="IN",
+        help="path or URL: this project's, MMDetection's or the authors' checkpoint, or a ResNet",
+    )
+    parser.add_argument("target", metavar="OUT", help="file to write: .pth or .safetensors")
+    parser.add_argument(
+        "--slim",
+        action="store_true",
+        help="leave out the mask heads that training alone runs: for evaluation and prediction",
+    )
+    parser.add_argument(
+        "--to",
+        choices=LAYOUTS,
+        default=LAYOUTS[0],
+        help="whose names OUT has (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--config-file",
+        default="",
+        metavar="FILE",
+        help="the model's configuration, against which IN is checked (default: the one that IN"
+        " carries, or that of the published model that IN is)",
+    )
+    parser.add_argument(
+        "--allow-pickle",
+        action="store_true",
+        help="open a file that holds more than tensors, by executing what it holds: only if you"
+        " trust who made it",
+    )
+    return parser
+
+
+def main() -> int:
+    args = build_parser().parse_args()
+    try:
+        conversion = convert_checkpoint(
+            args.source,
+            args.target,
+            slim=args.slim,
+            allow_pickle=args.allow_pickle,
+            to=args.to,
+            config_file=args.config_file,
+        )
+    except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
+        print(f"convert_checkpoint.py: error: {describe_error(error)}", file=sys.stderr)
+        return 1
+    print_conversion(args.source, args.target, conversion)
+    return 0
+
+
+def print_conversion(source: str, target: str, conversion: Conversion) -> None:
+    print(f"{source}: {conversion.layout}")
+    print(f"  sha256 {conversion.source_digest}")
+    for note in conversion.notes:
+        print(f"  {note}")
+    print(f"{target}: {conversion.coverage}")
+    print(f"  sha256 {conversion.target_digest}")
+    print()
+    print(f"{'part':20} {'tensors':>8} {'parameters':>12}  dtypes")
+    for group in conversion.groups:
+        dtypes = ", ".join(group.dtypes)
+        print(f"{group.name:20} {group.num_tensors:8} {group.num_parameters:12,}  {dtypes}")
+    print()
+    for kind in conversion.kinds:
+        print(f"{kind.num_tensors:4} x {kind.name} {kind.shape} {kind.dtype}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
