@@ -8,6 +8,8 @@ import torch
 from queryinst import QueryInst, model_zoo
 
 ROOT = Path(__file__).resolve().parents[2]
+R50 = "COCO-InstanceSegmentation/queryinst_R_50_FPN_1x.yaml"
+PAPER = "COCO-InstanceSegmentation/queryinst_R_50_FPN_3x_300q_paper.yaml"
 SMALL = "Shapes-InstanceSegmentation/queryinst_R_18_FPN.yaml"
 
 
@@ -53,8 +55,37 @@ def test_model_falls_back_to_the_cpu(monkeypatch):
         model_zoo.get_checkpoint_url,
     ],
 )
-def test_trained_weights_are_not_known_yet(ask):
-    with pytest.raises(NotImplementedError, match=f"no trained weights for '{SMALL}'"):
-        ask(SMALL)
+@pytest.mark.parametrize("name", [SMALL, PAPER])
+def test_configurations_without_published_weights_are_refused(ask, name):
+    with pytest.raises(RuntimeError) as caught:
+        ask(name)
+    assert f"no published weights for '{name}'; there are for: {R50}" in str(caught.value)
+    assert "paper" not in str(caught.value).partition(";")[2]
     with pytest.raises(RuntimeError, match="no configuration 'nothing.yaml'"):
         ask("nothing.yaml")
+
+
+def test_trained_configurations_name_their_weights_and_nothing_is_downloaded(zoo):
+    url = "queryinst://mmdet/queryinst_r50_fpn_1x_coco/5a8f1998.pth"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("QUERYINST_MODELS_YAML")
+        assert model_zoo.get_checkpoint_url(R50) == url
+        assert model_zoo.get_config(R50, trained=True).MODEL.WEIGHTS == url
+    assert not model_zoo.get_config(R50).MODEL.WEIGHTS.startswith("queryinst://")
+    assert zoo.files() == []
+
+
+def test_trained_model_has_the_published_weights(zoo, make_model, make_published):
+    source = make_model(seed=1)
+    entry = zoo.publish(make_published(seed=1))
+    model = model_zoo.get(entry["config"], trained=True, device="cpu")
+    assert model.training  # as Detectron2 gives it
+    for name, value in source.state_dict().items():
+        assert torch.equal(model.state_dict()[name], value), name
+
+
+def test_trained_model_is_complete_or_refused(zoo, make_published):
+    # A training may start from another class count; the model of the zoo may not.
+    entry = zoo.publish(make_published(MODEL__ROI_HEADS__NUM_CLASSES=4))
+    with pytest.raises(ValueError, match="NUM_CLASSES is 3, the file has 4"):
+        model_zoo.get(entry["config"], trained=True)

@@ -9,7 +9,7 @@ except ImportError as error:
         "queryinst-install-detectron2, installs it"
     ) from error
 
-from . import data  # noqa: F401  registers shapes_train and shapes_val
+from . import data, model_zoo  # noqa: F401  registers shapes_train, shapes_val and queryinst://
 from ._version import __version__
 from .config import add_queryinst_config
 from .modeling import QueryInst

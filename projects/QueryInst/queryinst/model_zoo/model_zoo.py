@@ -1,14 +1,15 @@
 """QueryInst's configurations by name, with the functions of Detectron2's own model zoo."""
 
 from pathlib import Path
-from typing import NoReturn
 
 import torch
 from detectron2.config import CfgNode, get_cfg
 from detectron2.modeling import build_model
 
+from ..checkpoint import QueryInstCheckpointer
 from ..config import add_queryinst_config
 from ..devices import resolve_device
+from .metadata import ModelEntry, find_by_config, load_models, models_yaml
 
 
 def get_config_file(config_path: str) -> str:
@@ -22,7 +23,7 @@ def get_config_file(config_path: str) -> str:
         RuntimeError: there is none of that name; the message lists all.
     """
     config_dir = _find_config_dir()
-    names = sorted(path.relative_to(config_dir).as_posix() for path in config_dir.rglob("*.yaml"))
+    names = _config_names(config_dir)
     if config_path not in names:
         raise RuntimeError(f"no configuration {config_path!r}; there are: {', '.join(names)}")
     return str(config_dir / config_path)
@@ -31,51 +32,95 @@ def get_config_file(config_path: str) -> str:
 def get_config(config_path: str, trained: bool = False) -> CfgNode:
     """The configuration of that name (see `get_config_file`), not frozen.
 
-    `MODEL.WEIGHTS` is the file's own, which for most is a pretrained backbone.
+    Args:
+        trained: MODEL.WEIGHTS is the published model's queryinst:// name; else it is the file's
+            own, which for most is a pretrained backbone. Nothing is downloaded.
 
     Raises:
-        NotImplementedError: `trained`; there are no trained weights to name yet.
+        RuntimeError: as `get_config_file` and, if `trained`, `get_checkpoint_url`.
     """
+    cfg = _read(get_config_file(config_path))
     if trained:
-        _refuse_trained(config_path)
-    cfg = get_cfg()
-    add_queryinst_config(cfg)
-    cfg.merge_from_file(get_config_file(config_path))
+        cfg.MODEL.WEIGHTS = get_checkpoint_url(config_path)
     return cfg
 
 
 def get(config_path: str, trained: bool = False, device: str | None = None) -> torch.nn.Module:
-    """The model of that name (see `get_config_file`) with random weights, in training mode.
-
-    Nothing is downloaded or loaded, a pretrained backbone neither.
+    """The model of that name (see `get_config_file`), in training mode as Detectron2 gives it.
 
     Args:
+        trained: with the published weights, all of them; they are downloaded and converted once.
+            Without it the weights are random: nothing is downloaded or loaded, a pretrained
+            backbone neither.
         device: replaces the configuration's. A GPU where there is none becomes the CPU, with one
             warning.
 
     Raises:
-        NotImplementedError: `trained`; there are no trained weights to load yet.
+        RuntimeError: as `get_config`.
+        ValueError, OSError: the weights can't be had, or do not fit; one line.
     """
     cfg = get_config(config_path, trained)
     cfg.MODEL.DEVICE = resolve_device(device or cfg, training=False)
-    return build_model(cfg)
+    model = build_model(cfg)
+    if trained:
+        model.eval()  # in evaluation mode nothing may be left unfilled
+        QueryInstCheckpointer(model).load(cfg.MODEL.WEIGHTS)
+        model.train()
+    return model
 
 
 def get_checkpoint_url(config_path: str) -> str:
-    """The address of that model's trained weights; none is known yet.
+    """The queryinst:// name of that model's published weights, which any Detectron2 loader takes.
 
     Raises:
-        NotImplementedError: always.
+        RuntimeError: there is no such configuration, or nobody published its weights at a stable
+            address; the message lists those that have some.
     """
-    _refuse_trained(config_path)
-
-
-def _refuse_trained(config_path: str) -> NoReturn:
     get_config_file(config_path)  # a misspelt name is the first thing to say
-    raise NotImplementedError(
-        f"this version knows no trained weights for {config_path!r}; "
-        "train it, or leave out trained=True"
-    )
+    entry = find_by_config(config_path)
+    if entry is None or entry.checkpoint_url is None:
+        known = ", ".join(model.config for model in load_models() if model.url)
+        raise RuntimeError(f"no published weights for {config_path!r}; there are for: {known}")
+    return entry.checkpoint_url
+
+
+def config_of(entry: ModelEntry) -> CfgNode:
+    """The configuration of an entry of models.yaml, not frozen.
+
+    Raises:
+        ValueError: `entry.config` is neither a name of the model zoo nor a file by its path from
+            the folder of models.yaml.
+    """
+    return _read(config_file_of(entry))
+
+
+def config_file_of(entry: ModelEntry) -> str:
+    """The path of an entry's configuration file.
+
+    Raises:
+        ValueError: as `config_of`.
+    """
+    config_dir = _find_config_dir()
+    if entry.config in _config_names(config_dir):
+        return str(config_dir / entry.config)
+    path = models_yaml().absolute().parent / entry.config
+    if not path.is_file():
+        raise ValueError(
+            f"{models_yaml()}, entry {entry.name}, config {entry.config!r} must be a name of the"
+            f" model zoo or a path from that file's folder, where there is no {path}"
+        )
+    return str(path)
+
+
+def _read(config_file: str) -> CfgNode:
+    cfg = get_cfg()
+    add_queryinst_config(cfg)
+    cfg.merge_from_file(config_file)
+    return cfg
+
+
+def _config_names(config_dir: Path) -> list[str]:
+    return sorted(path.relative_to(config_dir).as_posix() for path in config_dir.rglob("*.yaml"))
 
 
 def _find_config_dir() -> Path:
