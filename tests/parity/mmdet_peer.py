@@ -72,7 +72,7 @@ mask_structures.roi_align = _roi_align
 _paste = fcn_mask_head._do_paste_mask
 fcn_mask_head._do_paste_mask = _paste_in_float32
 init_default_scope("mmdet")
-logging.getLogger("mmengine").setLevel(logging.ERROR)
+logging.disable(logging.WARNING)  # mmengine names every parameter in a line of its own
 
 
 def load_config(name: str) -> Config:
