@@ -16,7 +16,7 @@ def build_parser() -> argparse.ArgumentParser:
         help="names or configurations of models.yaml (default: all that can be downloaded)",
     )
     parser.add_argument(
-        "--data-root", metavar="DIR", help="folder of data sets, in the place of its variable"
+        "--data-root", metavar="DIR", help="folder of data sets; by default $DETECTRON2_DATASETS"
     )
     parser.add_argument(
         "--weights", metavar="FILE", help="the published file of the one model of --models"
