@@ -185,7 +185,8 @@ def test_quoted_messages_are_those_of_the_code():
         "torchvision::nms",
         "libGL",
         "Loss became infinite",
-    )  # torch's, OpenCV's, Detectron2's
+        "Unsupported type found",
+    )  # torch's, OpenCV's, Detectron2's, fvcore's
     paths = [*(ROOT / "projects").rglob("*.py"), ROOT / "Makefile"]
     sources = "\n".join(re.sub(r'"\s*\n\s*f?"', "", path.read_text()) for path in paths)
     quoted = re.findall(r"^\*\*`(.+?)`\*\*", read("docs/troubleshooting.md"), re.MULTILINE)

@@ -65,9 +65,9 @@ def main() -> int:
 def print_conversion(source: str, target: str, conversion: Conversion) -> None:
     print(f"{source}: {conversion.layout}")
     print(f"  sha256 {conversion.source_digest}")
-    for note in conversion.notes:
-        print(f"  {note}")
-    print(f"{target}: {conversion.coverage}")
+    for line in (conversion.coverage, *conversion.notes):
+        print(f"  {line}")
+    print(f"{target}:")
     print(f"  sha256 {conversion.target_digest}")
     print()
     print(f"{'part':20} {'tensors':>8} {'parameters':>12}  dtypes")

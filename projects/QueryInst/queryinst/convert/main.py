@@ -32,7 +32,7 @@ class Conversion:
         groups: the parts of the target.
         kinds: its tensors, in its own names.
         notes: what was folded, left out or is not known, one line each.
-        coverage: how the target was checked, in words.
+        coverage: how the source was checked, in words.
         meta: what the target says of itself.
     """
 
@@ -126,7 +126,7 @@ def _cover(found: Source, cfg: CfgNode | None) -> tuple[dict[str, Tensor], str]:
             state[name] = plan.tensors[name]
         elif name.endswith("num_batches_tracked"):  # counts that nobody reads; not all files have
             state[name] = torch.zeros(value.shape, dtype=value.dtype)
-    return state, f"all {len(state)} tensors of the configuration's model are filled"
+    return state, f"fills all {len(state)} tensors of the configuration's model"
 
 
 def _model_state(cfg: CfgNode, slim: bool) -> Mapping[str, Tensor]:
