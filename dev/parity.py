@@ -17,6 +17,7 @@ import time
 from pathlib import Path
 
 import torch
+from detectron2.config import CfgNode
 
 ROOT = Path(__file__).resolve().parents[1]
 PARITY = ROOT / "tests" / "parity"
@@ -158,17 +159,23 @@ def compare_steps(theirs: dict) -> report.Section:
     losses = {}
     for dtype in DTYPES:
         our_runs.set_weights(model, state, dtype)
-        optimizer = build_optimizer(cfg, model)
-        losses[dtype] = []
-        for batch in steps_batches(cfg.MODEL.ROI_HEADS.NUM_CLASSES):
-            record = our_runs.training_run(model, batch.images, batch.objects, dtype)
-            optimizer.step()
-            losses[dtype].append({k: v for k, v in record.items() if k.startswith("loss/")})
+        losses[dtype] = _take_steps(cfg, model, dtype)
+        model.zero_grad()
     section = report.StepsSection(STEPS_MODEL)
     single, double = (theirs["losses"][str(dtype)] for dtype in DTYPES)
     for step in zip(losses[DTYPES[0]], single, losses[DTYPES[1]], double):
         section.add(*step)
     return section
+
+
+def _take_steps(cfg: CfgNode, model: torch.nn.Module, dtype: torch.dtype) -> list[dict]:
+    optimizer = build_optimizer(cfg, model)
+    losses = []
+    for batch in steps_batches(cfg.MODEL.ROI_HEADS.NUM_CLASSES):
+        record = our_runs.training_run(model, batch.images, batch.objects, dtype)
+        optimizer.step()
+        losses.append({key: value for key, value in record.items() if key.startswith("loss/")})
+    return losses
 
 
 if __name__ == "__main__":

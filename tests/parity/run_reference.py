@@ -66,18 +66,24 @@ def steps(name: str) -> dict:
     """Losses of ten optimizer steps, in float32 and float64."""
     cfg = mmdet_peer.load_config(name)
     model = mmdet_peer.build(cfg)
-    state = trained_looking(mmdet_peer.shapes_of(model), FULL_SEED)
+    shapes = mmdet_peer.shapes_of(model)
+    state = trained_looking(shapes, FULL_SEED)
     losses = {}
     for dtype in DTYPES:
         mmdet_runs.set_weights(model, state, dtype)
-        optimizer = build_optimizer(cfg, model)
-        losses[str(dtype)] = []
-        for batch in steps_batches(_num_classes(model)):
-            record = mmdet_runs.training_run(model, batch.images, batch.objects, dtype)
-            optimizer.step()
-            values = {key: value for key, value in record.items() if key.startswith("loss/")}
-            losses[str(dtype)].append(values)
-    return {"shapes": mmdet_peer.shapes_of(model), "losses": losses}
+        losses[str(dtype)] = _take_steps(cfg, model, dtype)
+        model.zero_grad()
+    return {"shapes": shapes, "losses": losses}
+
+
+def _take_steps(cfg: Any, model: torch.nn.Module, dtype: torch.dtype) -> list[dict]:
+    optimizer = build_optimizer(cfg, model)
+    losses = []
+    for batch in steps_batches(_num_classes(model)):
+        record = mmdet_runs.training_run(model, batch.images, batch.objects, dtype)
+        optimizer.step()
+        losses.append({key: value for key, value in record.items() if key.startswith("loss/")})
+    return losses
 
 
 def _num_classes(model: torch.nn.Module) -> int:
