@@ -75,7 +75,9 @@ class Difference:
         theirs = theirs.double()
         self.scale = max(self.scale, float(theirs.abs().max()))
         difference = ours.double() - theirs
-        self.largest = max(self.largest, float(difference.abs().max()))
+        largest = float(difference.abs().max())
+        assert largest == largest, f"{key}: not a number"  # which max() would drop
+        self.largest = max(self.largest, largest)
         squares = float(difference.square().sum()), float(theirs.square().sum())
         self._squares = [a + b for a, b in zip(self._squares, squares)]
         norm = (squares[0] / squares[1]) ** 0.5 if squares[1] else float(squares[0] > 0)
@@ -115,7 +117,6 @@ def compare(ours: Record, theirs: Record, *, by_stage: bool = False) -> dict[str
         exact = not reference.is_floating_point()
         row = found.setdefault(name, Difference(exact))
         row.add(key, value, reference)
-        assert row.largest == row.largest, f"{key}: not a number"
     return found
 
 

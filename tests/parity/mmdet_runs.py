@@ -37,7 +37,7 @@ def training_run(
     model.train()
     model.zero_grad()
     batch = _batch(model, images, dtype)
-    with _recording(model) as record, _nothing_cast_to_float32(dtype):
+    with _recording(model) as record, nothing_cast_to_float32(dtype):
         record["input"] = batch
         losses = model.loss(batch, _samples(images, objects, batch, dtype))
     for name, value in losses.items():
@@ -127,7 +127,7 @@ def _samples(images, objects: Sequence[Objects], batch: Tensor, dtype) -> list[D
 
 
 @contextmanager
-def _nothing_cast_to_float32(dtype: torch.dtype):
+def nothing_cast_to_float32(dtype: torch.dtype):
     """The losses call `.float()` on targets and counts, which would cap float64 at 4e-8."""
     original = torch.Tensor.float
     if dtype == torch.float64:
