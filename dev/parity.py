@@ -53,8 +53,10 @@ def main() -> int:
     sections = []
     with tempfile.TemporaryDirectory() as folder:
         for case in args.only:
+            begun = time.monotonic()
             sections.append(_run_case(case, Reference(args.peer, Path(folder))))
-            print(report.render(sections[-1]), flush=True)
+            print(report.render(sections[-1]))
+            print(f"{time.monotonic() - begun:.0f} s", flush=True)
     minutes = (time.monotonic() - start) / 60
     is_equal = all(section.is_equal for section in sections)
     print(f"{'equal' if is_equal else 'NOT EQUAL'}, after {minutes:.1f} minutes")

@@ -44,7 +44,7 @@ def narrow_batches() -> dict[str, Batch]:
 
 def full_batch(num_classes: int) -> Batch:
     """For the full-size models."""
-    return make_batch(300, [(480, 640), (512, 416)], [7, 4], num_classes)
+    return make_batch(300, [(384, 512), (448, 352)], [7, 4], num_classes)
 
 
 def steps_batches(num_classes: int) -> list[Batch]:
