@@ -62,6 +62,11 @@ def _add_training_keys(cfg: CN) -> None:
     cfg.SOLVER.OPTIMIZER = "ADAMW"  # "ADAMW" or "SGD"
     # Learning rate factor of the trunk, backbone.bottom_up; the FPN learns at the full rate.
     cfg.SOLVER.BACKBONE_MULTIPLIER = 0.1
+    # What matrix products and convolutions run in with SOLVER.AMP.ENABLED: "fp16", on GPUs, with a
+    # scaled loss, or "bf16", on GPUs and on processors that have instructions for it.
+    cfg.SOLVER.AMP.PRECISION = "fp16"
+    # The same for evaluation and prediction: "fp32", "fp16" or "bf16".
+    cfg.TEST.PRECISION = "fp32"
     # Periodic checkpoints that are kept, the newest; 0 keeps all. model_best.pth and
     # model_final.pth do not count.
     cfg.SOLVER.CHECKPOINT_KEEP = 3

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from ..structures import MatchedIndices, StageOutput
 from .dynamic_conv import DynamicConv
 from .pooler import RoIFeaturePooler, build_pooler, to_rois
+from .precision import at_least_fp32
 
 
 class DynamicMaskHead(nn.Module):
@@ -93,7 +94,7 @@ class DynamicMaskHead(nn.Module):
             classes: (D,) its class; any if masks are class-agnostic.
 
         Returns:
-            (D, 2H, 2W) after the sigmoid.
+            (D, 2H, 2W) after the sigmoid, float32 or float64.
         """
         if self.mask_logits.out_channels == 1:
             classes = torch.zeros_like(classes)
@@ -102,7 +103,8 @@ class DynamicMaskHead(nn.Module):
         logits = torch.bmm(kernels[:, None].to(feats), feats)[:, 0]
         assert self.mask_logits.bias is not None
         logits = logits + self.mask_logits.bias[classes, None].to(logits)
-        return logits.sigmoid().unflatten(1, mask_feats.shape[2:])
+        # Pasting samples the scores on a grid of their dtype, too coarse in half precision.
+        return at_least_fp32(logits).sigmoid().unflatten(1, mask_feats.shape[2:])
 
 
 class DroppedMaskHead(nn.Module):

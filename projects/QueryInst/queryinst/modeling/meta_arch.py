@@ -22,6 +22,8 @@ from .initial_queries import InitialQueries
 from .mask_head import MaskBranch
 from .matcher import HungarianMatcher
 from .postprocessing import TopK, postprocess, select_topk
+from .precision import at_least_fp32
+from .roi_bags import collect_gradients
 
 logger = logging.getLogger(__name__)
 
@@ -243,9 +245,11 @@ class QueryInst(nn.Module):
     def _run_cascade(self, images: Tensor, whwh: Tensor) -> tuple[list[Tensor], list[StageOutput]]:
         """Features of `in_features` and the output of every box stage."""
         features_by_name = self.backbone(images)
-        features = [features_by_name[name] for name in self.in_features]
+        # RoIs are pooled in full precision; converting once serves all stages.
+        features = [at_least_fp32(features_by_name[name]) for name in self.in_features]
         if images.device.type == "cpu":  # once for all stages: BagROIAlign reads pixel by pixel
             features = [x.contiguous(memory_format=torch.channels_last) for x in features]
+            features = [collect_gradients(x) for x in features]
         boxes, query_feats = self.initial_queries(whwh)
         return features, self.cascade(features, boxes, query_feats)
 
