@@ -40,6 +40,8 @@ class Limits(NamedTuple):
 
 
 SINGLE = Limits(0, 1e-4, 0.05, 1e-4, 1e-4, 1e-2)
+# cuDNN convolves in TF32 by default, of ten bits.
+TF32 = Limits(5, 0.02, 4.0, 5e-3, 0.02, 0.05)
 # Half precision: what it costs in accuracy, not whether it is right.
 HALF = Limits(15, 0.1, 20.0, 0.05, 0.1, 0.2)
 

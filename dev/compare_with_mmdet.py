@@ -30,7 +30,9 @@ from benchmark_inputs import MODELS, NUM_CLASSES  # noqa: E402
 from benchmark_verdict import (  # noqa: E402
     HALF,
     SINGLE,
+    TF32,
     Check,
+    Limits,
     check_unique,
     compare_detections,
     compare_losses,
@@ -92,7 +94,8 @@ def run_group(name: str, group: Group, args: argparse.Namespace, folder: Path) -
             outputs[side.name] = result["outputs"]
             notes[side.name] = report.describe_yardstick(result["outputs"], result["note"])
             threads = result["threads"]
-    checks, numbers = compare_outputs(group, outputs, args.amp)
+    limits = HALF if args.amp else TF32 if args.device.startswith("cuda") else SINGLE
+    checks, numbers = compare_outputs(group, outputs, limits)
     return report.Outcome(name, group, turns, checks, numbers, notes, threads)
 
 
@@ -165,9 +168,10 @@ def _amp_opts(task: str, device: str) -> tuple:
     return ("SOLVER.AMP.ENABLED", True, "SOLVER.AMP.PRECISION", precision)
 
 
-def compare_outputs(group: Group, outputs: dict, amp: bool) -> tuple[list[Check], dict[str, list]]:
+def compare_outputs(
+    group: Group, outputs: dict, limits: Limits
+) -> tuple[list[Check], dict[str, list]]:
     """Each of this project's sides with MMDetection's; and the unique kept queries of each."""
-    limits = HALF if amp else SINGLE
     checks, numbers = [], {}
     theirs = next(outputs[side.name] for side in group.sides if side.side == "mmdet")
     for side in group.sides:
