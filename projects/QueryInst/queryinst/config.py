@@ -76,5 +76,12 @@ def _add_training_keys(cfg: CN) -> None:
     # Short sides in pixels, one of which an image is resized to before INPUT.CROP cuts it
     # (TYPE "absolute_range"): the second branch of DETR's augmentation.
     cfg.INPUT.CROP.RESIZE_BEFORE = (400, 500, 600)
+    # Activations that the backward pass computes again, which costs time and saves memory: of the
+    # trunk's stages, of pooling and box head of each stage, and of the mask heads.
+    cfg.MODEL.QUERYINST.CHECKPOINT_BACKBONE = False
+    cfg.MODEL.QUERYINST.CHECKPOINT_BOX_HEADS = False
+    cfg.MODEL.QUERYINST.CHECKPOINT_MASK_HEADS = False
+    # Parts that a batch of IMS_PER_BATCH images runs in, one after the other, for one step.
+    cfg.SOLVER.ACCUMULATE_STEPS = 1
     # "task/metric" whose best value keeps model_best.pth; higher is better.
     cfg.TEST.BEST_METRIC = "segm/AP"

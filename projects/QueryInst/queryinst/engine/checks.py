@@ -78,6 +78,13 @@ def _check_batch(cfg: CfgNode) -> None:
             f"a batch of {batch} images cannot be shared by {reference} reference processes; "
             "set SOLVER.IMS_PER_BATCH or SOLVER.REFERENCE_WORLD_SIZE"
         )
+    parts = cfg.SOLVER.ACCUMULATE_STEPS
+    images = batch // (reference or processes)
+    if not 1 <= parts <= max(images, 1):
+        raise ValueError(
+            f"{parts} parts of the {images} images of a process must be at least 1 and at most as "
+            "many as there are images; set SOLVER.ACCUMULATE_STEPS"
+        )
     if not reference and batch % processes:
         raise ValueError(
             f"a batch of {batch} images cannot be shared by {processes} processes; "

@@ -7,6 +7,7 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.engine import SimpleTrainer
 
+from .accumulation import Batch, describe_batch, split_batch, without_sync
 from .amp import build_grad_scaler, training_autocast
 from .batches import check_finite
 
@@ -20,7 +21,7 @@ class StepTrainer(SimpleTrainer):
     def __init__(self, model, data_loader, optimizer, cfg: CfgNode):
         """
         Args:
-            cfg: SOLVER.AMP and MODEL.DEVICE are read.
+            cfg: SOLVER.AMP, SOLVER.ACCUMULATE_STEPS and MODEL.DEVICE are read.
         """
         # Gradients are dropped before the forward pass, lest they lie beside its activations.
         super().__init__(model, data_loader, optimizer, zero_grad_before_forward=True)
@@ -42,13 +43,30 @@ class StepTrainer(SimpleTrainer):
         data = next(self._data_loader_iter)
         data_time = time.perf_counter() - start
         self.optimizer.zero_grad()
-        with self.autocast():
-            loss_dict = self.model(data)
-            loss = sum(loss_dict.values())
-        self.backward(loss)
+        loss_dict = self.accumulate(data)
         self.after_backward()
         self._write_metrics(loss_dict, data_time)
         self.update()
+
+    def accumulate(self, batch: Batch) -> dict[str, torch.Tensor]:
+        """The losses of the batch, after the backward passes of its parts."""
+        num_parts = self._cfg.SOLVER.ACCUMULATE_STEPS
+        if num_parts == 1:
+            return self._run(batch)
+        whole = describe_batch(batch)
+        *parts, last = split_batch(batch, num_parts)
+        with without_sync(self.model):
+            losses = [self._run(part, whole) for part in parts]
+        losses.append(self._run(last, whole))
+        return {name: torch.stack([x[name] for x in losses]).sum() for name in losses[0]}
+
+    def _run(self, *args) -> dict[str, torch.Tensor]:
+        """One forward and backward pass; the losses, detached."""
+        with self.autocast():
+            losses = self.model(*args)
+            loss = sum(losses.values())
+        self.backward(loss)
+        return {name: loss.detach() for name, loss in losses.items()}
 
     def backward(self, loss: torch.Tensor) -> None:
         """Gradients of the loss; of the scaled loss with a scaler."""

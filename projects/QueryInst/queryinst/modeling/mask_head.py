@@ -13,6 +13,7 @@ from ..structures import MatchedIndices, StageOutput
 from .dynamic_conv import DynamicConv
 from .pooler import RoIFeaturePooler, build_pooler, to_rois
 from .precision import at_least_fp32
+from .recomputing import recompute_module
 
 
 class DynamicMaskHead(nn.Module):
@@ -139,11 +140,13 @@ class MaskBranch(nn.Module):
     def from_config(cls, cfg, input_shape):
         num_stages = cfg.MODEL.QUERYINST.NUM_STAGES
         num_dropped = max(num_stages - 1, 0) if cfg.MODEL.QUERYINST.SLIM else 0
-        stages = [DroppedMaskHead() for _ in range(num_dropped)]
-        stages += [DynamicMaskHead(cfg) for _ in range(num_stages - num_dropped)]
+        heads = [DynamicMaskHead(cfg) for _ in range(num_stages - num_dropped)]
+        if cfg.MODEL.QUERYINST.CHECKPOINT_MASK_HEADS:
+            for head in heads:
+                recompute_module(head)
         return {
             "pooler": build_pooler(cfg, cfg.MODEL.ROI_MASK_HEAD, input_shape),
-            "stages": stages,
+            "stages": [*(DroppedMaskHead() for _ in range(num_dropped)), *heads],
         }
 
     @property
