@@ -53,6 +53,8 @@ def test_a_missing_config_file_ends_with_status_2(fails):
     [
         ("SOLVER.IMS_PER_BATCH", "0", "a batch of 0 images must be at least 1"),
         ("SOLVER.REFERENCE_WORLD_SIZE", "3", "a batch of 2 images cannot be shared by 3"),
+        ("SOLVER.ACCUMULATE_STEPS", "3", "3 parts of the 2 images of a process must be"),
+        ("SOLVER.ACCUMULATE_STEPS", "0", "0 parts of the 2 images of a process must be"),
         ("SOLVER.MAX_ITER", "0", "0 must be >= 1"),
         ("SOLVER.BASE_LR", "0.0", "0.0 must be > 0"),
         ("SOLVER.OPTIMIZER", "ADAM", "'ADAM' is none of ADAMW, SGD"),
