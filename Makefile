@@ -23,6 +23,7 @@ help:
 	@echo "make parity    compare full-size models with MMDetection's, side by side; RECORD=1 writes docs/parity.md"
 	@echo "make install   set up the environment alone (the others do it by themselves)"
 	@echo "make clean     remove build products and caches; leaves $(VENV), datasets and output"
+	@echo "make benchmark time and memory beside MMDetection's; RECORD=1 writes docs/benchmarks/"
 	@echo "VENV=DIR and PYTHON=PROGRAM replace $(VENV) and $(PYTHON); remove $(VENV) to start over"
 
 IS_NEW = $(shell { "$(PYTHON)" -c "import sys; print(sys.version_info >= (3, 11) or '')"; } 2>/dev/null)
@@ -64,6 +65,12 @@ demo: check-python
 	echo "all                     $$((t4 - t0)) s"; \
 	echo "model and figures: $(DEMO_OUTPUT)/ (model_final.pth, results.json, metrics.json, log.txt)"; \
 	echo "open in a browser: $(DEMO_OUTPUT)/report.html"
+
+# About a quarter of an hour on two cores; stop everything else, it tells how quiet the machine was.
+.PHONY: benchmark
+benchmark: install
+	@$(RUN) dev/setup_peer.py "$(VENV)" "$(PEER_VENV)"
+	@$(RUN) -W ignore dev/compare_with_mmdet.py --peer "$(PEER_VENV)" $(if $(RECORD),--record) $(ARGS)
 
 clean:
 	rm -rf build dist projects/QueryInst/*.egg-info .mypy_cache .pytest_cache

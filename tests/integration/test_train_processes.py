@@ -33,9 +33,10 @@ def start(make_args, tmp_path, tiny_data):
     return start
 
 
-def test_two_processes_train_as_one_does(start, tmp_path):
+@pytest.mark.parametrize("norm, num_parts", [("naiveSyncBN", 1), ("GN", 2)])
+def test_two_processes_train_as_one_does(start, tmp_path, norm, num_parts):
     script = Path(__file__).with_name("two_processes.py")
-    done = start(script, tmp_path, ours=())
+    done = start(script, tmp_path, norm, num_parts, ours=())
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1].endswith("parameters are equal")
 

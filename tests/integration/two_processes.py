@@ -1,6 +1,7 @@
 """Trains with four images in one process, then with two in each of two, and compares the weights.
 
-Run by test_train_processes.py in an interpreter of its own, since it forks.
+Run by test_train_processes.py in an interpreter of its own, since it forks. Arguments: a folder,
+ROI_MASK_HEAD.NORM, and the parts in which each of the two processes runs its images.
 """
 
 import os
@@ -30,11 +31,13 @@ class RankTrainer(Trainer):
         return [batch[rank * 4 // world : (rank + 1) * 4 // world] for batch in batches]
 
 
-def config(output_dir: str) -> CfgNode:
+def config(output_dir: str, norm: str, num_parts: int) -> CfgNode:
     cfg = tiny_cfg(
-        MODEL__ROI_MASK_HEAD__NORM="naiveSyncBN",
+        MODEL__ROI_MASK_HEAD__NORM=norm,
+        MODEL__ROI_MASK_HEAD__CONV_DIM=32,  # which GN's 32 groups divide
         MODEL__ROI_MASK_HEAD__NUM_CONV=2,
         SOLVER__IMS_PER_BATCH=4,
+        SOLVER__ACCUMULATE_STEPS=num_parts,
         SOLVER__MAX_ITER=STEPS,
         SOLVER__STEPS=(),
         SOLVER__WARMUP_ITERS=0,
@@ -51,9 +54,9 @@ def config(output_dir: str) -> CfgNode:
     return cfg
 
 
-def train(output_dir: str) -> dict[str, torch.Tensor]:
+def train(output_dir: str, norm: str, num_parts: int) -> dict[str, torch.Tensor]:
     torch.manual_seed(0)
-    trainer = RankTrainer(config(output_dir))
+    trainer = RankTrainer(config(output_dir, norm, num_parts))
     before = {name: value.clone() for name, value in trainer.model.named_parameters()}
     trainer.train()
     after = dict(trainer.model.named_parameters())
@@ -62,23 +65,23 @@ def train(output_dir: str) -> dict[str, torch.Tensor]:
     return {name.removeprefix("module."): value.detach() for name, value in after.items()}
 
 
-def train_in_group(rank: int, port: int, folder: str) -> None:
+def train_in_group(rank: int, port: int, folder: str, norm: str, num_parts: int) -> None:
     address = f"tcp://127.0.0.1:{port}"
     distributed.init_process_group("gloo", init_method=address, world_size=2, rank=rank)
     comm.create_local_process_group(2)
-    weights = train(os.path.join(folder, "two"))
+    weights = train(os.path.join(folder, "two"), norm, num_parts)
     torch.save(weights, os.path.join(folder, f"rank{rank}.pth"))
     distributed.destroy_process_group()
 
 
-def main(folder: str) -> None:
+def main(folder: str, norm: str, num_parts: int) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     multiprocessing.start_processes(
-        train_in_group, args=(port, folder), nprocs=2, start_method="fork"
+        train_in_group, args=(port, folder, norm, num_parts), nprocs=2, start_method="fork"
     )
-    expected = train(os.path.join(folder, "one"))
+    expected = train(os.path.join(folder, "one"), norm, 1)
     for rank in range(2):
         found = torch.load(os.path.join(folder, f"rank{rank}.pth"))
         assert found.keys() == expected.keys()
@@ -88,4 +91,4 @@ def main(folder: str) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(sys.argv[1], sys.argv[2], int(sys.argv[3]))

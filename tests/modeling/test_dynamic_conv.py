@@ -67,6 +67,40 @@ def test_any_widths(embed_dim, hidden_dim):
     torch.testing.assert_close(conv(query_feats, roi_feats), slow(conv, query_feats, roi_feats))
 
 
+def test_gradients():
+    conv = make(2, 2)
+    inputs = [torch.randn(2, 2).double(), torch.randn(2, 2, 2, 1).double()]
+    inputs += [parameter.detach() for parameter in conv.parameters()]
+    names = [name for name, _ in conv.named_parameters()]
+
+    def run(query_feats, roi_feats, *parameters):
+        named = dict(zip(names, parameters))
+        return torch.func.functional_call(conv, named, (query_feats, roi_feats))
+
+    assert torch.autograd.gradcheck(run, [x.requires_grad_() for x in inputs])
+
+
+def test_half_of_the_kernels_in_use_leave_the_other_half_a_zero_gradient():
+    linear = make().kernel_generator
+    query_feats = torch.randn(2, 6).double()
+    kernels = make()._generate_kernels(query_feats)
+    torch.testing.assert_close(torch.cat(kernels, dim=1), linear(query_feats), rtol=0, atol=1e-12)
+    conv = make()
+    conv._generate_kernels(query_feats)[1].sum().backward()
+    grad = conv.kernel_generator.weight.grad
+    assert not grad[:18].any() and grad[18:].any()
+
+
+def test_autocast_takes_the_kernels_in_its_own_precision():
+    conv = make().float()
+    query_feats = torch.randn(2, 6)
+    with torch.autocast("cpu", torch.bfloat16):
+        kernels = conv._generate_kernels(query_feats)
+    assert [kernel.dtype for kernel in kernels] == [torch.bfloat16] * 2
+    sum(kernel.sum() for kernel in kernels).backward()
+    assert conv.kernel_generator.weight.grad.dtype == torch.float32
+
+
 def test_rois_do_not_touch_each_other():
     conv = make()
     query_feats = torch.randn(2, 6).double().requires_grad_()

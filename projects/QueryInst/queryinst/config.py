@@ -62,6 +62,11 @@ def _add_training_keys(cfg: CN) -> None:
     cfg.SOLVER.OPTIMIZER = "ADAMW"  # "ADAMW" or "SGD"
     # Learning rate factor of the trunk, backbone.bottom_up; the FPN learns at the full rate.
     cfg.SOLVER.BACKBONE_MULTIPLIER = 0.1
+    # What matrix products and convolutions run in with SOLVER.AMP.ENABLED: "fp16", on GPUs, with a
+    # scaled loss, or "bf16", on GPUs and on processors that have instructions for it.
+    cfg.SOLVER.AMP.PRECISION = "fp16"
+    # The same for evaluation and prediction: "fp32", "fp16" or "bf16".
+    cfg.TEST.PRECISION = "fp32"
     # Periodic checkpoints that are kept, the newest; 0 keeps all. model_best.pth and
     # model_final.pth do not count.
     cfg.SOLVER.CHECKPOINT_KEEP = 3
@@ -71,5 +76,12 @@ def _add_training_keys(cfg: CN) -> None:
     # Short sides in pixels, one of which an image is resized to before INPUT.CROP cuts it
     # (TYPE "absolute_range"): the second branch of DETR's augmentation.
     cfg.INPUT.CROP.RESIZE_BEFORE = (400, 500, 600)
+    # Activations that the backward pass computes again, which costs time and saves memory: of the
+    # trunk's stages, of pooling and box head of each stage, and of the mask heads.
+    cfg.MODEL.QUERYINST.CHECKPOINT_BACKBONE = False
+    cfg.MODEL.QUERYINST.CHECKPOINT_BOX_HEADS = False
+    cfg.MODEL.QUERYINST.CHECKPOINT_MASK_HEADS = False
+    # Parts that a batch of IMS_PER_BATCH images runs in, one after the other, for one step.
+    cfg.SOLVER.ACCUMULATE_STEPS = 1
     # "task/metric" whose best value keeps model_best.pth; higher is better.
     cfg.TEST.BEST_METRIC = "segm/AP"

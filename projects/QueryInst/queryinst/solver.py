@@ -6,7 +6,7 @@ from itertools import pairwise
 import torch
 from detectron2.config import CfgNode
 from detectron2.solver.build import get_default_optimizer_params, maybe_add_gradient_clipping
-from torch import nn
+from torch import Tensor, nn
 
 TRUNK_PREFIX = "backbone.bottom_up."
 OPTIMIZERS = ("ADAMW", "SGD")
@@ -34,7 +34,7 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
     common = {"lr": solver.BASE_LR, "weight_decay": solver.WEIGHT_DECAY}
     optimizer: torch.optim.Optimizer
     if solver.OPTIMIZER == "ADAMW":
-        optimizer = _build_adamw(groups, common, is_scaled=solver.AMP.ENABLED)
+        optimizer = _build_adamw(groups, common)
     else:
         optimizer = torch.optim.SGD(
             groups, momentum=solver.MOMENTUM, nesterov=solver.NESTEROV, **common
@@ -46,14 +46,10 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
     return maybe_add_gradient_clipping(cfg, optimizer)
 
 
-def _build_adamw(groups: list[dict], common: dict, *, is_scaled: bool) -> torch.optim.AdamW:
-    """AdamW, fused on the CPU, where its loop over tensors is slow.
-
-    Args:
-        is_scaled: a GradScaler is at work, which leaves a fused step to unscale the gradients.
-    """
+def _build_adamw(groups: list[dict], common: dict) -> torch.optim.AdamW:
+    """AdamW, fused on the CPU, where its loop over tensors is slow."""
     on_cpu = all(param.device.type == "cpu" for group in groups for param in group["params"])
-    fused = True if on_cpu and not is_scaled else None
+    fused = True if on_cpu else None
     optimizer = torch.optim.AdamW(groups, fused=fused, **common)
 
     def keep_fused(optimizer: torch.optim.Optimizer) -> None:
@@ -137,8 +133,33 @@ def _clip_full_model(optimizer: torch.optim.Optimizer, max_norm: float, norm_typ
 
     def clip(optimizer: torch.optim.Optimizer, args: tuple, kwargs: dict) -> None:
         params = [param for group in optimizer.param_groups for param in group["params"]]
-        nn.utils.clip_grad_norm_(params, max_norm, norm_type)
+        grads = [param.grad for param in params if param.grad is not None]
+        if _divides_gradients(optimizer, grads):
+            _clip_in_step(optimizer, grads, max_norm, norm_type)
+        else:
+            nn.utils.clip_grad_norm_(params, max_norm, norm_type)
 
-    # A GradScaler unscales before it calls step(), so that the hook sees true gradients. That does
-    # not hold for a fused optimizer, which unscales inside of its kernel: see _build_adamw.
+    def forget(optimizer: torch.optim.Optimizer, args: tuple, kwargs: dict) -> None:
+        if hasattr(optimizer, "grad_scale"):
+            optimizer.grad_scale = None
+
+    # A scaler of gradients must have unscaled them by now, if its optimizer is not a fused one.
     optimizer.register_step_pre_hook(clip)
+    optimizer.register_step_post_hook(forget)
+
+
+def _divides_gradients(optimizer: torch.optim.Optimizer, grads: list[Tensor]) -> bool:
+    """Whether the step itself divides gradients by ``grad_scale``, a float32, on its way."""
+    is_fused = all(group.get("fused") for group in optimizer.param_groups)
+    return is_fused and all(g.device.type == "cpu" and g.dtype == torch.float32 for g in grads)
+
+
+def _clip_in_step(
+    optimizer: torch.optim.Optimizer, grads: list[Tensor], max_norm: float, norm_type: float
+) -> None:
+    """As ``clip_grad_norm_``, without a pass over all gradients for scaling them."""
+    norms = [torch.linalg.vector_norm(grad, norm_type) for grad in grads]
+    norm = torch.linalg.vector_norm(torch.stack(norms or [torch.zeros(())]), norm_type)
+    scale = getattr(optimizer, "grad_scale", None)  # of a scaler that leaves unscaling to the step
+    scale = torch.ones(()) if scale is None else scale
+    optimizer.grad_scale = scale * ((norm / scale + 1e-6) / max_norm).clamp(min=1)  # type: ignore

@@ -39,6 +39,13 @@ class BatchTargets(NamedTuple):
     masks: list[BitMasks | PolygonMasks] | None  # N entries; None for a box detector
 
 
+class WholeBatch(NamedTuple):
+    """What a part of a batch must know of the whole, so that the parts' losses add up to its."""
+
+    num_instances: tuple[int, ...]  # of each image
+    size: tuple[int, int]  # height, width in pixels: the largest, which all images are padded to
+
+
 class PreciseBoxes(Boxes):
     """Boxes that keep float64. Detectron2's own cast to float32."""
 

@@ -3,11 +3,11 @@
 import os
 import tempfile
 
-import torch
 from detectron2.config import CfgNode
 from detectron2.utils import comm
 
 from ..solver import check_solver
+from .amp import check_inference_precision, check_training_precision
 from .evaluation import evaluator_type
 
 
@@ -24,9 +24,10 @@ def check_run(cfg: CfgNode, *, training: bool, resume: bool = False) -> None:
         check_solver(cfg)
         _check_batch(cfg)
         _check_checkpoints(cfg)
-        _check_precision(cfg)
+        check_training_precision(cfg)
     else:
         _check_weights(cfg, resume)
+    check_inference_precision(cfg)
     if cfg.TEST.AUG.ENABLED:
         raise ValueError(
             "there is no test-time augmentation for QueryInst; set TEST.AUG.ENABLED False"
@@ -77,6 +78,13 @@ def _check_batch(cfg: CfgNode) -> None:
             f"a batch of {batch} images cannot be shared by {reference} reference processes; "
             "set SOLVER.IMS_PER_BATCH or SOLVER.REFERENCE_WORLD_SIZE"
         )
+    parts = cfg.SOLVER.ACCUMULATE_STEPS
+    images = batch // (reference or processes)
+    if not 1 <= parts <= max(images, 1):
+        raise ValueError(
+            f"{parts} parts of the {images} images of a process must be at least 1 and at most as "
+            "many as there are images; set SOLVER.ACCUMULATE_STEPS"
+        )
     if not reference and batch % processes:
         raise ValueError(
             f"a batch of {batch} images cannot be shared by {processes} processes; "
@@ -88,15 +96,6 @@ def _check_checkpoints(cfg: CfgNode) -> None:
     for key, limit in (("CHECKPOINT_PERIOD", 1), ("CHECKPOINT_KEEP", 0)):
         if cfg.SOLVER[key] < limit:
             raise ValueError(f"{cfg.SOLVER[key]} must be >= {limit}; set SOLVER.{key}")
-
-
-def _check_precision(cfg: CfgNode) -> None:
-    has_gpu = cfg.MODEL.DEVICE.startswith("cuda") and torch.cuda.is_available()
-    if cfg.SOLVER.AMP.ENABLED and not has_gpu:
-        raise ValueError(
-            f"mixed-precision training needs a GPU, MODEL.DEVICE is {cfg.MODEL.DEVICE!r}; "
-            "set SOLVER.AMP.ENABLED False"
-        )
 
 
 def _check_weights(cfg: CfgNode, resume: bool) -> None:

@@ -8,10 +8,11 @@ from typing import IO, Any
 
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
-from detectron2.evaluation import COCOEvaluator, DatasetEvaluator
+from detectron2.evaluation import DatasetEvaluator
 from tabulate import tabulate
 
 from ..checkpoint.files import write_atomically
+from .coco_evaluation import TimedCOCOEvaluator
 
 # Types whose evaluator reads data by a package of their own.
 _PACKAGES = {"lvis": "lvis", "cityscapes_instance": "cityscapesscripts"}
@@ -39,7 +40,9 @@ def build_evaluator(cfg: CfgNode, dataset_name: str) -> DatasetEvaluator:
 
         return CityscapesInstanceEvaluator(dataset_name)
     # A JSON that an earlier run made of the data set may be of other data.
-    return COCOEvaluator(dataset_name, tasks=tasks, output_dir=folder, allow_cached_coco=False)
+    return TimedCOCOEvaluator(
+        dataset_name, tasks=tasks, output_dir=folder, allow_cached_coco=False
+    )
 
 
 def evaluator_type(cfg: CfgNode, dataset_name: str) -> str:

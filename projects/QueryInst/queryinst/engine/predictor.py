@@ -18,6 +18,7 @@ from ..checkpoint.slim import fit_to_weights
 from ..config import add_queryinst_config
 from ..data.augmentation import build_augmentations
 from ..devices import resolve_device
+from .amp import check_inference_precision, inference_autocast
 
 logger = logging.getLogger(__name__)
 
@@ -37,13 +38,15 @@ class Predictor(DefaultPredictor):
                 is none, the CPU is used, with one warning.
 
         Raises:
-            ValueError, OSError: one line; the weights, MODEL.DEVICE or INPUT.FORMAT do not fit.
+            ValueError, OSError: one line; the weights, MODEL.DEVICE, TEST.PRECISION or
+                INPUT.FORMAT do not fit.
         """
         if cfg.INPUT.FORMAT not in ("RGB", "BGR"):
             raise ValueError(f"INPUT.FORMAT {cfg.INPUT.FORMAT!r} must be 'RGB' or 'BGR'")
         self.cfg = fit_to_weights(cfg).clone()
         self.cfg.defrost()
         self.cfg.MODEL.DEVICE = resolve_device(cfg, training=False)
+        check_inference_precision(self.cfg)
         self.model = build_model(self.cfg).eval()  # in eval mode the weights must be complete
         rest = QueryInstCheckpointer(self.model).load(cfg.MODEL.WEIGHTS)
         self.metadata = _find_metadata(self.cfg, rest.get("meta"))
@@ -87,7 +90,7 @@ class Predictor(DefaultPredictor):
         image = self.aug.get_transform(image).apply_image(image)
         pixels = np.ascontiguousarray(image.transpose(2, 0, 1), dtype=np.float32)
         inputs = {"image": torch.from_numpy(pixels), "height": height, "width": width}
-        with torch.no_grad():
+        with torch.no_grad(), inference_autocast(self.cfg):
             return self.model([inputs])[0]
 
 

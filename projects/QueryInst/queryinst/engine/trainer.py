@@ -7,7 +7,7 @@ import weakref
 import torch
 from detectron2.config import CfgNode
 from detectron2.data import build_detection_test_loader, build_detection_train_loader
-from detectron2.engine import AMPTrainer, DefaultTrainer, SimpleTrainer, create_ddp_model, hooks
+from detectron2.engine import DefaultTrainer, create_ddp_model, hooks
 from detectron2.engine.train_loop import TrainerBase
 from detectron2.utils import comm
 from detectron2.utils.events import JSONWriter, TensorboardXWriter
@@ -16,10 +16,12 @@ from detectron2.utils.file_io import PathManager
 from ..checkpoint import QueryInstCheckpointer, build_meta
 from ..data.mapper import build_mapper
 from ..solver import build_optimizer
-from .batches import LastBatch, check_finite
+from .amp import inference_autocast, training_precision
+from .batches import LastBatch
 from .evaluation import build_evaluator, by_dataset, write_results
 from .hooks import BestCheckpointer, KeepNewest, StageSumPrinter
 from .logs import log_at_least_to_terminal
+from .steps import StepTrainer
 
 logger = logging.getLogger(__name__)
 
@@ -42,10 +44,8 @@ class Trainer(DefaultTrainer):
         self._last_batch = LastBatch(model)
         device_ids = {} if cfg.MODEL.DEVICE.startswith("cuda") else {"device_ids": None}
         model = create_ddp_model(model, broadcast_buffers=False, **device_ids)
-        trainer_class = _AMPTrainer if cfg.SOLVER.AMP.ENABLED else _SimpleTrainer
-        self._trainer = trainer_class(model, loader, optimizer)
-        # Gradients are dropped before the forward pass, lest they lie beside its activations.
-        self._trainer.zero_grad_before_forward = True
+        logger.info(f"Training in {training_precision(cfg)}")
+        self._trainer = StepTrainer(model, loader, optimizer, cfg)
         self.scheduler = self.build_lr_scheduler(cfg, optimizer)
         self._meta = build_meta(cfg, cfg.DATASETS.TRAIN[0] if cfg.DATASETS.TRAIN else "")
         self.checkpointer = QueryInstCheckpointer(
@@ -88,7 +88,8 @@ class Trainer(DefaultTrainer):
         """As DefaultTrainer's; the main process writes OUTPUT_DIR/results.json as well."""
         last_batch = LastBatch(model)
         try:
-            results = super().test(cfg, model, evaluators)
+            with inference_autocast(cfg):
+                results = super().test(cfg, model, evaluators)
         except torch.cuda.OutOfMemoryError as error:
             raise RuntimeError(
                 f"CUDA out of memory in evaluation, with {last_batch.describe()}; lower "
@@ -158,22 +159,6 @@ class Trainer(DefaultTrainer):
             spoilt = (hooks.EvalHook, BestCheckpointer)
             self._hooks = [hook for hook in self._hooks if not isinstance(hook, spoilt)]
         super().after_train()
-
-
-class _RefuseNonFinite:
-    """Looks at the losses on every process; SimpleTrainer's look is at their mean over all."""
-
-    def _write_metrics(self, loss_dict, data_time, *args, **kwargs):
-        check_finite(loss_dict)
-        super()._write_metrics(loss_dict, data_time, *args, **kwargs)
-
-
-class _SimpleTrainer(_RefuseNonFinite, SimpleTrainer):
-    pass
-
-
-class _AMPTrainer(_RefuseNonFinite, AMPTrainer):
-    pass
 
 
 def _best_metric(cfg: CfgNode) -> str:

@@ -1,8 +1,12 @@
 """What QueryInst asks of a Detectron2 backbone beyond building it."""
 
+import torch.nn.functional as F
 from detectron2.config import CfgNode
 from detectron2.modeling import FPN, Backbone, build_backbone
-from torch import nn
+from detectron2.structures import ImageList
+from torch import Tensor, nn
+
+from .recomputing import recompute_trunk
 
 
 def build_fpn_backbone(cfg: CfgNode) -> Backbone:
@@ -12,7 +16,8 @@ def build_fpn_backbone(cfg: CfgNode) -> Backbone:
     convolution changes the number of channels.
 
     Raises:
-        ValueError: the levels do not have EMBED_DIM channels.
+        ValueError: the levels do not have EMBED_DIM channels, or CHECKPOINT_BACKBONE is set for a
+            trunk that it does not know.
     """
     backbone = build_backbone(cfg)
     embed_dim = cfg.MODEL.QUERYINST.EMBED_DIM
@@ -26,7 +31,27 @@ def build_fpn_backbone(cfg: CfgNode) -> Backbone:
     if isinstance(backbone, FPN):
         for conv in (*backbone.lateral_convs, *backbone.output_convs):
             nn.init.xavier_uniform_(conv.weight)
+    if cfg.MODEL.QUERYINST.CHECKPOINT_BACKBONE:
+        recompute_trunk(backbone)
     return backbone
+
+
+def pad_images(backbone: Backbone, images: list[Tensor], min_size=(0, 0)) -> ImageList:
+    """One batch (N, C, H, W) of images (C, h, w), filled up with zeros at the right and below.
+
+    Args:
+        backbone: its divisibility or square size is kept.
+        min_size: height, width that the images count with at least.
+    """
+    sizes = [(image.shape[-2], image.shape[-1]) for image in images]
+    missing = [max(0, least - size) for least, size in zip(min_size, sizes[0])]
+    first = F.pad(images[0], (0, missing[1], 0, missing[0]))
+    batch = ImageList.from_tensors(
+        [first, *images[1:]],
+        backbone.size_divisibility,
+        padding_constraints=backbone.padding_constraints,
+    )
+    return ImageList(batch.tensor, sizes)
 
 
 def use_running_statistics(backbone: nn.Module) -> None:

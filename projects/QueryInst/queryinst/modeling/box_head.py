@@ -7,6 +7,7 @@ from detectron2.config import configurable
 from torch import Tensor, nn
 
 from .dynamic_conv import DynamicConv
+from .precision import full_precision
 
 
 class NormedFC(nn.Module):
@@ -98,8 +99,9 @@ class DynamicBoxHead(nn.Module):
             roi_feats: (N*Q, C, H, W), 7x7, of the queries' boxes.
 
         Returns:
-            class_logits (N, Q, K), deltas (N, Q, 4) for Box2BoxTransform, the next stage's
-            query_feats (N, Q, C) and mask_queries (N, Q, C): the queries after self-attention.
+            class_logits (N, Q, K) and deltas (N, Q, 4) for Box2BoxTransform, in the parameters'
+            dtype under autocast as well; the next stage's query_feats (N, Q, C) and mask_queries
+            (N, Q, C): the queries after self-attention.
         """
         attended = self.self_attn(query_feats, query_feats, query_feats, need_weights=False)[0]
         mask_queries = self.self_attn_norm(query_feats + attended)
@@ -109,9 +111,15 @@ class DynamicBoxHead(nn.Module):
         query_feats = self.dynamic_conv_norm(mask_queries + self.dropout(x))
         hidden = self.dropout(F.relu(self.ffn_in(query_feats)))
         query_feats = self.ffn_norm(query_feats + self.dropout(self.ffn_out(hidden)))
-        class_logits = self.cls_logits(self.cls_fcs(query_feats))
-        deltas = self.box_deltas(self.reg_fcs(query_feats))
+        class_logits = _without_autocast(self.cls_logits, self.cls_fcs(query_feats))
+        deltas = _without_autocast(self.box_deltas, self.reg_fcs(query_feats))
         return class_logits, deltas, query_feats, mask_queries
+
+
+def _without_autocast(linear: nn.Linear, x: Tensor) -> Tensor:
+    """Half precision would round boxes by up to a pixel, and logits until they tie."""
+    with full_precision(x.device):
+        return linear(x.to(linear.weight.dtype))
 
 
 def _check_sizes(num_classes, embed_dim, num_heads, num_cls_fcs, num_reg_fcs) -> None:

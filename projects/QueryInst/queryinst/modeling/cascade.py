@@ -1,5 +1,7 @@
 """QueryCascade: the box stages, one after the other."""
 
+from functools import partial
+
 import torch
 from detectron2.config import configurable
 from torch import Tensor, nn
@@ -8,6 +10,7 @@ from ..structures import StageOutput
 from .box_head import DynamicBoxHead
 from .box_transform import TwoSidedBox2BoxTransform
 from .pooler import build_pooler, to_rois
+from .recomputing import recompute
 
 
 class QueryCascade(nn.Module):
@@ -18,17 +21,26 @@ class QueryCascade(nn.Module):
     """
 
     @configurable
-    def __init__(self, *, pooler: nn.Module, stages: list[nn.Module], bbox_reg_weights: tuple):
+    def __init__(
+        self,
+        *,
+        pooler: nn.Module,
+        stages: list[nn.Module],
+        bbox_reg_weights: tuple,
+        recomputes: bool = False,
+    ):
         """
         Args:
             pooler: RoIFeaturePooler, 7x7.
             stages: DynamicBoxHeads.
             bbox_reg_weights: of Box2BoxTransform.
+            recomputes: the backward pass pools and runs each stage again, to save memory.
         """
         super().__init__()
         assert stages
         self.pooler = pooler
         self.stages = nn.ModuleList(stages)
+        self.recomputes = recomputes
         self.box_transform = TwoSidedBox2BoxTransform(weights=bbox_reg_weights)
 
     @classmethod
@@ -40,6 +52,7 @@ class QueryCascade(nn.Module):
             "pooler": build_pooler(cfg, cfg.MODEL.ROI_BOX_HEAD, input_shape),
             "stages": [DynamicBoxHead(cfg) for _ in range(num_stages)],
             "bbox_reg_weights": cfg.MODEL.ROI_BOX_HEAD.BBOX_REG_WEIGHTS,
+            "recomputes": cfg.MODEL.QUERYINST.CHECKPOINT_BOX_HEADS,
         }
 
     def forward(
@@ -62,8 +75,15 @@ class QueryCascade(nn.Module):
         for stage in self.stages:
             if outputs:
                 boxes = boxes.detach()
-            roi_feats = self.pooler(features, to_rois(boxes.detach().flatten(0, 1), image_idx))
-            class_logits, deltas, query_feats, mask_queries = stage(query_feats, roi_feats)
+            rois = to_rois(boxes.detach().flatten(0, 1), image_idx)
+            pool_and_run = partial(self._pool_and_run, stage)
+            run = partial(recompute, stage, pool_and_run) if self.recomputes else pool_and_run
+            class_logits, deltas, query_feats, mask_queries = run(features, rois, query_feats)
             boxes = self.box_transform.apply_deltas(deltas, boxes)
             outputs.append(StageOutput(class_logits, boxes, query_feats, mask_queries))
         return outputs
+
+    def _pool_and_run(
+        self, stage: nn.Module, features: list[Tensor], rois: Tensor, query_feats: Tensor
+    ) -> tuple[Tensor, ...]:
+        return stage(query_feats, self.pooler(features, rois))

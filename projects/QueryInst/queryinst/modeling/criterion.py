@@ -58,6 +58,7 @@ class SetCriterion:
         matches: list[MatchedIndices],
         targets: BatchTargets,
         padded_size: tuple[int, int],
+        num_matched: int | None = None,
     ) -> dict[str, Tensor]:
         """All losses of a batch.
 
@@ -65,13 +66,17 @@ class SetCriterion:
             outputs, matches: one per stage.
             mask_logits: one (M, K, H, W) per stage, of the matched queries; None without masks.
             padded_size: height, width of the padded batch in pixels.
+            num_matched: what the losses are divided by, instead of the number of matches, if this
+                is but a part of a batch.
 
         Returns:
             Scalars ``loss_cls_stage0``, ``loss_box_l1_stage0``, ``loss_box_giou_stage0``,
             ``loss_mask_stage0``, ... Without instances all but the class losses are zeros that keep
             the graph.
         """
-        normalizer = _normalizer(len(matches[0].query_idx), targets.boxes.device)
+        if num_matched is None:
+            num_matched = len(matches[0].query_idx)
+        normalizer = _normalizer(num_matched, targets.boxes.device)
         with full_precision(targets.boxes.device):
             per_stage = {"loss_cls": self._class_losses(outputs, matches, targets)}
             num_queries = outputs[0].boxes.shape[1]

@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from ..structures import MatchedIndices, StageOutput
 from .dynamic_conv import DynamicConv
 from .pooler import RoIFeaturePooler, build_pooler, to_rois
+from .precision import at_least_fp32
+from .recomputing import recompute_module
 
 
 class DynamicMaskHead(nn.Module):
@@ -93,7 +95,7 @@ class DynamicMaskHead(nn.Module):
             classes: (D,) its class; any if masks are class-agnostic.
 
         Returns:
-            (D, 2H, 2W) after the sigmoid.
+            (D, 2H, 2W) after the sigmoid, float32 or float64.
         """
         if self.mask_logits.out_channels == 1:
             classes = torch.zeros_like(classes)
@@ -102,7 +104,8 @@ class DynamicMaskHead(nn.Module):
         logits = torch.bmm(kernels[:, None].to(feats), feats)[:, 0]
         assert self.mask_logits.bias is not None
         logits = logits + self.mask_logits.bias[classes, None].to(logits)
-        return logits.sigmoid().unflatten(1, mask_feats.shape[2:])
+        # Pasting samples the scores on a grid of their dtype, too coarse in half precision.
+        return at_least_fp32(logits).sigmoid().unflatten(1, mask_feats.shape[2:])
 
 
 class DroppedMaskHead(nn.Module):
@@ -137,11 +140,13 @@ class MaskBranch(nn.Module):
     def from_config(cls, cfg, input_shape):
         num_stages = cfg.MODEL.QUERYINST.NUM_STAGES
         num_dropped = max(num_stages - 1, 0) if cfg.MODEL.QUERYINST.SLIM else 0
-        stages = [DroppedMaskHead() for _ in range(num_dropped)]
-        stages += [DynamicMaskHead(cfg) for _ in range(num_stages - num_dropped)]
+        heads = [DynamicMaskHead(cfg) for _ in range(num_stages - num_dropped)]
+        if cfg.MODEL.QUERYINST.CHECKPOINT_MASK_HEADS:
+            for head in heads:
+                recompute_module(head)
         return {
             "pooler": build_pooler(cfg, cfg.MODEL.ROI_MASK_HEAD, input_shape),
-            "stages": stages,
+            "stages": [*(DroppedMaskHead() for _ in range(num_dropped)), *heads],
         }
 
     @property

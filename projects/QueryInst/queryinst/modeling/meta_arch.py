@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from ..checkpoint.loading import plan_load
 from ..checkpoint.mmdet import is_mmdet
-from ..structures import PreciseBoxes, StageOutput
-from .backbone import build_fpn_backbone, use_running_statistics
+from ..structures import PreciseBoxes, StageOutput, WholeBatch
+from .backbone import build_fpn_backbone, pad_images, use_running_statistics
 from .cascade import QueryCascade
 from .criterion import SetCriterion
 from .ground_truth import batch_targets
@@ -22,6 +22,8 @@ from .initial_queries import InitialQueries
 from .mask_head import MaskBranch
 from .matcher import HungarianMatcher
 from .postprocessing import TopK, postprocess, select_topk
+from .precision import at_least_fp32
+from .roi_bags import collect_gradients
 
 logger = logging.getLogger(__name__)
 
@@ -149,13 +151,16 @@ class QueryInst(nn.Module):
         if self.mask_head is not None:
             self.mask_head.make_slim()
 
-    def forward(self, batched_inputs: list[dict]) -> dict[str, Tensor] | list[dict]:
+    def forward(
+        self, batched_inputs: list[dict], whole: WholeBatch | None = None
+    ) -> dict[str, Tensor] | list[dict]:
         """Losses in training, detections otherwise.
 
         Args:
             batched_inputs: as of Detectron2's DatasetMapper: "image" (3, H, W) in INPUT.FORMAT;
                 "instances" with gt_boxes, gt_classes and gt_masks in training; "height" and "width"
                 of the output.
+            whole: in training, the batch that these inputs are but a part of.
 
         Returns:
             In training the weighted losses of every stage by name. Otherwise one
@@ -167,7 +172,7 @@ class QueryInst(nn.Module):
         """
         if not self.training:
             return self.inference(batched_inputs)
-        images = self.preprocess_image(batched_inputs)
+        images = self.preprocess_image(batched_inputs, whole.size if whole else (0, 0))
         whwh = self._whwh(torch.tensor(images.image_sizes, device=self.device))
         instances = [x["instances"].to(self.device) for x in batched_inputs]
         targets = batch_targets(instances, whwh, with_masks=self.mask_head is not None)
@@ -177,8 +182,13 @@ class QueryInst(nn.Module):
         if self.mask_head is not None:
             mask_logits = self.mask_head(features, outputs, matches)
         padded_size = tuple(images.tensor.shape[-2:])
-        losses = self.criterion(outputs, mask_logits, matches, targets, padded_size)
-        get_event_storage().put_scalar("queryinst/num_matched", len(matches[0].query_idx))
+        num_queries = outputs[0].boxes.shape[1]
+        num_instances = whole.num_instances if whole else targets.num_per_image
+        num_matched = sum(min(num_queries, num) for num in num_instances)
+        losses = self.criterion(
+            outputs, mask_logits, matches, targets, padded_size, num_matched=num_matched
+        )
+        get_event_storage().put_scalar("queryinst/num_matched", num_matched)
         return losses
 
     def inference(self, batched_inputs: list[dict], do_postprocess: bool = True) -> list:
@@ -230,22 +240,24 @@ class QueryInst(nn.Module):
         )
         return (*result, masks.unflatten(0, topk.scores.shape))
 
-    def preprocess_image(self, batched_inputs: list[dict]) -> ImageList:
-        """Normalize, then pad with zeros to the backbone's divisibility or square size."""
+    def preprocess_image(self, batched_inputs: list[dict], min_size=(0, 0)) -> ImageList:
+        """Normalize, then pad with zeros to the backbone's divisibility or square size.
+
+        Args:
+            min_size: height, width that the result has at least.
+        """
         images = [x["image"].to(self.device) for x in batched_inputs]
         images = [(image - self.pixel_mean) / self.pixel_std for image in images]
-        return ImageList.from_tensors(
-            images,
-            self.backbone.size_divisibility,
-            padding_constraints=self.backbone.padding_constraints,
-        )
+        return pad_images(self.backbone, images, min_size)
 
     def _run_cascade(self, images: Tensor, whwh: Tensor) -> tuple[list[Tensor], list[StageOutput]]:
         """Features of `in_features` and the output of every box stage."""
         features_by_name = self.backbone(images)
-        features = [features_by_name[name] for name in self.in_features]
+        # RoIs are pooled in full precision; converting once serves all stages.
+        features = [at_least_fp32(features_by_name[name]) for name in self.in_features]
         if images.device.type == "cpu":  # once for all stages: BagROIAlign reads pixel by pixel
             features = [x.contiguous(memory_format=torch.channels_last) for x in features]
+            features = [collect_gradients(x) for x in features]
         boxes, query_feats = self.initial_queries(whwh)
         return features, self.cascade(features, boxes, query_feats)
 

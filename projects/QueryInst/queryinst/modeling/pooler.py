@@ -1,5 +1,7 @@
 """RoI features of a batch, by Detectron2's ROIPooler."""
 
+from typing import cast
+
 import torch
 from detectron2.config import CfgNode
 from detectron2.layers import ShapeSpec
@@ -9,6 +11,7 @@ from torch import Tensor, nn
 from ..structures import PreciseBoxes
 from .precision import at_least_fp32
 from .roi_align import BagROIAlign
+from .roi_bags import pool_bags
 
 
 class RoIFeaturePooler(ROIPooler):
@@ -43,14 +46,30 @@ class RoIFeaturePooler(ROIPooler):
             self.canonical_box_size,
             self.canonical_level,
         )
+        rows = [torch.nonzero(levels == i)[:, 0] for i in range(len(self.level_poolers))]
+        if all(_takes(pooler, x) for pooler, x in zip(self.level_poolers, features)):
+            return self._pool_bags(features, rois, rows)
         pooled = features[0].new_zeros(len(rois), *self.output_size, features[0].shape[1])
         pooled = pooled.permute(0, 3, 1, 2)  # channels innermost in memory, as DynamicConv reads
-        for level, pooler in enumerate(self.level_poolers):
-            rows = torch.nonzero(levels == level)[:, 0]
+        for x, pooler, level_rows in zip(features, self.level_poolers, rows):
             # Detectron2's ROIAlign rounds the boxes to the features' dtype: by 4 px in bfloat16.
-            roi_feats = pooler(at_least_fp32(features[level]), rois[rows])
-            pooled.index_put_((rows,), roi_feats.to(pooled))
+            roi_feats = pooler(at_least_fp32(x), rois[level_rows])
+            pooled.index_put_((level_rows,), roi_feats.to(pooled))
         return pooled
+
+    def _pool_bags(self, features: list[Tensor], rois: Tensor, rows: list[Tensor]) -> Tensor:
+        """All levels in one node of the graph, whose backward pass makes no copy for each."""
+        bags = [
+            cast(BagROIAlign, pooler).bags(x, rois[level_rows], level_rows)
+            for pooler, x, level_rows in zip(self.level_poolers, features, rows)
+        ]
+        height, width = self.output_size
+        pooled = pool_bags(features, bags, len(rois), height * width)  # (R, H*W, C)
+        return pooled.unflatten(1, (height, width)).permute(0, 3, 1, 2)
+
+
+def _takes(pooler: nn.Module, features: Tensor) -> bool:
+    return isinstance(pooler, BagROIAlign) and pooler.takes(features)
 
 
 def build_pooler(cfg: CfgNode, head: CfgNode, input_shape: dict[str, ShapeSpec]):

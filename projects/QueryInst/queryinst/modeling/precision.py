@@ -12,3 +12,10 @@ def at_least_fp32(x: Tensor) -> Tensor:
 def full_precision(device: torch.device) -> torch.autocast:
     """A context without autocast on this device."""
     return torch.autocast(device.type, enabled=False)
+
+
+def is_autocast(device: torch.device) -> bool:
+    """Whether autocast is at work on this kind of device."""
+    if hasattr(torch, "get_autocast_dtype"):
+        return torch.is_autocast_enabled(device.type)
+    return torch.is_autocast_enabled() or torch.is_autocast_cpu_enabled()  # torch < 2.4

@@ -1,9 +1,10 @@
 """RoIAlign on the CPU as a weighted embedding bag."""
 
 import torch
-import torch.nn.functional as F
 from detectron2.layers import ROIAlign
 from torch import Tensor
+
+from .roi_bags import Bags, pool_bags
 
 
 class BagROIAlign(ROIAlign):
@@ -12,7 +13,7 @@ class BagROIAlign(ROIAlign):
     A pooled bin is a weighted sum of pixels: sampling_ratio^2 samples of four bilinear neighbours
     each. With the features as a table of one row per pixel that is ``F.embedding_bag``, which runs
     on all cores, forward and backward; torchvision's kernel for the CPU runs on one. Other devices,
-    adaptive sampling, half precision and tracing are left to torchvision.
+    adaptive sampling, half precision, tracing and export are left to torchvision.
     """
 
     def forward(self, input: Tensor, rois: Tensor) -> Tensor:
@@ -25,34 +26,44 @@ class BagROIAlign(ROIAlign):
         Returns:
             (R, C, output_size, output_size). Gradients go to the features, not to the RoIs.
         """
-        in_scope = (
-            input.device.type == "cpu"
-            and input.dtype in (torch.float32, torch.float64)
+        if not self.takes(input):
+            return super().forward(input, rois)
+        bags = self.bags(input, rois, torch.arange(len(rois)))
+        height, width = self.output_size
+        pooled = pool_bags([input], [bags], len(rois), height * width)  # (R, H*W, C)
+        return pooled.unflatten(1, (height, width)).permute(0, 3, 1, 2)
+
+    def takes(self, features: Tensor) -> bool:
+        """Whether these features (N, C, H, W) are pooled here and not by torchvision."""
+        return (
+            features.device.type == "cpu"
+            and features.dtype in (torch.float32, torch.float64)
             and self.aligned
             and self.sampling_ratio > 0
-            and input.numel() > 0
+            and features.numel() > 0
+            and not torch.jit.is_tracing()
+            and not _is_exporting()
         )
-        if not in_scope or torch.jit.is_tracing():
-            return super().forward(input, rois)
-        with torch.no_grad():
-            pixels, weights = self._pixels_and_weights(input.shape, rois.to(input.dtype))
-        table = input.permute(0, 2, 3, 1).flatten(0, 2)  # (N*H*W, C)
-        bins = F.embedding_bag(pixels, table, mode="sum", per_sample_weights=weights)
-        height, width = self.output_size
-        return bins.view(len(rois), height, width, input.shape[1]).permute(0, 3, 1, 2)
 
-    def _pixels_and_weights(self, shape: torch.Size, rois: Tensor) -> tuple[Tensor, Tensor]:
-        """For each bin, the rows of the table and their weights: two of (R*bins, samples*4)."""
-        _, _, height, width = shape
+    @torch.no_grad()
+    def bags(self, features: Tensor, rois: Tensor, rows: Tensor) -> Bags:
+        """What each bin takes from the features (N, C, H, W).
+
+        Args:
+            rois: (r, 5) as `forward`'s.
+            rows: (r,) their rows in the result of `pool_bags`.
+        """
+        _, _, height, width = features.shape
+        rois = rois.to(features.dtype)
         bins_y, bins_x = self.output_size
         y, weight_y = self._axis(rois[:, 2], rois[:, 4], height, bins_y)
         x, weight_x = self._axis(rois[:, 1], rois[:, 3], width, bins_x)
         first = rois[:, 0].long()[:, None, None] * height  # the image's first row of pixels
-        rows = ((first + y) * width)[:, :, None, :, None] + x[:, None, :, None, :]
+        pixels = ((first + y) * width)[:, :, None, :, None] + x[:, None, :, None, :]
         weights = weight_y[:, :, None, :, None] * weight_x[:, None, :, None, :]
         num_bins = len(rois) * bins_y * bins_x
         per_bin = (2 * self.sampling_ratio) ** 2
-        return rows.reshape(num_bins, per_bin), weights.reshape(num_bins, per_bin)
+        return Bags(rows, pixels.reshape(num_bins, per_bin), weights.reshape(num_bins, per_bin))
 
     def _axis(self, start: Tensor, end: Tensor, length: int, bins: int) -> tuple[Tensor, Tensor]:
         """Neighbours along one axis.
@@ -80,3 +91,8 @@ class BagROIAlign(ROIAlign):
         return indices.unflatten(1, (bins, ratio)).flatten(2), weights.unflatten(
             1, (bins, ratio)
         ).flatten(2)
+
+
+def _is_exporting() -> bool:
+    is_exporting = getattr(torch.compiler, "is_exporting", None)  # torch >= 2.7
+    return is_exporting is not None and is_exporting()

@@ -1,0 +1,124 @@
+"""Whether two sides computed the same: a fast wrong answer is no answer."""
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class Check(NamedTuple):
+    """One comparison; `limit` is the most that `value` may be."""
+
+    name: str
+    value: float
+    limit: float
+
+    @property
+    def is_met(self) -> bool:
+        return self.value <= self.limit  # so that NaN is not
+
+
+class Limits(NamedTuple):
+    """Largest differences.
+
+    Attributes:
+        exchanged: detections of one side alone.
+        score: absolute.
+        box: pixels of the output.
+        pixels: share of the masks' pixels; those at a score of a half may fall to either side.
+        first_loss: of each loss, relative, before any optimizer step.
+        later_loss: of the total, relative, after steps whose rounding AdamW magnifies.
+    """
+
+    exchanged: int
+    score: float
+    box: float
+    pixels: float
+    first_loss: float
+    later_loss: float
+
+
+SINGLE = Limits(0, 1e-4, 0.05, 1e-4, 1e-4, 1e-2)
+# cuDNN convolves in TF32 by default, of ten bits.
+TF32 = Limits(5, 0.02, 4.0, 5e-3, 0.02, 0.05)
+# Half precision: what it costs in accuracy, not whether it is right.
+HALF = Limits(15, 0.1, 20.0, 0.05, 0.1, 0.2)
+
+Detections = Mapping[str, Tensor]
+
+
+def compare_detections(
+    ours: Sequence[Detections], theirs: Sequence[Detections], limits: Limits = SINGLE
+) -> list[Check]:
+    """Detections of the same images.
+
+    Args:
+        ours, theirs: for each image topk (D,), scores (D,), boxes (D, 4), masks (D, H, W), by
+            falling score. Where this side keeps fewer, MMDetection's best as many count.
+    """
+    if len(ours) != len(theirs):
+        return [Check("images that one side lacks", abs(len(ours) - len(theirs)), 0)]
+    exchanged, score, box, pixels = 0, 0.0, 0.0, 0.0
+    for our_image, their_image in zip(ours, theirs):
+        count = len(our_image["topk"])
+        their_image = {key: value[:count] for key, value in their_image.items()}
+        if len(their_image["topk"]) < count:
+            return [Check("detections too many", count - len(their_image["topk"]), 0)]
+        rows, columns = torch.nonzero(
+            our_image["topk"][:, None] == their_image["topk"][None], as_tuple=True
+        )
+        exchanged = max(exchanged, count - len(rows))
+        if not len(rows):
+            continue
+        a = {key: value[rows] for key, value in our_image.items()}
+        b = {key: value[columns] for key, value in their_image.items()}
+        score = _larger(score, (a["scores"] - b["scores"]).abs().max())
+        box = _larger(box, (a["boxes"] - b["boxes"]).abs().max())
+        pixels = _larger(pixels, (a["masks"] != b["masks"]).float().mean())
+    return [
+        Check("detections of one side alone", exchanged, limits.exchanged),
+        Check("scores", score, limits.score),
+        Check("boxes [px]", box, limits.box),
+        Check("share of mask pixels", pixels, limits.pixels),
+    ]
+
+
+def _larger(so_far: float, value: Tensor) -> float:
+    """The larger one; not a number if either is."""
+    return so_far if so_far != so_far or value <= so_far else float(value)
+
+
+def compare_losses(
+    ours: Sequence[Mapping[str, float]],
+    theirs: Sequence[Mapping[str, float]],
+    limits: Limits = SINGLE,
+) -> list[Check]:
+    """Losses by name, of one step after the other, from the same weights on the same batch."""
+    names = ours[0].keys() ^ theirs[0].keys()
+    if names or len(ours) != len(theirs):
+        return [Check("losses or steps that one side lacks", len(names) + 1, 0)]
+    first = _worst(abs(ours[0][k] - v) / abs(v) for k, v in theirs[0].items())
+    later = _worst(abs(sum(a.values()) / sum(b.values()) - 1) for a, b in zip(ours[1:], theirs[1:]))
+    return [
+        Check("losses of the first step, relative", first, limits.first_loss),
+        Check("total loss after optimizer steps, relative", later, limits.later_loss),
+    ]
+
+
+def _worst(values) -> float:
+    """Not a number if one is none."""
+    found = list(values)
+    return next((v for v in found if v != v), max(found, default=0.0))
+
+
+def unique_queries(detections: Sequence[Detections], num_classes: int) -> list[int]:
+    """From how many queries the detections of each image come."""
+    return [len(set((found["topk"] // num_classes).tolist())) for found in detections]
+
+
+def check_unique(numbers: Sequence[int], bounds: tuple[int, int]) -> Check:
+    """Trained networks keep a query for one or two classes; so are these weights to do."""
+    low, high = bounds
+    outside = sum(not low <= number <= high for number in numbers)
+    return Check(f"images whose unique kept queries are not {low} to {high}", outside, 0)

@@ -1,0 +1,192 @@
+#!/usr/bin/env python3
+"""Time and memory of this project and of MMDetection, side by side on equal weights and images.
+
+usage: compare_with_mmdet.py --peer VENV [--only GROUP ...] [--rounds N] [--record]
+
+The sides run in turn, each time in a process of its own with default threads; of each side the
+least median counts, as machines slow down for minutes. Ends with status 1 where the outputs differ.
+"""
+
+import argparse
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+from detectron2.config import CfgNode
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT / "tests" / "parity"))
+
+import benchmark_report as report  # noqa: E402
+import our_runs  # noqa: E402
+from benchmark_cases import GROUPS, UNIQUE_QUERIES, Group, Side  # noqa: E402
+from benchmark_inputs import MODELS, NUM_CLASSES  # noqa: E402
+from benchmark_verdict import (  # noqa: E402
+    HALF,
+    SINGLE,
+    TF32,
+    Check,
+    Limits,
+    check_unique,
+    compare_detections,
+    compare_losses,
+    unique_queries,
+)
+from parity_cases import FULL_SEED  # noqa: E402
+from parity_inputs import trained_looking  # noqa: E402
+
+from queryinst.benchmark.measuring import Measurement  # noqa: E402
+from queryinst.checkpoint.mmdet import to_mmdet_state_dict  # noqa: E402
+
+# Steps of a process: those before, those that are timed.
+STEPS = {"inference": (1, 5), "training": (1, 3)}
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--peer", type=Path, required=True, help="environment with MMDetection")
+    parser.add_argument("--only", nargs="+", choices=GROUPS, default=list(GROUPS))
+    parser.add_argument("--rounds", type=int, default=2, help="turns of each side")
+    parser.add_argument("--repeats", type=int, default=0, help="timed steps of each process")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--amp", action="store_true", help="half precision on both sides")
+    parser.add_argument("--batch", type=int, default=0, help="images (default: 1, in training 2)")
+    parser.add_argument("--record", action="store_true", help="write docs/benchmarks/")
+    return parser
+
+
+def main() -> int:
+    args = build_parser().parse_args()
+    start = time.monotonic()
+    outcomes = []
+    with tempfile.TemporaryDirectory() as folder:
+        for name in args.only:
+            outcomes.append(run_group(name, GROUPS[name], args, Path(folder)))
+            print("\n".join(["", *report.outcome_lines(outcomes[-1])]), flush=True)
+    minutes = (time.monotonic() - start) / 60
+    record = report.Record(
+        outcomes, args.device, args.amp, minutes, report.peer_versions(args.peer)
+    )
+    print("\n".join(["", *report.summary_lines(record)]))
+    if args.record:
+        for path in report.write(record, ROOT / "docs" / "benchmarks"):
+            print(f"written: {path}")
+    return 0 if all(check.is_met for outcome in outcomes for check in outcome.checks) else 1
+
+
+def run_group(name: str, group: Group, args: argparse.Namespace, folder: Path) -> report.Outcome:
+    """All sides in turn, `args.rounds` times."""
+    weights = write_weights(group.queries, folder)
+    group = with_known_keys(group)
+    turns: dict[str, list[Measurement]] = {side.name: [] for side in group.sides}
+    outputs, notes, threads = {}, {}, 0
+    for turn in range(args.rounds):
+        for side in group.sides:
+            print(f"{name}, turn {turn + 1}: {side.name}", file=sys.stderr, flush=True)
+            result = run_side(side, group, args, weights, folder)
+            turns[side.name].append(Measurement.from_dict(result["measurement"]))
+            outputs[side.name] = result["outputs"]
+            notes[side.name] = report.describe_yardstick(result["outputs"], result["note"])
+            threads = result["threads"]
+    limits = HALF if args.amp else TF32 if args.device.startswith("cuda") else SINGLE
+    checks, numbers = compare_outputs(group, outputs, limits)
+    return report.Outcome(name, group, turns, checks, numbers, notes, threads)
+
+
+def with_known_keys(group: Group) -> Group:
+    """Without the sides whose keys this version of the project does not have."""
+    cfg = our_runs.zoo_cfg(MODELS[group.queries])
+    kept = []
+    for side in group.sides:
+        if unknown := [key for key in side.opts[::2] if not _has_key(cfg, key)]:
+            print(f"left out: {side.name}, as there is no {unknown[0]}", file=sys.stderr)
+        else:
+            kept.append(side)
+    return dataclasses.replace(group, sides=tuple(kept))
+
+
+def _has_key(cfg: CfgNode, key: str) -> bool:
+    for name in key.split("."):
+        if name not in cfg:
+            return False
+        cfg = cfg[name]
+    return True
+
+
+def write_weights(queries: int, folder: Path) -> Path:
+    """The seeded, trained-looking ones in MMDetection's names, once for all processes."""
+    path = folder / f"weights-{queries}.pt"
+    if not path.exists():
+        model = our_runs.build_without_weights(our_runs.zoo_cfg(MODELS[queries]))
+        state = to_mmdet_state_dict(model.state_dict())
+        shapes = {name: tuple(value.shape) for name, value in state.items()}
+        values = trained_looking(shapes, FULL_SEED)
+        torch.save({name: torch.from_numpy(value.copy()) for name, value in values.items()}, path)
+    return path
+
+
+def run_side(
+    side: Side, group: Group, args: argparse.Namespace, weights: Path, folder: Path
+) -> dict:
+    warmup, repeats = STEPS[group.task]
+    run = {
+        "side": side.side,
+        "task": group.task,
+        "queries": group.queries,
+        "opts": [*side.opts, *(_amp_opts(group.task, args.device) if args.amp else ())],
+        "weights": str(weights),
+        "device": args.device,
+        "amp": args.amp,
+        "batch": args.batch,
+        "warmup": warmup,
+        "repeats": args.repeats or repeats,
+    }
+    is_peer = side.side == "mmdet"
+    python = args.peer / "bin" / "python" if is_peer else sys.executable
+    out = folder / "result.pt"
+    worker = ROOT / "dev" / "benchmark_worker.py"
+    package = str(ROOT / "projects" / "QueryInst")
+    env = {**os.environ} if is_peer else {**os.environ, "PYTHONPATH": package}
+    command = [str(python), "-W", "ignore", str(worker), json.dumps(run), str(out)]
+    subprocess.run(command, check=True, env=env, stdout=subprocess.DEVNULL)
+    result = torch.load(out, weights_only=True)
+    out.unlink()
+    return result
+
+
+def _amp_opts(task: str, device: str) -> tuple:
+    """MMDetection's autocast takes fp16 on a GPU, bfloat16 on the CPU."""
+    precision = "fp16" if device.startswith("cuda") else "bf16"
+    if task == "inference":
+        return ("TEST.PRECISION", precision)
+    return ("SOLVER.AMP.ENABLED", True, "SOLVER.AMP.PRECISION", precision)
+
+
+def compare_outputs(
+    group: Group, outputs: dict, limits: Limits
+) -> tuple[list[Check], dict[str, list]]:
+    """Each of this project's sides with MMDetection's; and the unique kept queries of each."""
+    checks, numbers = [], {}
+    theirs = next(outputs[side.name] for side in group.sides if side.side == "mmdet")
+    for side in group.sides:
+        if side.side != "queryinst":
+            continue
+        ours = outputs[side.name]
+        compare = compare_detections if group.task == "inference" else compare_losses
+        found = compare(ours, theirs, limits)
+        if group.task == "inference":
+            numbers[side.name] = unique_queries(ours, NUM_CLASSES)
+            if group.queries == 100:
+                found.append(check_unique(numbers[side.name], UNIQUE_QUERIES))
+        checks += [check._replace(name=f"{side.name}: {check.name}") for check in found]
+    return checks, numbers
+
+
+if __name__ == "__main__":
+    sys.exit(main())

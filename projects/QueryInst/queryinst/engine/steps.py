@@ -1,0 +1,103 @@
+"""One training step: forward pass in the wanted precision, backward pass, look, update."""
+
+import time
+from contextlib import AbstractContextManager
+
+import torch
+from detectron2.config import CfgNode
+from detectron2.engine import SimpleTrainer
+
+from .accumulation import Batch, describe_batch, split_batch, without_sync
+from .amp import build_grad_scaler, training_autocast
+from .batches import check_finite
+
+
+class StepTrainer(SimpleTrainer):
+    """Detectron2's SimpleTrainer in any precision, on any device.
+
+    Its AMPTrainer knows CUDA alone, and leaves the unscaling to a step that has clipped by then.
+    """
+
+    def __init__(self, model, data_loader, optimizer, cfg: CfgNode):
+        """
+        Args:
+            cfg: SOLVER.AMP, SOLVER.ACCUMULATE_STEPS and MODEL.DEVICE are read.
+        """
+        # Gradients are dropped before the forward pass, lest they lie beside its activations.
+        super().__init__(model, data_loader, optimizer, zero_grad_before_forward=True)
+        self._cfg = cfg
+        self.grad_scaler = build_grad_scaler(cfg)
+
+    def autocast(self) -> AbstractContextManager:
+        """The context of the forward pass."""
+        return training_autocast(self._cfg)
+
+    def run_step(self):
+        """One iteration.
+
+        Raises:
+            FloatingPointError: a loss is not finite; the weights are as they were.
+        """
+        assert self.model.training, "the model is in eval mode"
+        start = time.perf_counter()
+        data = next(self._data_loader_iter)
+        data_time = time.perf_counter() - start
+        self.optimizer.zero_grad()
+        loss_dict = self.accumulate(data)
+        self.after_backward()
+        self._write_metrics(loss_dict, data_time)
+        self.update()
+
+    def accumulate(self, batch: Batch) -> dict[str, torch.Tensor]:
+        """The losses of the batch, after the backward passes of its parts."""
+        num_parts = self._cfg.SOLVER.ACCUMULATE_STEPS
+        if num_parts == 1:
+            return self._run(batch)
+        whole = describe_batch(batch)
+        *parts, last = split_batch(batch, num_parts)
+        with without_sync(self.model):
+            losses = [self._run(part, whole) for part in parts]
+        losses.append(self._run(last, whole))
+        return {name: torch.stack([x[name] for x in losses]).sum() for name in losses[0]}
+
+    def _run(self, *args) -> dict[str, torch.Tensor]:
+        """One forward and backward pass; the losses, detached."""
+        with self.autocast():
+            losses = self.model(*args)
+            loss = sum(losses.values())
+        self.backward(loss)
+        return {name: loss.detach() for name, loss in losses.items()}
+
+    def backward(self, loss: torch.Tensor) -> None:
+        """Gradients of the loss; of the scaled loss with a scaler."""
+        (self.grad_scaler.scale(loss) if self.grad_scaler else loss).backward()
+
+    def update(self) -> None:
+        """Unscale, then what the optimizer does before its step, such as clipping, then the step.
+
+        With a scaler a step whose gradients are not finite is left out.
+        """
+        if self.grad_scaler is None:
+            self.optimizer.step()
+            return
+        self.grad_scaler.unscale_(self.optimizer)
+        self.grad_scaler.step(self.optimizer)
+        self.grad_scaler.update()
+
+    def _write_metrics(self, loss_dict, data_time, *args, **kwargs):
+        # SimpleTrainer looks at the losses' mean over all processes; each is to know its own.
+        check_finite(loss_dict)
+        super()._write_metrics(loss_dict, data_time, *args, **kwargs)
+
+    def state_dict(self):
+        """SimpleTrainer's, with the scaler's if there is one."""
+        state = super().state_dict()
+        if self.grad_scaler is not None:
+            state["grad_scaler"] = self.grad_scaler.state_dict()
+        return state
+
+    def load_state_dict(self, state_dict):
+        """Resume; a run that changed its precision starts with a new scaler, or with none."""
+        super().load_state_dict(state_dict)
+        if self.grad_scaler is not None and state_dict.get("grad_scaler"):
+            self.grad_scaler.load_state_dict(state_dict["grad_scaler"])

@@ -1,0 +1,186 @@
+"""The comparison with MMDetection fails on every kind of wrong answer, and its tables say so."""
+
+import datetime
+import json
+
+import benchmark_report as report
+import pytest
+import torch
+from benchmark_cases import GROUPS, MMDET, OURS, UNIQUE_QUERIES
+from benchmark_verdict import (
+    Check,
+    check_unique,
+    compare_detections,
+    compare_losses,
+    unique_queries,
+)
+
+from queryinst.benchmark.measuring import Load, Measurement
+
+CLASSES = 80
+
+
+def detections(count=6):
+    generator = torch.Generator().manual_seed(0)
+    return {
+        "topk": torch.randperm(100 * CLASSES, generator=generator)[:count],
+        "scores": torch.rand(count, generator=generator).sort(descending=True)[0],
+        "boxes": torch.rand(count, 4, generator=generator) * 100,
+        "masks": torch.rand(count, 40, 60, generator=generator) > 0.5,
+    }
+
+
+def changed(name, by):
+    found = detections()
+    value = found[name].clone()
+    value[2] = ~value[2] if value.dtype == torch.bool else value[2] + by
+    return {**found, name: value}
+
+
+def is_equal(checks):
+    return all(check.is_met for check in checks)
+
+
+def test_equal_detections_pass_in_any_order():
+    order = torch.tensor([1, 0, 2, 3, 5, 4])  # equal scores may change places
+    shuffled = {key: value[order] for key, value in detections().items()}
+    assert is_equal(compare_detections([shuffled], [detections()]))
+
+
+def test_of_the_other_side_only_the_best_as_many_count():
+    assert is_equal(
+        compare_detections([{k: v[:4] for k, v in detections().items()}], [detections()])
+    )
+    assert not is_equal(
+        compare_detections([{k: v[1:4] for k, v in detections().items()}], [detections()])
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "by"),
+    [
+        ("topk", 1),
+        ("scores", 1e-3),
+        ("scores", float("nan")),
+        ("boxes", 0.2),
+        ("boxes", float("nan")),
+        ("masks", None),
+    ],
+)
+def test_a_wrong_detection_fails(name, by):
+    assert not is_equal(compare_detections([changed(name, by)], [detections()]))
+
+
+def test_missing_detections_and_images_fail():
+    assert not is_equal(compare_detections([detections()], [detections(5)]))
+    assert not is_equal(compare_detections([detections()] * 2, [detections()]))
+    apart = {**detections(), "topk": detections()["topk"] + 10**6}
+    assert not is_equal(compare_detections([apart], [detections()]))
+
+
+LOSSES = [
+    {"loss_cls_stage0": 2.0, "loss_mask_stage0": 3.0},
+    {"loss_cls_stage0": 1.9, "loss_mask_stage0": 2.9},
+]
+
+
+def test_equal_losses_pass():
+    near = [{k: v * (1 + 1e-5) for k, v in step.items()} for step in LOSSES]
+    assert is_equal(compare_losses(near, LOSSES))
+
+
+@pytest.mark.parametrize(
+    ("step", "factor"), [(0, 1.001), (1, 1.05), (0, float("nan")), (1, float("nan"))]
+)
+def test_a_wrong_loss_fails(step, factor):
+    ours = [dict(losses) for losses in LOSSES]
+    ours[step]["loss_mask_stage0"] *= factor
+    assert not is_equal(compare_losses(ours, LOSSES))
+
+
+def test_missing_losses_and_steps_fail():
+    assert not is_equal(compare_losses(LOSSES[:1], LOSSES))
+    assert not is_equal(compare_losses([{"loss_cls_stage0": 2.0}], LOSSES[:1]))
+
+
+def test_queries_are_counted_once():
+    topk = torch.tensor([5 * CLASSES, 5 * CLASSES + 1, 7 * CLASSES])
+    assert unique_queries([{"topk": topk}], CLASSES) == [2]
+    assert check_unique([50, 70], UNIQUE_QUERIES).is_met
+    assert not check_unique([60, 71], UNIQUE_QUERIES).is_met
+
+
+def measurement(seconds, peak, others=0.02):
+    return Measurement([seconds] * 3, [seconds] * 3, 10**9, peak, Load(2, 1.9, others))
+
+
+def outcome(our_seconds=1.0, our_peak=17 * 10**8, checks=(), others=0.02):
+    group = GROUPS["inference-100"]
+    turns = {
+        MMDET.name: [measurement(2.5, 2 * 10**9), measurement(2.0, 2 * 10**9)],
+        OURS.name: [measurement(our_seconds, our_peak, others), measurement(3.0, our_peak)],
+    }
+    unique, notes = {OURS.name: [60]}, {OURS.name: ""}
+    return report.Outcome("inference-100", group, turns, list(checks), unique, notes, 2)
+
+
+def test_ratios_are_of_the_least_medians():
+    assert outcome().time(MMDET.name) == 2.0
+    ours, mask_rcnn = GROUPS["inference-100"].rows
+    assert report.ratios(outcome(), ours) == (0.5, 0.5, 0.85)
+    assert report.ratios(outcome(), mask_rcnn) is None  # which did not run
+
+
+@pytest.mark.parametrize(
+    ("seconds", "peak", "words"),
+    [
+        (1.0, 17 * 10**8, ["0.72, reached", "0.60, reached", "0.95, reached"]),
+        (1.3, 17 * 10**8, ["0.72, reached", "0.60, NOT REACHED", "0.95, reached"]),
+        (1.6, 2 * 10**9, ["0.72, NOT REACHED", "0.60, NOT REACHED", "0.95, NOT REACHED"]),
+        (1.0, None, ["0.72, reached", "0.60, reached", "0.95, unknown"]),
+    ],
+)
+def test_each_floor_is_marked(seconds, peak, words):
+    cells = report.ratio_table([outcome(seconds, peak)])[2].split(" | ")
+    assert [cells[2], cells[3], cells[6].rstrip(" |")] == words
+
+
+def test_the_summary_says_whether_outputs_are_equal_and_how_quiet_it_was():
+    good = report.Record([outcome()], "cpu", False, 3.0, {})
+    assert "outputs equal" in report.summary_lines(good)[-1]
+    assert "1 % of the cores (quiet)" in report.summary_lines(good)[-1]
+    wrong = outcome(checks=[Check("scores", 0.5, 1e-4)], others=0.8)
+    text = report.summary_lines(report.Record([wrong], "cpu", False, 3.0, {}))[-1]
+    assert "DIFFER: scores" in text and "40 % of the cores (NOT QUIET" in text
+
+
+def test_the_record_is_a_page_and_data(tmp_path):
+    record = report.Record([outcome()], "cpu", False, 3.0, {"mmdet": "3.3.0"})
+    page, data = report.write(record, tmp_path, datetime.date(2026, 1, 2))
+    assert page.stem == data.stem and page.stem.startswith("2026-01-02-")
+    assert page.stem.endswith("-2-threads")
+    text = page.read_text()
+    assert "mmdet 3.3.0" in text and "unique kept queries 60" in text and "make benchmark" in text
+    values = json.loads(data.read_text())
+    (group,) = values["groups"]
+    (row,) = group["ratios"]
+    assert (row["time"], row["cpu_time"], row["memory"]) == (0.5, 0.5, 0.85)
+    assert row["title"] == "inference, 100 queries"
+    assert group["sides"][MMDET.name][1]["median"] == 2.0
+
+
+def test_further_rows_say_what_they_computed():
+    assert report.describe_yardstick({"detections": 100}, "how") == "detections 100; how"
+    assert report.describe_yardstick([{"loss_cls_stage0": 1.0}], "") == ""
+
+
+def test_the_table_asks_what_it_is_to_ask():
+    rows = {row.title: row for group in GROUPS.values() for row in group.rows}
+    floors = [(r.time_floor, r.memory_floor, r.aim) for r in rows.values() if r.time_floor]
+    assert floors == [
+        (0.72, 0.95, 0.60), (0.50, 0.90, 0.42), (0.65, 1.0, 0.55), (0.60, 0.95, 0.42),
+    ]  # fmt: skip
+    checkpointing = [r.memory_floor for title, r in rows.items() if "checkpointing" in title]
+    assert checkpointing == [0.8, 0.75]
+    for group in GROUPS.values():
+        assert {row.side for row in group.rows} <= {side.name for side in group.sides}
