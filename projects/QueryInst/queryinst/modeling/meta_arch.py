@@ -86,6 +86,7 @@ class QueryInst(nn.Module):
         self.max_detections = max_detections
         self.norm_eval = norm_eval
         self.allow_unloaded = tuple(allow_unloaded)
+        self.predicts_only = False  # of a copy that `optimize_for_inference` made
         self.register_buffer("pixel_mean", torch.tensor(pixel_mean).view(-1, 1, 1), False)
         self.register_buffer("pixel_std", torch.tensor(pixel_std).view(-1, 1, 1), False)
 
@@ -116,6 +117,8 @@ class QueryInst(nn.Module):
 
     def train(self, mode: bool = True) -> "QueryInst":
         """As nn.Module's; with NORM_EVAL the trunk's batch norms stay on running statistics."""
+        if mode and self.predicts_only:
+            raise ValueError("made by optimize_for_inference; train the model that it copied")
         super().train(mode)
         if self.norm_eval:
             use_running_statistics(self.backbone)
