@@ -17,6 +17,8 @@ def build(run: dict) -> tuple[Callable[[], Any], Callable[[Any], Any]]:
     """The step, and what turns its last result into plain tensors."""
     cfg = model_zoo.get_config(f"COCO-InstanceSegmentation/{MODELS[run['queries']]}.yaml")
     cfg.MODEL.DEVICE, cfg.MODEL.WEIGHTS = run["device"], ""
+    # The learning rate of both sides' configurations, without a schedule or a scale of it.
+    cfg.SOLVER.WARMUP_FACTOR, cfg.SOLVER.REFERENCE_WORLD_SIZE = 1.0, 0
     cfg.merge_from_list(run["opts"])
     batch = batch_of(run)
     inputs = training_inputs(batch.images, batch.objects, torch.float32)

@@ -17,9 +17,9 @@ def made_up(parts, peak=2_000_000_000):
     seconds = sum(parts.values())
     measurement = Measurement([seconds], [seconds], 10**9, peak, Load(2, 2.0, 0.02))
     model = {"queries": 100, "classes": 80}
-    return Result(
-        Case("inference").filled(), measurement, parts, model, {"cores": 2}, {"torch": "2"}
-    )
+    output = {"unique_queries": 60}
+    case, hardware, versions = Case("inference").filled(), {"cores": 2}, {"torch": "2"}
+    return Result(case, measurement, parts, model, hardware, versions, output)
 
 
 def test_two_points_give_a_page_and_a_plot(tmp_path):
@@ -54,7 +54,7 @@ def test_a_part_that_grows_faster_than_the_work_is_named():
 
 def test_the_table_says_what_dominates():
     rows = growth_table(Growth(QUERIES, [made_up({"backbone": 3.0, "FPN": 1.0})] * 2))
-    assert rows[2] == "| 4 | 4.000 s | 2.00 GB | backbone 75 %, FPN 25 % |"
+    assert rows[2] == "| 4 | 4.000 s | 2.00 GB | 60 | backbone 75 %, FPN 25 % |"
 
 
 @pytest.mark.parametrize("axis", AXES, ids=lambda axis: axis.slug)

@@ -13,5 +13,6 @@ from . import data, model_zoo  # noqa: F401  registers shapes_train, shapes_val 
 from ._version import __version__
 from .config import add_queryinst_config
 from .modeling import QueryInst
+from .optimization import optimize_for_inference
 
-__all__ = ["QueryInst", "__version__", "add_queryinst_config"]
+__all__ = ["QueryInst", "__version__", "add_queryinst_config", "optimize_for_inference"]

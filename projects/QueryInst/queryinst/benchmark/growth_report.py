@@ -85,7 +85,8 @@ def _fixed(growth: Growth) -> str:
 
 
 def growth_table(growth: Growth) -> list[str]:
-    """A line for each value."""
+    """A line for each value; at inference with the queries that need a mask, which masks cost."""
+    is_inference = growth.axis.task == "inference"
     rows = []
     for value, result in zip(growth.axis.values, growth.results):
         peak = result.measurement.peak_bytes
@@ -94,10 +95,13 @@ def growth_table(growth: Growth) -> list[str]:
                 str(value),
                 f"{result.measurement.median:.3f} s",
                 "unknown" if peak is None else gigabytes(peak),
+                *([f"{result.output['unique_queries']:g}"] if is_inference else []),
                 largest_parts(result.parts),
             ]
         )
-    return markdown_table([growth.axis.name, "time", "peak memory", "what dominates"], rows)
+    header = [growth.axis.name, "time", "peak memory"]
+    header += ["queries with masks"] if is_inference else []
+    return markdown_table([*header, "what dominates"], rows)
 
 
 def plot(growth: Growth, path: Path) -> None:

@@ -1,12 +1,17 @@
 """What QueryInst asks of a Detectron2 backbone beyond building it."""
 
+import torch
 import torch.nn.functional as F
 from detectron2.config import CfgNode
 from detectron2.modeling import FPN, Backbone, build_backbone
 from detectron2.structures import ImageList
 from torch import Tensor, nn
 
+from .deferred_level import DeferredLevel, Level, Pyramid, defer_finest_level
+from .folding import fold_static_norms
+from .precision import at_least_fp32
 from .recomputing import recompute_trunk
+from .roi_bags import collect_gradients
 
 
 def build_fpn_backbone(cfg: CfgNode) -> Backbone:
@@ -31,6 +36,8 @@ def build_fpn_backbone(cfg: CfgNode) -> Backbone:
     if isinstance(backbone, FPN):
         for conv in (*backbone.lateral_convs, *backbone.output_convs):
             nn.init.xavier_uniform_(conv.weight)
+    fold_static_norms(backbone)
+    defer_finest_level(backbone)
     if cfg.MODEL.QUERYINST.CHECKPOINT_BACKBONE:
         recompute_trunk(backbone)
     return backbone
@@ -52,6 +59,38 @@ def pad_images(backbone: Backbone, images: list[Tensor], min_size=(0, 0)) -> Ima
         padding_constraints=backbone.padding_constraints,
     )
     return ImageList(batch.tensor, sizes)
+
+
+def extract_features(
+    backbone: nn.Module, images: Tensor, names: list[str], num_poolings: int
+) -> list[Level]:
+    """The levels that RoIs are pooled from, in full precision.
+
+    On the CPU channels lie innermost from here on: convolutions are faster so, and `BagROIAlign`
+    reads pixel by pixel.
+
+    Args:
+        images: (N, 3, H, W), normalized and padded.
+        names: of the levels, the finest first.
+        num_poolings: how often all RoIs will be pooled.
+
+    Returns:
+        One (N, C, H, W) per name; the first may be a `DeferredLevel`.
+    """
+    if images.device.type == "cpu":
+        images = images.contiguous(memory_format=torch.channels_last)
+    levels = backbone(images)
+    if isinstance(levels, Pyramid) and isinstance(finest := levels.levels[names[0]], DeferredLevel):
+        finest.num_poolings = num_poolings
+        return [finest, *(_for_pooling(levels[name]) for name in names[1:])]
+    return [_for_pooling(levels[name]) for name in names]
+
+
+def _for_pooling(x: Tensor) -> Tensor:
+    x = at_least_fp32(x)
+    if x.device.type != "cpu":
+        return x
+    return collect_gradients(x.contiguous(memory_format=torch.channels_last))
 
 
 def use_running_statistics(backbone: nn.Module) -> None:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from ..structures import StageOutput
 from .box_head import DynamicBoxHead
 from .box_transform import TwoSidedBox2BoxTransform
+from .deferred_level import Level
 from .pooler import build_pooler, to_rois
 from .recomputing import recompute
 
@@ -56,7 +57,7 @@ class QueryCascade(nn.Module):
         }
 
     def forward(
-        self, features: list[Tensor], boxes: Tensor, query_feats: Tensor
+        self, features: list[Level], boxes: Tensor, query_feats: Tensor
     ) -> list[StageOutput]:
         """Refine the boxes of all queries, stage by stage.
 
@@ -84,6 +85,6 @@ class QueryCascade(nn.Module):
         return outputs
 
     def _pool_and_run(
-        self, stage: nn.Module, features: list[Tensor], rois: Tensor, query_feats: Tensor
+        self, stage: nn.Module, features: list[Level], rois: Tensor, query_feats: Tensor
     ) -> tuple[Tensor, ...]:
         return stage(query_feats, self.pooler(features, rois))

@@ -10,7 +10,9 @@ from detectron2.utils import comm
 from torch import Tensor, nn
 
 from ..structures import MatchedIndices, StageOutput
+from .deferred_level import Level
 from .dynamic_conv import DynamicConv
+from .folding import FoldingConv2d
 from .pooler import RoIFeaturePooler, build_pooler, to_rois
 from .precision import at_least_fp32
 from .recomputing import recompute_module
@@ -80,7 +82,7 @@ class DynamicMaskHead(nn.Module):
             (R, CONV_DIM, 2H, 2W).
         """
         x = self.dynamic_conv(mask_queries, roi_feats)
-        return F.relu(self.deconv(self.convs(x)))
+        return F.relu_(self.deconv(self.convs(x)))
 
     def forward(self, mask_queries: Tensor, roi_feats: Tensor) -> Tensor:
         """As `mask_features`; returns the logits of all classes, (R, K, 2H, 2W)."""
@@ -160,7 +162,7 @@ class MaskBranch(nn.Module):
             self.stages[index] = DroppedMaskHead()
 
     def forward(
-        self, features: list[Tensor], outputs: list[StageOutput], matches: list[MatchedIndices]
+        self, features: list[Level], outputs: list[StageOutput], matches: list[MatchedIndices]
     ) -> list[Tensor]:
         """Mask logits of the matched queries, in every stage, on that stage's detached boxes.
 
@@ -195,7 +197,7 @@ class MaskBranch(nn.Module):
                 stage()
 
     def predict(
-        self, features: list[Tensor], output: StageOutput, query_rows: Tensor, classes: Tensor
+        self, features: list[Level], output: StageOutput, query_rows: Tensor, classes: Tensor
     ) -> Tensor:
         """Mask scores of detections, from the last stage; each query is run once.
 
@@ -212,7 +214,7 @@ class MaskBranch(nn.Module):
         return self.last.class_scores(mask_feats, detection_to_row, classes)
 
     def last_mask_features(
-        self, features: list[Tensor], output: StageOutput, query_rows: Tensor
+        self, features: list[Level], output: StageOutput, query_rows: Tensor
     ) -> Tensor:
         """`DynamicMaskHead.mask_features` of the last stage for the queries in `query_rows`."""
         image_idx = query_rows.div(output.boxes.shape[1], rounding_mode="floor")
@@ -242,14 +244,14 @@ def _norms_wait_for_others(head: nn.Module) -> bool:
 
 def _conv3x3(in_channels: int, out_channels: int, norm: str) -> Conv2d:
     """3x3 convolution, norm, ReLU; Kaiming normal (fan out), as the reference's ConvModule."""
-    conv = Conv2d(
+    conv = FoldingConv2d(
         in_channels,
         out_channels,
         kernel_size=3,
         padding=1,
         bias=not norm,
         norm=_build_norm(norm, out_channels),
-        activation=F.relu,
+        activation=F.relu_,
     )
     nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
     if conv.bias is not None:

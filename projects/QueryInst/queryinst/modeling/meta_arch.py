@@ -14,16 +14,15 @@ from torch import Tensor, nn
 from ..checkpoint.loading import plan_load
 from ..checkpoint.mmdet import is_mmdet
 from ..structures import PreciseBoxes, StageOutput, WholeBatch
-from .backbone import build_fpn_backbone, pad_images, use_running_statistics
+from .backbone import build_fpn_backbone, extract_features, pad_images, use_running_statistics
 from .cascade import QueryCascade
 from .criterion import SetCriterion
+from .deferred_level import Level
 from .ground_truth import batch_targets
 from .initial_queries import InitialQueries
 from .mask_head import MaskBranch
 from .matcher import HungarianMatcher
 from .postprocessing import TopK, postprocess, select_topk
-from .precision import at_least_fp32
-from .roi_bags import collect_gradients
 
 logger = logging.getLogger(__name__)
 
@@ -87,6 +86,7 @@ class QueryInst(nn.Module):
         self.max_detections = max_detections
         self.norm_eval = norm_eval
         self.allow_unloaded = tuple(allow_unloaded)
+        self.predicts_only = False  # of a copy that `optimize_for_inference` made
         self.register_buffer("pixel_mean", torch.tensor(pixel_mean).view(-1, 1, 1), False)
         self.register_buffer("pixel_std", torch.tensor(pixel_std).view(-1, 1, 1), False)
 
@@ -117,6 +117,8 @@ class QueryInst(nn.Module):
 
     def train(self, mode: bool = True) -> "QueryInst":
         """As nn.Module's; with NORM_EVAL the trunk's batch norms stay on running statistics."""
+        if mode and self.predicts_only:
+            raise ValueError("made by optimize_for_inference; train the model that it copied")
         super().train(mode)
         if self.norm_eval:
             use_running_statistics(self.backbone)
@@ -250,20 +252,16 @@ class QueryInst(nn.Module):
         images = [(image - self.pixel_mean) / self.pixel_std for image in images]
         return pad_images(self.backbone, images, min_size)
 
-    def _run_cascade(self, images: Tensor, whwh: Tensor) -> tuple[list[Tensor], list[StageOutput]]:
+    def _run_cascade(self, images: Tensor, whwh: Tensor) -> tuple[list[Level], list[StageOutput]]:
         """Features of `in_features` and the output of every box stage."""
-        features_by_name = self.backbone(images)
-        # RoIs are pooled in full precision; converting once serves all stages.
-        features = [at_least_fp32(features_by_name[name]) for name in self.in_features]
-        if images.device.type == "cpu":  # once for all stages: BagROIAlign reads pixel by pixel
-            features = [x.contiguous(memory_format=torch.channels_last) for x in features]
-            features = [collect_gradients(x) for x in features]
+        num_poolings = len(self.cascade.stages) + (self.mask_head is not None)
+        features = extract_features(self.backbone, images, self.in_features, num_poolings)
         boxes, query_feats = self.initial_queries(whwh)
         return features, self.cascade(features, boxes, query_feats)
 
     def _build_instances(
         self,
-        features: list[Tensor],
+        features: list[Level],
         last: StageOutput,
         topk: TopK,
         image_sizes: list[tuple[int, int]],

@@ -9,6 +9,7 @@ from detectron2.modeling.poolers import ROIPooler, assign_boxes_to_levels
 from torch import Tensor, nn
 
 from ..structures import PreciseBoxes
+from .deferred_level import DeferredLevel, Level
 from .precision import at_least_fp32
 from .roi_align import BagROIAlign
 from .roi_bags import pool_bags
@@ -29,11 +30,11 @@ class RoIFeaturePooler(ROIPooler):
                 for scale in scales
             )
 
-    def forward(self, features: list[Tensor], rois: Tensor) -> Tensor:
+    def forward(self, features: list[Level], rois: Tensor) -> Tensor:
         """Pool each RoI from the level that its size belongs to.
 
         Args:
-            features: one (N, C, H, W) per level, the finest first.
+            features: one (N, C, H, W) per level, the finest first, which may be deferred.
             rois: (R, 5) image of the batch, then XYXY_ABS in pixels of the padded batch. R may be 0
 
         Returns:
@@ -47,6 +48,28 @@ class RoIFeaturePooler(ROIPooler):
             self.canonical_level,
         )
         rows = [torch.nonzero(levels == i)[:, 0] for i in range(len(self.level_poolers))]
+        if isinstance(features[0], DeferredLevel):
+            return self._pool_deferred(features[0], cast(list[Tensor], features[1:]), rois, rows)
+        return self._pool(cast(list[Tensor], features), rois, rows)
+
+    def _pool_deferred(
+        self, finest: DeferredLevel, others: list[Tensor], rois: Tensor, rows: list[Tensor]
+    ) -> Tensor:
+        """Before the finest level's convolution, or after it, whichever is less work."""
+        aligner, finest_rows = self.level_poolers[0], rows[0]
+        height, width = self.output_size
+        pools_first = _takes(aligner, finest.x) and finest.is_worth_pooling(
+            len(finest_rows) * height * width
+        )
+        if not pools_first:
+            return self._pool([finest.convolved, *others], rois, rows)
+        pooled = self._pool([finest.x, *others], rois, [finest_rows[:0], *rows[1:]])
+        bins = finest.pool(cast(BagROIAlign, aligner), rois[finest_rows])  # (r, H*W, C)
+        pooled.permute(0, 2, 3, 1)[finest_rows] = bins.unflatten(1, (height, width))
+        return pooled
+
+    def _pool(self, features: list[Tensor], rois: Tensor, rows: list[Tensor]) -> Tensor:
+        """Each level's RoIs, by `rows`; a RoI of no level gets zeros."""
         if all(_takes(pooler, x) for pooler, x in zip(self.level_poolers, features)):
             return self._pool_bags(features, rois, rows)
         pooled = features[0].new_zeros(len(rois), *self.output_size, features[0].shape[1])

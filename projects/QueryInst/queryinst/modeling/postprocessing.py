@@ -2,12 +2,10 @@
 
 from typing import NamedTuple
 
-import torch
-from detectron2.layers import paste_masks_in_image
-from detectron2.structures import Boxes, Instances
-from detectron2.utils.memory import retry_if_cuda_oom
+from detectron2.structures import Instances
 from torch import Tensor
 
+from .pasting import paste_masks
 from .precision import at_least_fp32
 
 
@@ -54,26 +52,3 @@ def postprocess(instances: Instances, height: int, width: int) -> Instances:
     boxes.clip((height, width))
     results.pred_boxes = boxes
     return results
-
-
-def paste_masks(masks: Tensor, boxes: Tensor, image_size: tuple[int, int]) -> Tensor:
-    """Masks of boxes as masks of the image, at least 0.5.
-
-    Args:
-        masks: (D, H, W) scores.
-        boxes: (D, 4) XYXY_ABS, not clipped.
-        image_size: height, width.
-
-    Returns:
-        (D, height, width) bool. Empty where a box has no area or lies outside, on which
-        ``paste_masks_in_image`` would raise.
-    """
-    height, width = image_size
-    pasted = torch.zeros(len(masks), height, width, dtype=torch.bool, device=masks.device)
-    x0, y0, x1, y1 = boxes.unbind(1)
-    visible = (x1 > x0) & (y1 > y0) & (x0 < width) & (y0 < height) & (x1 > 0) & (y1 > 0)
-    rows = torch.nonzero(visible)[:, 0]
-    paste = retry_if_cuda_oom(paste_masks_in_image)
-    if len(rows):
-        pasted[rows] = paste(masks[rows], Boxes(boxes[rows]), image_size, threshold=0.5)
-    return pasted

@@ -1,0 +1,80 @@
+"""The copy that predicts alone: the same detections, the original untouched."""
+
+import pytest
+import torch
+from detectron2.modeling import build_model
+from torch import nn
+
+import queryinst
+from queryinst.testing import random_batch, tiny_cfg
+
+
+def make_model(**overrides) -> nn.Module:
+    """Its batch norms have statistics."""
+    torch.manual_seed(0)
+    model = build_model(tiny_cfg(**overrides)).eval()
+    for name, value in model.state_dict().items():
+        if name.endswith("running_var"):
+            value.uniform_(0.5, 1.5)
+        elif name.endswith("running_mean"):
+            value.normal_(std=0.1)
+    return model
+
+
+@pytest.mark.parametrize("dtype, tolerance", [(torch.float64, 1e-9), (torch.float32, 1e-3)])
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        {},
+        {"MODEL__MASK_ON": False},
+        {"MODEL__QUERYINST__SLIM": True},
+        {"MODEL__BACKBONE__FREEZE_AT": 0, "MODEL__ROI_MASK_HEAD__NORM": "GN",
+         "MODEL__ROI_MASK_HEAD__CONV_DIM": 32, "MODEL__FPN__NORM": "BN"},
+    ],
+)  # fmt: skip
+@torch.no_grad()
+def test_the_copy_predicts_the_same(overrides, dtype, tolerance):
+    model = make_model(**overrides).to(dtype)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    optimized = queryinst.optimize_for_inference(model)
+    images, sizes = torch.randn(2, 3, 64, 96, dtype=dtype), torch.tensor([[64, 96], [60, 90]])
+    results = zip(optimized.forward_core(images, sizes), model.forward_core(images, sizes))
+    for found, expected in results:
+        torch.testing.assert_close(found, expected, rtol=tolerance, atol=tolerance)
+    assert model.state_dict().keys() == before.keys()
+    assert all(value.equal(before[name]) for name, value in model.state_dict().items())
+
+
+@torch.no_grad()
+def test_no_batch_norm_and_no_mask_head_too_many_is_left():
+    model = make_model()
+    optimized = queryinst.optimize_for_inference(model)
+    assert not [m for m in optimized.modules() if "Norm2d" in type(m).__name__]
+    assert not [name for name in optimized.state_dict() if name.startswith("mask_head.stages.0.")]
+    assert not any(parameter.requires_grad for parameter in optimized.parameters())
+    (output,) = optimized(random_batch((0,)))
+    assert len(output["instances"]) == 18 and output["instances"].pred_masks.any()
+    again = queryinst.optimize_for_inference(optimized)
+    assert again.state_dict().keys() == optimized.state_dict().keys()
+
+
+def test_it_owns_its_weights():
+    model = make_model()
+    optimized = queryinst.optimize_for_inference(model)
+    before = {name: value.clone() for name, value in optimized.state_dict().items()}
+    with torch.no_grad():
+        for value in (*model.parameters(), *model.buffers()):
+            value.zero_()
+    assert all(value.equal(before[name]) for name, value in optimized.state_dict().items())
+
+
+def test_the_copy_says_that_it_cannot_be_trained():
+    optimized = queryinst.optimize_for_inference(make_model())
+    with pytest.raises(ValueError, match="made by optimize_for_inference; train the model that"):
+        optimized.train()
+    assert optimized.eval() is optimized and not optimized.training
+
+
+def test_a_model_in_training_mode_is_not_copied():
+    with pytest.raises(ValueError, match=r"in training mode; call model.eval\(\)"):
+        queryinst.optimize_for_inference(make_model().train())
