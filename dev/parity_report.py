@@ -194,11 +194,12 @@ class StepsSection:
 
     @property
     def is_equal(self) -> bool:
-        return bool(self.rows) and all(map(self._is_equal, self.rows))
+        return bool(self.rows) and all(map(self._is_equal, range(len(self.rows))))
 
-    @staticmethod
-    def _is_equal(row: tuple[float, ...]) -> bool:
-        _, _, single, noise, double = row
+    def _is_equal(self, step: int) -> bool:
+        """Against the noise up to this step: once apart, trajectories do not come closer again."""
+        _, _, single, _, double = self.rows[step]
+        noise = max(row[3] for row in self.rows[: step + 1])
         return single <= NOISE_FACTOR * noise + ROUNDING and double <= 1e-6
 
     def lines(self) -> list[str]:
@@ -211,7 +212,7 @@ class StepsSection:
             theirs, ours, single, noise, double = row
             lines.append(
                 f"| {step} | {theirs:.6f} | {ours:.6f} | {single:.1e} | {noise:.1e} |"
-                f" {double:.1e} | {_verdict(self._is_equal(row))} |"
+                f" {double:.1e} | {_verdict(self._is_equal(step))} |"
             )
         return lines
 
