@@ -40,9 +40,7 @@ def build_evaluator(cfg: CfgNode, dataset_name: str) -> DatasetEvaluator:
 
         return CityscapesInstanceEvaluator(dataset_name)
     # A JSON that an earlier run made of the data set may be of other data.
-    return TimedCOCOEvaluator(
-        dataset_name, tasks=tasks, output_dir=folder, allow_cached_coco=False
-    )
+    return TimedCOCOEvaluator(dataset_name, tasks=tasks, output_dir=folder, allow_cached_coco=False)
 
 
 def evaluator_type(cfg: CfgNode, dataset_name: str) -> str:
