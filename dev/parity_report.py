@@ -13,6 +13,8 @@ from typing import Protocol
 from comparison import Difference
 from torch import Tensor
 
+from queryinst.devices import processor_name
+
 # In float32 a difference may be this many times MMDetection's own between float32 and float64, plus
 # some units in the last place, as that one may be zero by chance.
 NOISE_FACTOR = 4
@@ -255,10 +257,5 @@ def _circumstances(peer: Path, minutes: float) -> str:
     return (
         f"{datetime.date.today()}, in {minutes:.1f} minutes. MMDetection {mmdet} with mmengine"
         f" {mmengine}; {packages} on both sides; Python {platform.python_version()},"
-        f" {platform.machine()}, {_processor()}."
+        f" {platform.machine()}, {processor_name()}."
     )
-
-
-def _processor() -> str:
-    found = re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())
-    return found[1] if found else platform.processor()

@@ -8,13 +8,15 @@ from pathlib import Path
 
 import torch
 
+from ..devices import processor_name
+
 _PACKAGES = ("torch", "torchvision", "detectron2", "numpy", "scipy")
 
 
 def describe_hardware(device: str = "cpu") -> dict[str, str | int]:
     """Processor, cores, threads that torch uses, memory and, if it computes, the GPU."""
     found: dict[str, str | int] = {
-        "processor": _first(r"model name\s*: (.*)", Path("/proc/cpuinfo")) or platform.machine(),
+        "processor": processor_name(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 0,
         "threads": torch.get_num_threads(),
         "instructions": torch.backends.cpu.get_cpu_capability(),

@@ -5,17 +5,15 @@ import datetime
 import logging
 import math
 import os
-import platform
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 
 import detectron2
 import torch
 import torchvision
 
 from .._version import __version__
-from ..devices import resolve_device
+from ..devices import processor_name, resolve_device
 from ..model_zoo.metadata import Measured, ModelEntry, load_models, models_yaml
 from ..model_zoo.model_zoo import config_file_of
 from .main import main
@@ -133,12 +131,7 @@ def _options(opts: Sequence[str]) -> str:
 def _hardware(device: str) -> str:
     if device.startswith("cuda"):
         return torch.cuda.get_device_name(device)
-    names = []
-    if (cpuinfo := Path("/proc/cpuinfo")).is_file():
-        lines = cpuinfo.read_text().splitlines()
-        names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    name = names[0] if names else platform.processor() or platform.machine()
-    return f"{name}, {torch.get_num_threads()} threads"
+    return f"{processor_name()}, {torch.get_num_threads()} threads"
 
 
 @contextmanager

@@ -8,6 +8,7 @@ import torch
 
 import queryinst
 
+from ..devices import processor_name
 from .run_files import RunFiles
 
 
@@ -55,18 +56,7 @@ def _versions() -> str:
 
 
 def _machine() -> str:
-    parts = [_processor(), f"{len(os.sched_getaffinity(0))} cores", platform.system()]
+    parts = [processor_name(), f"{len(os.sched_getaffinity(0))} cores", platform.system()]
     if torch.cuda.is_available():
         parts.append(torch.cuda.get_device_name())
     return ", ".join(parts)
-
-
-def _processor() -> str:
-    try:
-        with open("/proc/cpuinfo") as file:
-            for line in file:
-                if line.startswith("model name"):
-                    return line.partition(":")[2].strip()
-    except OSError:
-        pass
-    return platform.machine()
