@@ -16,7 +16,7 @@ from detectron2.layers import Conv2d
 from detectron2.modeling import FPN
 from torch import Tensor, nn
 
-from .precision import is_autocast
+from .precision import runs_plainly
 from .roi_align import BagROIAlign
 
 # Pooling a bin first takes as long as convolving this many pixels: 1.4 to 1.9 were measured.
@@ -118,9 +118,7 @@ class DeferringConv2d(Conv2d):
             not torch.is_grad_enabled()
             and x.device.type == "cpu"
             and x.dtype in (torch.float32, torch.float64)
-            and not is_autocast(x.device)
-            and not torch.jit.is_tracing()
-            and not torch.compiler.is_compiling()
+            and runs_plainly(x.device)
         )
         return DeferredLevel(x, self) if may_wait else super().forward(x)
 

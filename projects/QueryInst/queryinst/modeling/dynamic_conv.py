@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from .precision import is_autocast
+from .precision import runs_plainly
 
 
 class DynamicConv(nn.Module):
@@ -48,7 +48,7 @@ class DynamicConv(nn.Module):
 
     def _generate_kernels(self, query_feats: Tensor) -> tuple[Tensor, Tensor]:
         """Two of (R, C*D)."""
-        if _learns_plainly(query_feats):
+        if torch.is_grad_enabled() and runs_plainly(query_feats.device):
             linear = self.kernel_generator
             return _HalvedLinear.apply(query_feats, linear.weight, linear.bias)
         kernel_in, kernel_out = self.kernel_generator(query_feats).chunk(2, dim=1)
@@ -78,13 +78,3 @@ class _HalvedLinear(torch.autograd.Function):
         torch.mm(grad_first.T, x, out=grad_weight[:half])
         torch.mm(grad_second.T, x, out=grad_weight[half:])
         return grad_x, grad_weight, torch.cat([grad_first.sum(0), grad_second.sum(0)])
-
-
-def _learns_plainly(x: Tensor) -> bool:
-    """In a training step that neither autocast nor a compiler has a hand in."""
-    return (
-        torch.is_grad_enabled()
-        and not is_autocast(x.device)
-        and not torch.compiler.is_compiling()
-        and not torch.jit.is_tracing()
-    )

@@ -19,3 +19,8 @@ def is_autocast(device: torch.device) -> bool:
     if hasattr(torch, "get_autocast_dtype"):
         return torch.is_autocast_enabled(device.type)
     return torch.is_autocast_enabled() or torch.is_autocast_cpu_enabled()  # torch < 2.4
+
+
+def runs_plainly(device: torch.device) -> bool:
+    """Whether neither autocast nor a tracer or compiler has a hand in what runs on this device."""
+    return not (is_autocast(device) or torch.jit.is_tracing() or torch.compiler.is_compiling())
