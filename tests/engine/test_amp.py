@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from queryinst.checkpoint import QueryInstCheckpointer, build_meta
-from queryinst.engine import Trainer, amp, evaluate, setup_cfg
+from queryinst.engine import Trainer, amp, evaluate
 from queryinst.engine.predictor import Predictor
 from queryinst.engine.steps import StepTrainer
 from queryinst.testing import tiny_cfg
@@ -100,15 +100,6 @@ def test_the_precision_of_training_counts_if_it_is_enabled(precision):
     keys = {"SOLVER__AMP__PRECISION": precision}
     assert amp.training_precision(tiny_cfg(**keys)) == "fp32"
     assert amp.training_precision(tiny_cfg(**keys, SOLVER__AMP__ENABLED=True)) == precision
-
-
-@pytest.fixture
-def make_cfg(make_args):
-    def make(*opts):
-        args = make_args(*opts)
-        return setup_cfg(args.config_file, args.opts)
-
-    return make
 
 
 def test_training_in_bf16_on_the_cpu(make_cfg, seen_dtypes, tmp_path):

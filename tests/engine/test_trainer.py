@@ -13,15 +13,6 @@ from queryinst.engine.trainer import _best_metric
 from queryinst.testing import tiny_cfg
 
 
-@pytest.fixture
-def make_cfg(make_args):
-    def make(*opts):
-        args = make_args(*opts)
-        return setup_cfg(args.config_file, args.opts)
-
-    return make
-
-
 def test_the_configuration_is_scaled_from_its_reference_world_size(make_cfg, tmp_path):
     """Written for two processes with two images each, run by one: Detectron2's rule."""
     cfg = make_cfg(
