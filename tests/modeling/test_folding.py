@@ -8,7 +8,8 @@ from detectron2.modeling import build_model
 from detectron2.utils.events import EventStorage
 from torch import nn
 
-from queryinst.modeling.folding import FoldingConv2d, fold_static_norms, is_static
+from queryinst.modeling.deferred_level import DeferringConv2d
+from queryinst.modeling.folding import FoldingConv2d, is_static, speed_up_convolutions
 from queryinst.testing import random_batch, tiny_cfg
 
 
@@ -136,7 +137,9 @@ def unfold(model: nn.Module) -> int:
 def test_the_model_folds_its_trunk_and_mask_heads_and_nothing_is_renamed():
     model = build_model(tiny_cfg())
     names = list(model.state_dict())
-    assert unfold(model) == 53 + 2 * 4
+    # The trunk, four lateral and three output convolutions, the masks'; p2's may wait as well.
+    assert unfold(model) == 53 + 4 + 3 + 2 * 4
+    assert type(model.backbone.output_convs[-1]) is DeferringConv2d
     assert list(model.state_dict()) == names
 
 
@@ -170,14 +173,14 @@ def test_a_training_step_is_the_same(norm_eval, freeze_at):
         torch.testing.assert_close(found[name], value, rtol=1e-9, atol=1e-9 * scale, msg=name)
 
 
-def test_only_detectron2s_own_convolutions_with_a_norm_change():
+def test_only_detectron2s_own_convolutions_change():
     class Other(Conv2d):
         pass
 
     net = nn.Sequential(
         Other(3, 4, 1, norm=nn.BatchNorm2d(4)), Conv2d(4, 4, 1), Conv2d(4, 4, 1, norm=nn.ReLU())
     )
-    fold_static_norms(net)
-    assert [type(m) for m in net] == [Other, Conv2d, FoldingConv2d]
+    speed_up_convolutions(net)
+    assert [type(m) for m in net] == [Other, FoldingConv2d, FoldingConv2d]
     x = torch.randn(1, 3, 2, 2)
     assert net(x).shape == (1, 4, 2, 2)

@@ -8,7 +8,7 @@ from detectron2.structures import ImageList
 from torch import Tensor, nn
 
 from .deferred_level import DeferredLevel, Level, Pyramid, defer_finest_level
-from .folding import fold_static_norms
+from .folding import speed_up_convolutions
 from .precision import at_least_fp32
 from .recomputing import recompute_trunk
 from .roi_bags import collect_gradients
@@ -36,7 +36,7 @@ def build_fpn_backbone(cfg: CfgNode) -> Backbone:
     if isinstance(backbone, FPN):
         for conv in (*backbone.lateral_convs, *backbone.output_convs):
             nn.init.xavier_uniform_(conv.weight)
-    fold_static_norms(backbone)
+    speed_up_convolutions(backbone)
     defer_finest_level(backbone)
     if cfg.MODEL.QUERYINST.CHECKPOINT_BACKBONE:
         recompute_trunk(backbone)

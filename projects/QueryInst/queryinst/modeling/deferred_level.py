@@ -16,6 +16,7 @@ from detectron2.layers import Conv2d
 from detectron2.modeling import FPN
 from torch import Tensor, nn
 
+from .folding import FoldingConv2d
 from .precision import runs_plainly
 from .roi_align import BagROIAlign
 
@@ -109,8 +110,8 @@ class _ShiftedBins(BagROIAlign):
 Level = Tensor | DeferredLevel
 
 
-class DeferringConv2d(Conv2d):
-    """Detectron2's Conv2d, which may leave its work to who pools from the result."""
+class DeferringConv2d(FoldingConv2d):
+    """A convolution that may leave its work to who pools from the result."""
 
     def forward(self, x: Tensor) -> Level:
         """Convolved, or a promise of it: on the CPU in float32 or float64, where no one learns."""
@@ -155,6 +156,6 @@ def defer_finest_level(backbone: nn.Module) -> None:
     if type(backbone) is not FPN:
         return
     conv = cast(list[Conv2d], backbone.output_convs)[-1]
-    if type(conv) is Conv2d and conv.norm is None and conv.activation is None:
+    if type(conv) in (Conv2d, FoldingConv2d) and conv.norm is None and conv.activation is None:
         conv.__class__ = DeferringConv2d
         backbone.__class__ = DeferringFPN

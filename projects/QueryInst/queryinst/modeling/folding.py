@@ -1,9 +1,9 @@
 """Static batch norms folded into the convolutions in front of them, on the fly."""
 
-import torch.nn.functional as F
 from detectron2.layers import Conv2d, FrozenBatchNorm2d, NaiveSyncBatchNorm
 from torch import Tensor, nn
 
+from .convolution import convolve
 from .precision import at_least_fp32
 
 # By exact type: a subclass may compute something else. These two lists do the same in eval mode.
@@ -12,6 +12,8 @@ _BATCH_NORMS = (nn.BatchNorm2d, nn.SyncBatchNorm, NaiveSyncBatchNorm)
 
 class FoldingConv2d(Conv2d):
     """Detectron2's Conv2d that leaves out its batch norm's pass where statistics are constants.
+
+    It runs by `convolve`, with or without a norm.
 
     norm(conv(x)) is a convolution by weight * scale: one pass over the activations less, and
     autograd need not keep the convolution's output. The folded weights are made anew in each
@@ -24,10 +26,11 @@ class FoldingConv2d(Conv2d):
         Args:
             x: (N, C, H, W).
         """
-        if not is_static(self.norm):
-            return super().forward(x)
-        weight, bias = folded(self)
-        x = F.conv2d(x, weight, bias, self.stride, self.padding, self.dilation, self.groups)
+        is_folded = is_static(self.norm)
+        weight, bias = folded(self) if is_folded else (self.weight, self.bias)
+        x = convolve(x, weight, bias, self.stride, self.padding, self.dilation, self.groups)
+        if self.norm is not None and not is_folded:
+            x = self.norm(x)
         return x if self.activation is None else self.activation(x)
 
 
@@ -52,11 +55,11 @@ def folded(conv: Conv2d) -> tuple[Tensor, Tensor]:
     return weight.to(conv.weight.dtype), bias.to(conv.weight.dtype)
 
 
-def fold_static_norms(model: nn.Module) -> None:
-    """Let every Conv2d with a norm in `model` fold it whenever that is static.
+def speed_up_convolutions(model: nn.Module) -> None:
+    """Let every Conv2d of Detectron2's in `model` run as `FoldingConv2d`.
 
     Only classes change: blocks and FPN hold references to their convolutions in several places.
     """
     for module in model.modules():
-        if type(module) is Conv2d and module.norm is not None:
+        if type(module) is Conv2d:
             module.__class__ = FoldingConv2d

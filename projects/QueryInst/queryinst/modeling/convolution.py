@@ -1,0 +1,143 @@
+"""Convolutions on the CPU whose weight gradients are matrix products.
+
+With channels innermost, oneDNN takes up to five times as long for the gradient of a weight as for
+the convolution itself. Each tap of the kernel is a product of two tables of pixels, of which the
+one is shifted; and RoIs read no more than a part of the finest maps, so that most of the gradient
+may be zeros.
+"""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from .precision import runs_plainly
+
+MAX_TAPS = 9  # a stem's large kernel on three channels is not worth a product for each tap
+MIN_PIXELS = 256  # of a map; below that oneDNN is as fast
+DENSE = 0.7  # share of pixels with a gradient, above which picking them out does not pay
+SAMPLE = 1024  # pixels that the share is guessed from
+
+Pair = tuple[int, int]
+
+
+def convolve(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    stride: Pair,
+    padding: Pair,
+    dilation: Pair,
+    groups: int,
+) -> Tensor:
+    """``F.conv2d``, the backward pass of which is faster on the CPU.
+
+    Args:
+        x: (N, C, H, W).
+        weight: (O, C / groups, h, w).
+    """
+    is_own = (
+        torch.is_grad_enabled()
+        and weight.requires_grad
+        and x.device.type == "cpu"
+        and x.dtype == weight.dtype
+        and x.dtype in (torch.float32, torch.float64)
+        and x.shape[2] * x.shape[3] >= MIN_PIXELS
+        and x.is_contiguous(memory_format=torch.channels_last)
+        and weight.shape[2] * weight.shape[3] <= MAX_TAPS
+        and groups == 1
+        and tuple(dilation) == (1, 1)
+        and runs_plainly(x.device)
+    )
+    if not is_own:
+        return F.conv2d(x, weight, bias, stride, padding, dilation, groups)
+    return _Convolve.apply(x, weight, bias, tuple(stride), tuple(padding))
+
+
+class _Convolve(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, stride: Pair, padding: Pair
+    ) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        ctx.stride, ctx.padding = stride, padding
+        return F.conv2d(x, weight, bias, stride, padding)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight = ctx.saved_tensors
+        needs_x, needs_weight, needs_bias = ctx.needs_input_grad[:3]
+        grad_x = grad_weight = None
+        if needs_x:
+            grad_x = torch.ops.aten.convolution_backward(
+                *(grad, x, weight, None, ctx.stride, ctx.padding, (1, 1), False, (0, 0), 1),
+                (True, False, False),
+            )[0]
+        if needs_weight:
+            grad_weight = weight_gradient(x, grad, weight.shape, ctx.stride, ctx.padding)
+        grad_bias = grad.sum((0, 2, 3)) if needs_bias else None
+        return grad_x, grad_weight, grad_bias, None, None
+
+
+def weight_gradient(
+    x: Tensor, grad: Tensor, shape: torch.Size, stride: Pair, padding: Pair
+) -> Tensor:
+    """What the weight of a convolution gets.
+
+    Args:
+        x: (N, C, H, W), what it saw; fastest if channels lie innermost.
+        grad: (N, O, H', W') of its result.
+        shape: (O, C, h, w) of the weight.
+
+    Returns:
+        (O, C, h, w).
+    """
+    height, width = shape[2:]
+    pixels = _pad(x.permute(0, 2, 3, 1), (padding[0], padding[0]), (padding[1], padding[1]))
+    grads = grad.permute(0, 2, 3, 1)
+    table, row_length = pixels.flatten(0, 2), pixels.shape[2]
+    shifts = [row * row_length + column for row in range(height) for column in range(width)]
+    products = grad.new_empty(len(shifts), *shape[:2])
+    if stride == (1, 1) and _is_dense(grads):
+        # Laid out like the table, so that each tap sees a slice of it; the margins are zeros.
+        grads = _pad(grads, (0, height - 1), (0, width - 1)).flatten(0, 2)
+        for shift, product in zip(shifts, products):
+            torch.mm(grads[: len(grads) - shift].T, table[shift:], out=product)
+    else:
+        firsts = _first_pixels(pixels.shape, grads.shape, stride)
+        grads = grads.flatten(0, 2)
+        used = grads.abs().amax(1).nonzero()[:, 0]
+        firsts, grads = firsts[used], grads[used]
+        for shift, product in zip(shifts, products):
+            torch.mm(grads.T, table[firsts + shift], out=product)
+    return products.unflatten(0, (height, width)).permute(2, 3, 0, 1)
+
+
+def _pad(x: Tensor, rows: Pair, columns: Pair) -> Tensor:
+    """(N, H, W, C), with zeros around it."""
+    return F.pad(x, (0, 0, *columns, *rows)) if any((*rows, *columns)) else x
+
+
+def _is_dense(grads: Tensor) -> bool:
+    """Whether most pixels of (N, H, W, C) have a gradient, by a sample of them."""
+    table = grads.flatten(0, 2)
+    sample = table[:: max(1, len(table) // SAMPLE)]
+    return int(sample.abs().amax(1).count_nonzero()) > DENSE * len(sample)
+
+
+def _first_pixels(shape: torch.Size, shape_out: torch.Size, stride: Pair) -> Tensor:
+    """The row of the table that the kernel's first tap meets, for each pixel of the result.
+
+    Args:
+        shape: (N, H, W, C) of the table, padded.
+        shape_out: (N, H', W', O).
+
+    Returns:
+        (N*H'*W',) int64.
+    """
+    images, rows, columns = (torch.arange(length) for length in shape_out[:3])
+    first_rows = images[:, None] * shape[1] + rows * stride[0]
+    return (first_rows[..., None] * shape[2] + columns * stride[1]).flatten()
