@@ -4,7 +4,6 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from queryinst.modeling import convolution
 from queryinst.modeling.convolution import MIN_PIXELS, convolve
 
 CASES = {  # height, width, channels in and out, kernel, stride, padding

@@ -10,7 +10,8 @@ from torch import nn
 
 import queryinst.modeling.deferred_level as deferred_level
 from queryinst.modeling.backbone import build_fpn_backbone, extract_features
-from queryinst.modeling.deferred_level import DeferredLevel, Pyramid, defer_finest_level
+from queryinst.modeling.deferred_level import DeferredLevel
+from queryinst.modeling.fpn import Pyramid, defer_finest_level
 from queryinst.modeling.pooler import RoIFeaturePooler
 from queryinst.modeling.roi_align import BagROIAlign
 from queryinst.testing import random_batch, tiny_cfg

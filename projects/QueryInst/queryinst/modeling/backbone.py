@@ -7,8 +7,9 @@ from detectron2.modeling import FPN, Backbone, build_backbone
 from detectron2.structures import ImageList
 from torch import Tensor, nn
 
-from .deferred_level import DeferredLevel, Level, Pyramid, defer_finest_level
+from .deferred_level import DeferredLevel, Level
 from .folding import speed_up_convolutions
+from .fpn import Pyramid, defer_finest_level
 from .precision import at_least_fp32
 from .recomputing import recompute_trunk
 from .roi_bags import collect_gradients

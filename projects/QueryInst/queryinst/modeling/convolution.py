@@ -19,6 +19,7 @@ MAX_TAPS = 9  # a stem's large kernel on three channels is not worth a product f
 MIN_PIXELS = 256  # of a map; below that oneDNN is as fast
 DENSE = 0.7  # share of pixels with a gradient, above which picking them out does not pay
 SAMPLE = 1024  # pixels that the share is guessed from
+MAX_TABLE = 2**23  # floats of images at once: 32 MB
 
 Pair = tuple[int, int]
 
@@ -71,13 +72,13 @@ class _Convolve(torch.autograd.Function):
         x, weight = ctx.saved_tensors
         needs_x, needs_weight, needs_bias = ctx.needs_input_grad[:3]
         grad_x = grad_weight = None
+        if needs_weight:  # first: it needs more memory for a while
+            grad_weight = weight_gradient(x, grad, weight.shape, ctx.stride, ctx.padding)
         if needs_x:
             grad_x = torch.ops.aten.convolution_backward(
                 *(grad, x, weight, None, ctx.stride, ctx.padding, (1, 1), False, (0, 0), 1),
                 (True, False, False),
             )[0]
-        if needs_weight:
-            grad_weight = weight_gradient(x, grad, weight.shape, ctx.stride, ctx.padding)
         grad_bias = grad.sum((0, 2, 3)) if needs_bias else None
         return grad_x, grad_weight, grad_bias, None, None
 
@@ -95,25 +96,39 @@ def weight_gradient(
     Returns:
         (O, C, h, w).
     """
-    height, width = shape[2:]
-    pixels = _pad(x.permute(0, 2, 3, 1), (padding[0], padding[0]), (padding[1], padding[1]))
-    grads = grad.permute(0, 2, 3, 1)
+    products = grad.new_zeros(shape[2], shape[3], *shape[:2])
+    at_once = max(1, MAX_TABLE // max(x.shape[1:].numel(), grad.shape[1:].numel()))
+    for part, part_grad in zip(x.split(at_once), grad.split(at_once)):
+        pixels = part.permute(0, 2, 3, 1)
+        pixels = _pad(pixels, (padding[0], padding[0]), (padding[1], padding[1]))
+        _add_products(products, pixels, part_grad.permute(0, 2, 3, 1), stride)
+    return products.permute(2, 3, 0, 1)
+
+
+def _add_products(products: Tensor, pixels: Tensor, grads: Tensor, stride: Pair) -> None:
+    """Add what some images give.
+
+    Args:
+        products: (h, w, O, C), of each tap.
+        pixels: (n, H, W, C), padded.
+        grads: (n, H', W', O).
+    """
+    height, width = products.shape[:2]
     table, row_length = pixels.flatten(0, 2), pixels.shape[2]
     shifts = [row * row_length + column for row in range(height) for column in range(width)]
-    products = grad.new_empty(len(shifts), *shape[:2])
+    taps = list(zip(shifts, products.flatten(0, 1)))
     if stride == (1, 1) and _is_dense(grads):
         # Laid out like the table, so that each tap sees a slice of it; the margins are zeros.
         grads = _pad(grads, (0, height - 1), (0, width - 1)).flatten(0, 2)
-        for shift, product in zip(shifts, products):
-            torch.mm(grads[: len(grads) - shift].T, table[shift:], out=product)
-    else:
-        firsts = _first_pixels(pixels.shape, grads.shape, stride)
-        grads = grads.flatten(0, 2)
-        used = grads.abs().amax(1).nonzero()[:, 0]
-        firsts, grads = firsts[used], grads[used]
-        for shift, product in zip(shifts, products):
-            torch.mm(grads.T, table[firsts + shift], out=product)
-    return products.unflatten(0, (height, width)).permute(2, 3, 0, 1)
+        for shift, product in taps:
+            product.addmm_(grads[: len(grads) - shift].T, table[shift:])
+        return
+    firsts = _first_pixels(pixels.shape, grads.shape, stride)
+    grads = grads.flatten(0, 2)
+    used = grads.abs().amax(1).nonzero()[:, 0]
+    firsts, grads = firsts[used], grads[used]
+    for shift, product in taps:
+        product.addmm_(grads.T, table[firsts + shift])
 
 
 def _pad(x: Tensor, rows: Pair, columns: Pair) -> Tensor:

@@ -6,15 +6,12 @@ first: a pooled bin is nine poolings of the map before the convolution, one for 
 kernel, times the kernel.
 """
 
-from collections.abc import Iterator, Mapping
 from functools import cached_property
-from typing import cast
 
 import torch
 import torch.nn.functional as F
 from detectron2.layers import Conv2d
-from detectron2.modeling import FPN
-from torch import Tensor, nn
+from torch import Tensor
 
 from .folding import FoldingConv2d
 from .precision import runs_plainly
@@ -40,7 +37,7 @@ class DeferredLevel:
     @cached_property
     def convolved(self) -> Tensor:
         """(N, C, H, W)."""
-        return nn.functional.conv2d(self.x, self.conv.weight, self.conv.bias, padding=1)
+        return F.conv2d(self.x, self.conv.weight, self.conv.bias, padding=1)
 
     def is_worth_pooling(self, num_bins: int) -> bool:
         """Whether pooling first is the shorter way if `num_poolings` poolings have `num_bins`."""
@@ -100,7 +97,9 @@ class _ShiftedBins(BagROIAlign):
 
     def _axis(self, start: Tensor, end: Tensor, length: int, bins: int) -> tuple[Tensor, Tensor]:
         indices, weights = super()._axis(start, end, length, bins // 3)
-        indices = indices[:, :, None] + torch.arange(-1, 2)[:, None]  # (R, bins, 3, neighbours)
+        indices = (
+            indices[:, :, None] + torch.arange(-1, 2, dtype=torch.int32)[:, None]
+        )  # (R, bins, 3, neighbours)
         is_inside = (indices >= 0) & (indices < length)
         weights = weights[:, :, None] * is_inside
         return indices.clamp(0, length - 1).flatten(1, 2), weights.flatten(1, 2)
@@ -113,7 +112,7 @@ Level = Tensor | DeferredLevel
 class DeferringConv2d(FoldingConv2d):
     """A convolution that may leave its work to who pools from the result."""
 
-    def forward(self, x: Tensor) -> Level:
+    def forward(self, x: Tensor) -> Level:  # type: ignore[override]
         """Convolved, or a promise of it: on the CPU in float32 or float64, where no one learns."""
         may_wait = (
             not torch.is_grad_enabled()
@@ -122,40 +121,3 @@ class DeferringConv2d(FoldingConv2d):
             and runs_plainly(x.device)
         )
         return DeferredLevel(x, self) if may_wait else super().forward(x)
-
-
-class Pyramid(Mapping):
-    """Feature maps by name, as a backbone's; who asks for a deferred one has it convolved."""
-
-    def __init__(self, levels: dict[str, Level]):
-        self.levels = levels
-
-    def __getitem__(self, name: str) -> Tensor:
-        level = self.levels[name]
-        return level.convolved if isinstance(level, DeferredLevel) else level
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.levels)
-
-    def __len__(self) -> int:
-        return len(self.levels)
-
-
-class DeferringFPN(FPN):
-    """Detectron2's FPN, the finest level of which may wait."""
-
-    def forward(self, x: Tensor) -> dict[str, Tensor] | Pyramid:
-        """As FPN's; a Pyramid where a level waits."""
-        levels = super().forward(x)
-        is_whole = all(isinstance(level, Tensor) for level in levels.values())
-        return levels if is_whole else Pyramid(levels)
-
-
-def defer_finest_level(backbone: nn.Module) -> None:
-    """Let the finest level wait if `backbone` is an FPN as Detectron2 builds it."""
-    if type(backbone) is not FPN:
-        return
-    conv = cast(list[Conv2d], backbone.output_convs)[-1]
-    if type(conv) in (Conv2d, FoldingConv2d) and conv.norm is None and conv.activation is None:
-        conv.__class__ = DeferringConv2d
-        backbone.__class__ = DeferringFPN

@@ -17,6 +17,8 @@ from .pooler import RoIFeaturePooler, build_pooler, to_rois
 from .precision import at_least_fp32
 from .recomputing import recompute_module
 
+MAX_FEATURES = 2**22  # floats that detections copy at once: 16 MB
+
 
 class DynamicMaskHead(nn.Module):
     """RoI features filtered by their query, then convolved to class masks of twice their size.
@@ -101,13 +103,19 @@ class DynamicMaskHead(nn.Module):
         """
         if self.mask_logits.out_channels == 1:
             classes = torch.zeros_like(classes)
-        kernels = self.mask_logits.weight[classes, :, 0, 0]  # (D, CONV_DIM)
-        feats = mask_feats[rows].flatten(2)  # (D, CONV_DIM, 4*H*W)
-        logits = torch.bmm(kernels[:, None].to(feats), feats)[:, 0]
+        kernels = self.mask_logits.weight[classes, :, 0, 0].to(mask_feats)  # (D, CONV_DIM)
         assert self.mask_logits.bias is not None
-        logits = logits + self.mask_logits.bias[classes, None].to(logits)
+        biases = self.mask_logits.bias[classes, None].to(mask_feats)
+        at_once = max(1, MAX_FEATURES // max(1, mask_feats[:1].numel()))
+        logits = torch.cat(
+            [
+                torch.bmm(kernel[:, None], mask_feats[part].flatten(2))[:, 0]
+                for kernel, part in zip(kernels.split(at_once), rows.split(at_once))
+            ]
+        )
         # Pasting samples the scores on a grid of their dtype, too coarse in half precision.
-        return at_least_fp32(logits).sigmoid().unflatten(1, mask_feats.shape[2:])
+        scores = at_least_fp32(logits + biases).sigmoid()
+        return scores.unflatten(1, mask_feats.shape[2:])
 
 
 class DroppedMaskHead(nn.Module):

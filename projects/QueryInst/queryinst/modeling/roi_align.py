@@ -58,7 +58,7 @@ class BagROIAlign(ROIAlign):
         bins_y, bins_x = self.output_size
         y, weight_y = self._axis(rois[:, 2], rois[:, 4], height, bins_y)
         x, weight_x = self._axis(rois[:, 1], rois[:, 3], width, bins_x)
-        first = rois[:, 0].long()[:, None, None] * height  # the image's first row of pixels
+        first = rois[:, 0].int()[:, None, None] * height  # the image's first row of pixels
         pixels = ((first + y) * width)[:, :, None, :, None] + x[:, None, :, None, :]
         weights = weight_y[:, :, None, :, None] * weight_x[:, None, :, None, :]
         num_bins = len(rois) * bins_y * bins_x
@@ -73,8 +73,8 @@ class BagROIAlign(ROIAlign):
             length: pixels of the features.
 
         Returns:
-            Indices and weights, each (R, bins, 2 * sampling_ratio). A sample that lies more than a
-            pixel outside weighs nothing; others outside take the border.
+            Indices, int32, and weights, each (R, bins, 2 * sampling_ratio). A sample that lies
+            more than a pixel outside weighs nothing; others outside take the border.
         """
         ratio = self.sampling_ratio
         start, end = start * self.spatial_scale - 0.5, end * self.spatial_scale - 0.5
@@ -86,7 +86,7 @@ class BagROIAlign(ROIAlign):
         low = at.floor()
         fraction = at - low
         weights = torch.stack([1 - fraction, fraction], dim=-1) * inside[..., None] / ratio
-        low = low.long()
+        low = low.int()
         indices = torch.stack([low, (low + 1).clamp(max=length - 1)], dim=-1)
         return indices.unflatten(1, (bins, ratio)).flatten(2), weights.unflatten(
             1, (bins, ratio)

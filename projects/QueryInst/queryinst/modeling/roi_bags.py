@@ -18,7 +18,7 @@ class Bags(NamedTuple):
     """What some RoIs take from one feature map (N, C, H, W); B bags of P pixels a RoI."""
 
     rows: Tensor  # (r,) int64, which of all R RoIs these are
-    pixels: Tensor  # (r*B, P) int64, rows of the map as a table (N*H*W, C)
+    pixels: Tensor  # (r*B, P) int32, rows of the map as a table (N*H*W, C)
     weights: Tensor  # (r*B, P)
 
 
