@@ -30,6 +30,7 @@ from parity_cases import FULL_SEED, Batch, full_batch, steps_batches  # noqa: E4
 from parity_inputs import trained_looking  # noqa: E402
 
 from queryinst.checkpoint import convert_mmdet_state_dict  # noqa: E402
+from queryinst.model_zoo.conversion import build_on_meta  # noqa: E402
 from queryinst.solver import build_optimizer  # noqa: E402
 
 DTYPES = (torch.float32, torch.float64)
@@ -95,7 +96,7 @@ def compare_parameters(theirs: dict[str, dict]) -> report.Section:
     """Names, shapes and what is trained, of the models as their configurations build them."""
     rows = []
     for name, model in theirs.items():
-        ours = our_runs.build_without_weights(our_runs.zoo_cfg(name))
+        ours = build_on_meta(our_runs.zoo_cfg(name))
         converted = convert_mmdet_state_dict(
             {key: torch.empty(shape, device="meta") for key, shape in model["shapes"].items()}
         )

@@ -63,13 +63,6 @@ def build(cfg: CfgNode, state: dict[str, Array], dtype: torch.dtype) -> torch.nn
     return model
 
 
-def build_without_weights(cfg: CfgNode) -> torch.nn.Module:
-    """Names and shapes alone."""
-    cfg.MODEL.DEVICE = "meta"
-    with torch.device("meta"):
-        return build_model(cfg)
-
-
 def set_weights(model: torch.nn.Module, state: dict[str, Array], dtype: torch.dtype) -> None:
     theirs = {name: torch.from_numpy(np.array(value)) for name, value in state.items()}
     model.load_state_dict(convert_mmdet_state_dict(theirs), strict=True)

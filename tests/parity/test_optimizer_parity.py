@@ -8,6 +8,7 @@ from detectron2.solver import build_lr_scheduler
 from torch import nn
 
 from queryinst.engine.trainer import Trainer
+from queryinst.model_zoo.conversion import build_on_meta
 from queryinst.solver import build_optimizer
 
 SCHEDULES = {
@@ -80,7 +81,7 @@ def test_the_trained_and_the_frozen_parameters_are_mmdetections(name):
     golden = goldens.load_json("parameter_names")
     assert golden["models"].keys() == MODELS
     theirs = golden["lists"][golden["models"][name]]
-    model = our_runs.build_without_weights(our_runs.zoo_cfg(name))
+    model = build_on_meta(our_runs.zoo_cfg(name))
     trained = {key for key, param in model.named_parameters() if param.requires_grad}
     weights = {key.removeprefix("parameter/") for key in goldens.weights_of(model)}
     assert trained == set(goldens.our_names(theirs["trained"]))

@@ -109,7 +109,7 @@ class QueryInstCheckpointer(DetectionCheckpointer):
             what else the file held, for instance `meta`.
 
         Raises:
-            ValueError, OSError, NotImplementedError: one line that names the file.
+            ValueError, KeyError, OSError: one line that names the file.
         """
         if not path:
             if not self.model.training:

@@ -3,6 +3,7 @@
 ``shown`` in these functions is how a message names the file, for instance ``MODEL.WEIGHTS w.pth``.
 """
 
+import hashlib
 import os
 import re
 from collections.abc import Callable, Mapping
@@ -20,6 +21,7 @@ _ZIP_MAGIC = b"PK\x03\x04"
 _LEGACY_MAGIC = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
 _PICKLE_MAGIC = b"\x80"
 
+_CHUNK = 1 << 20  # bytes
 _OWN_SCHEME = "queryinst://"  # the errors of its handler, in model_zoo, need nothing added
 
 
@@ -94,6 +96,15 @@ def read_checkpoint(
         raise
     except Exception as error:  # damaged bytes raise nearly anything
         raise ValueError(f"{shown} {_explain(error, damaged=is_torch)}") from error
+
+
+def sha256_of(path: str) -> str:
+    """The file's digest in hexadecimal."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while chunk := file.read(_CHUNK):
+            digest.update(chunk)
+    return digest.hexdigest()
 
 
 def _explain(error: Exception, damaged: bool) -> str:
@@ -179,7 +190,7 @@ def write_atomically(
         os.replace(temporary, path)
         _sync_folder(folder)
     except (OSError, RuntimeError) as error:  # torch's zip writer turns a full disk into the latter
-        _remove_quietly(temporary)
+        remove_quietly(temporary)
         raise OSError(f"cannot write {path} ({_first_line(error)}); {advice}") from error
 
 
@@ -194,7 +205,8 @@ def _sync_folder(folder: str) -> None:
         os.close(descriptor)
 
 
-def _remove_quietly(path: str) -> None:
+def remove_quietly(path: str) -> None:
+    """Remove a file if it is there and can be removed."""
     try:
         os.remove(path)
     except OSError:

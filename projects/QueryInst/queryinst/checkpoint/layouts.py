@@ -114,7 +114,7 @@ def to_model_names(
     Detectron2's names. A tensor that no rule takes keeps its name, so that it is found unused.
 
     Raises:
-        NotImplementedError: the names are MMDetection's.
+        KeyError: the names are MMDetection's, and no rule takes one of them.
     """
     if any(name in model_names for name in tensors):
         return dict(tensors)

@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from .fitting import differing_facts, fits_but_for_classes, is_queryinst, num_classes_of
@@ -26,6 +27,19 @@ class LoadPlan:
 
     tensors: dict[str, Tensor]
     notes: list[str]
+
+    def whole_state(self, model_state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """What a new file for the model holds: `tensors` in the model's order.
+
+        The counters that files may lack, as nobody reads them, are zeros then.
+        """
+        state = {}
+        for name, value in model_state.items():
+            if name in self.tensors:
+                state[name] = self.tensors[name]
+            elif name.endswith("num_batches_tracked"):
+                state[name] = torch.zeros(value.shape, dtype=value.dtype)
+        return state
 
 
 def plan_load(
@@ -54,8 +68,8 @@ def plan_load(
     """
     try:
         renamed = to_model_names(file_state, model_state)
-    except (KeyError, NotImplementedError) as error:
-        raise type(error)(f"{shown}: {error.args[0]}") from error
+    except KeyError as error:
+        raise KeyError(f"{shown}: {error.args[0]}") from error
     case = _Case(model_state, renamed, shown)
     case.accept_unused_mask_heads()
     if not complete:

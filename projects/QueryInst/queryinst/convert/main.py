@@ -5,11 +5,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from detectron2.config import CfgNode
 from torch import Tensor
 
-from ..checkpoint.files import check_suffix, write_checkpoint
+from ..checkpoint.files import check_suffix, sha256_of, write_checkpoint
 from ..checkpoint.loading import plan_load
 from ..checkpoint.meta import require_plain
 from ..checkpoint.mmdet import to_mmdet_state_dict
@@ -17,7 +16,7 @@ from ..checkpoint.slim import is_slim, to_slim
 from ..model_zoo.conversion import build_on_meta
 from .description import describe, find_model
 from .keys import Group, Kind, count_groups, list_kinds
-from .source import Source, local_file, read_source, sha256_of
+from .source import Source, local_file, read_source
 
 LAYOUTS = ("queryinst", "mmdet")
 
@@ -120,12 +119,7 @@ def _cover(found: Source, cfg: CfgNode | None) -> tuple[dict[str, Tensor], str]:
         return found.state, "not checked against a model, as no configuration is known"
     model_state = _model_state(cfg, is_slim(found.state))
     plan = plan_load(model_state, found.state, shown=found.path, partial=False, complete=True)
-    state = {}
-    for name, value in model_state.items():
-        if name in plan.tensors:
-            state[name] = plan.tensors[name]
-        elif name.endswith("num_batches_tracked"):  # counts that nobody reads; not all files have
-            state[name] = torch.zeros(value.shape, dtype=value.dtype)
+    state = plan.whole_state(model_state)
     return state, f"fills all {len(state)} tensors of the configuration's model"
 
 

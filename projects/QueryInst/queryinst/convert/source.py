@@ -1,6 +1,5 @@
 """The file that is converted: its weights in this project's names, and what it says of itself."""
 
-import hashlib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -8,13 +7,12 @@ from typing import Any
 
 from torch import Tensor
 
-from ..checkpoint.files import fetch, read_checkpoint
+from ..checkpoint.files import fetch, read_checkpoint, sha256_of
 from ..checkpoint.fitting import is_queryinst
 from ..checkpoint.layouts import TRUNK, tensors_of, to_model_names
 from ..checkpoint.meta import checked_meta
 from ..checkpoint.mmdet import folded_names, ignored_names, is_mmdet
 
-_CHUNK = 1 << 20  # bytes
 _WEIGHTS = ("model", "state_dict", "blobs", "meta")
 
 
@@ -75,15 +73,6 @@ def read_source(path: str, local: str, *, allow_pickle: bool) -> Source:
     layout = _layout_of(tensors, is_trunk)
     notes = _notes(checkpoint, tensors)
     return Source(path, digest, layout, state, meta if isinstance(meta, dict) else {}, notes)
-
-
-def sha256_of(path: str) -> str:
-    """The file's digest in hexadecimal."""
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while chunk := file.read(_CHUNK):
-            digest.update(chunk)
-    return digest.hexdigest()
 
 
 def _layout_of(tensors: Mapping[str, Tensor], is_trunk: bool) -> str:

@@ -63,14 +63,9 @@ def _fill(state: dict[str, Tensor], tensors: dict[str, Tensor], shown: str) -> d
     """The file's tensors by the model's names, all that the model's state dict has."""
     try:
         plan = plan_load(state, tensors, shown=shown, partial=False, complete=True)
-    except (KeyError, NotImplementedError) as error:
+    except KeyError as error:
         raise ValueError(str(error.args[0])) from error
-    counters = {
-        name: torch.zeros(empty.shape, dtype=empty.dtype)
-        for name, empty in state.items()
-        if name.endswith("num_batches_tracked")  # some files lack them, and nothing reads them
-    }
-    return {**counters, **plan.tensors}
+    return plan.whole_state(state)
 
 
 def _meta(entry: ModelEntry, cfg: CfgNode, digest: str) -> dict[str, Any]:

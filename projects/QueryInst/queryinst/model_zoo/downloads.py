@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from tqdm import tqdm
 
 from .._version import __version__
+from ..checkpoint.files import remove_quietly, sha256_of
 
 logger = logging.getLogger(__name__)
 
@@ -59,14 +60,10 @@ def ensure_file(published: PublishedFile, path: str, *, force: bool = False) -> 
 
 
 def _sha256_of(path: str) -> str:
-    digest = hashlib.sha256()
     try:
-        with open(path, "rb") as file:
-            while chunk := file.read(_CHUNK):
-                digest.update(chunk)
+        return sha256_of(path)
     except OSError as error:
         raise OSError(f"{path} can't be read ({reason_of(error)})") from error
-    return digest.hexdigest()
 
 
 def _download(published: PublishedFile, path: str, partial: str) -> str:
@@ -148,11 +145,3 @@ def reason_of(error: BaseException) -> str:
         error = error.reason
     text = getattr(error, "strerror", None) or " ".join(str(error).split())
     return str(text)[:160] or type(error).__name__
-
-
-def remove_quietly(path: str) -> None:
-    """Remove a file if it is there and can be removed."""
-    try:
-        os.remove(path)
-    except OSError:
-        pass
