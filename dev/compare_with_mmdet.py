@@ -43,9 +43,10 @@ from parity_inputs import trained_looking  # noqa: E402
 
 from queryinst.benchmark.measuring import Measurement  # noqa: E402
 from queryinst.checkpoint.mmdet import to_mmdet_state_dict  # noqa: E402
+from queryinst.model_zoo.conversion import build_on_meta  # noqa: E402
 
 # Steps of a process: those before, those that are timed.
-STEPS = {"inference": (1, 5), "training": (1, 3)}
+STEPS = {"inference": (1, 4), "training": (1, 2)}
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -123,7 +124,7 @@ def write_weights(queries: int, folder: Path) -> Path:
     """The seeded, trained-looking ones in MMDetection's names, once for all processes."""
     path = folder / f"weights-{queries}.pt"
     if not path.exists():
-        model = our_runs.build_without_weights(our_runs.zoo_cfg(MODELS[queries]))
+        model = build_on_meta(our_runs.zoo_cfg(MODELS[queries]))
         state = to_mmdet_state_dict(model.state_dict())
         shapes = {name: tuple(value.shape) for name, value in state.items()}
         values = trained_looking(shapes, FULL_SEED)

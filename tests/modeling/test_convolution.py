@@ -4,17 +4,23 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from queryinst.modeling import convolution
 from queryinst.modeling.convolution import MIN_PIXELS, convolve
 
 CASES = {  # height, width, channels in and out, kernel, stride, padding
     "3x3": ((19, 16), (3, 5), (3, 3), (1, 1), (1, 1)),
     "3x3, stride 2": ((17, 18), (3, 5), (3, 3), (2, 2), (1, 1)),
     "3x3, unequal strides": ((23, 18), (2, 3), (3, 3), (2, 3), (1, 0)),
-    "1x1": ((16, 16), (4, 2), (1, 1), (1, 1), (0, 0)),
-    "1x1, stride 2": ((17, 16), (4, 2), (1, 1), (2, 2), (0, 0)),
+    "1x2": ((16, 16), (4, 2), (1, 2), (1, 1), (0, 0)),
+    "2x1, stride 3": ((17, 16), (4, 2), (2, 1), (3, 3), (0, 0)),
     "unpadded": ((16, 18), (3, 2), (3, 3), (1, 1), (0, 0)),
     "2x3, much padding": ((16, 17), (2, 2), (2, 3), (1, 1), (3, 2)),
 }
+
+
+@pytest.fixture(autouse=True)
+def small_ones_too(monkeypatch):
+    monkeypatch.setattr(convolution, "MIN_PRODUCTS", 0)
 
 
 def make(case: str, dtype=torch.float64):
@@ -47,7 +53,7 @@ def test_values_and_gradients_are_torchs(case, share):
         torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-12)
 
 
-@pytest.mark.parametrize("case", ["3x3", "3x3, stride 2", "1x1"])
+@pytest.mark.parametrize("case", ["3x3", "3x3, stride 2", "1x2"])
 def test_gradcheck(case):
     x, weight, bias, stride, padding = make(case)
 
@@ -82,6 +88,7 @@ def other_cases():
     yield "groups", (torch.cat([x, x], 1), torch.cat([weight] * 2), None, *common, (1, 1), 2)
     side = int(MIN_PIXELS**0.5) - 1
     yield "small map", (x[:, :, :side, :side], weight, bias, *common, (1, 1), 1)
+    yield "one tap", (x, weight[:, :, :1, :1], bias, *common, (1, 1), 1)
     yield "large kernel", (x, weight.repeat(1, 1, 2, 1), bias, *common, (1, 1), 1)
     yield "no images", (x[:0], weight, bias, *common, (1, 1), 1)
     yield "half", (x.bfloat16(), weight.bfloat16(), bias.bfloat16(), *common, (1, 1), 1)
@@ -108,3 +115,23 @@ def test_tracers_and_autocast_see_torchs_own():
     assert y.dtype == torch.bfloat16 and not is_own(y)
     with torch.no_grad():
         assert torch.equal(convolve(*args), F.conv2d(*args[:5]))
+
+
+def test_small_convolutions_are_torchs(monkeypatch):
+    """Products of numbers: images, pixels of the result, channels in and out, taps."""
+    x, weight, bias, stride, padding = make("3x3, stride 2")
+    args = (x, weight, bias, stride, padding, (1, 1), 1)
+    num_products = (2 * 17 * 18 // 4) * 3 * 5 * 9
+    monkeypatch.setattr(convolution, "MIN_PRODUCTS", num_products)
+    assert is_own(convolve(*args))
+    monkeypatch.setattr(convolution, "MIN_PRODUCTS", num_products + 3 * 5 * 9)
+    assert not is_own(convolve(*args))
+
+
+def test_images_are_taken_a_few_at_a_time(monkeypatch):
+    x, weight, _, stride, padding = make("3x3")
+    grad = torch.randn(2, 5, 19, 16, dtype=torch.float64)
+    args = (x.detach(), grad, weight.shape, stride, padding)
+    whole = convolution.weight_gradient(*args)
+    monkeypatch.setattr(convolution, "MAX_TABLE", 1)
+    torch.testing.assert_close(convolution.weight_gradient(*args), whole)
