@@ -46,8 +46,15 @@ class Axis:
             batch = value
         elif self.field == "instances":
             instances = value
+        repeats = 2 if self.task == "inference" else 1
         return Case(
-            self.task, batch=batch, size=size, instances=instances, warmup=1, repeats=2, parts=1
+            self.task,
+            batch=batch,
+            size=size,
+            instances=instances,
+            warmup=1,
+            repeats=repeats,
+            parts=1,
         )
 
     def opts(self, value: int) -> list:
@@ -64,12 +71,12 @@ AXES = (
     Axis("queries", "inference", (50, 100, 300, 500, 1000), key=_QUERIES),
     Axis("queries", "training", (50, 100, 300, 1000), key=_QUERIES),
     Axis("image size", "inference", (320, 480, 800, 1120, 1600), field="size"),
-    Axis("image size", "training", (320, 640, 1120), field="size"),
+    Axis("image size", "training", (320, 640, 960), field="size"),
     Axis("batch size", "inference", (1, 2, 4, 8), field="batch", size=(480, 640)),
-    Axis("batch size", "training", (1, 2, 4, 8), field="batch", size=(320, 416)),
-    Axis("instances", "training", (1, 10, 30, 100, 300), field="instances", queries=300),
-    Axis("classes", "inference", (1, 80, 300, 1203), key=_CLASSES),
-    Axis("classes", "training", (1, 80, 300, 1203), key=_CLASSES),
+    Axis("batch size", "training", (1, 2, 4), field="batch", size=(320, 416)),
+    Axis("instances", "training", (1, 10, 100, 300), field="instances", queries=300),
+    Axis("classes", "inference", (1, 80, 1203), key=_CLASSES),
+    Axis("classes", "training", (1, 80, 1203), key=_CLASSES),
 )
 
 
