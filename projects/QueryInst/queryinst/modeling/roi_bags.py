@@ -128,7 +128,10 @@ def _sum_by_pixel(parts: list[_Part], shape: torch.Size) -> Tensor:
         (N, C, H, W), channels innermost.
     """
     num_images, channels, height, width = shape
-    grads = torch.cat([grad[bags.rows].flatten(0, 1) for grad, bags in parts])  # (bins, C)
+    counts = [len(bags.pixels) for _, bags in parts]
+    grads = parts[0].grad.new_empty(sum(counts), channels)  # (bins, C)
+    for (grad, bags), part in zip(parts, grads.split(counts)):
+        torch.index_select(grad, 0, bags.rows, out=part.view(len(bags.rows), *grad.shape[1:]))
     pixels = torch.cat([bags.pixels.flatten() for _, bags in parts])
     weights = torch.cat([bags.weights.flatten() for _, bags in parts])
     if len(grads) == 0:
