@@ -45,8 +45,8 @@ def _head(result: Result, others: float | None):
     yield f"# How cost grows, {datetime.date.today()}"
     yield ""
     yield "Written by `tools/cost_growth.py`. One thing varies, each value in a process of its own;"
-    yield "the weights are initial ones with query boxes of all sizes. Each time is that of two steps"
-    yield "at inference, of one in training, after one that warms up."
+    yield "the weights are initial ones with query boxes of all sizes. Each time is that of"
+    yield "two steps at inference, of one in training, after one that warms up."
     yield f"{', '.join(f'{k} {v}' for k, v in result.hardware.items())};"
     yield f"{', '.join(f'{k} {v}' for k, v in result.versions.items())}."
     if others is not None:
