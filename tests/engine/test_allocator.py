@@ -72,7 +72,7 @@ def test_freed_tensors_between_living_ones_are_given_back(monkeypatch):
 @pytest.mark.parametrize("part", ["BACKBONE", "BOX_HEADS", "MASK_HEADS"])
 def test_each_kind_of_recomputation_sets_it(settings, part):
     assert give_back_large_blocks(tiny_cfg(**{f"MODEL__QUERYINST__CHECKPOINT_{part}": True}))
-    assert settings == [(-3, 16 * 2**20), (-1, 64 * 2**20)]
+    assert settings == [(-3, 4 * 2**20), (-1, 64 * 2**20)]
 
 
 def test_others_are_left_alone(settings, monkeypatch):

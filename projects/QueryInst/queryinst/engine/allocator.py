@@ -8,7 +8,7 @@ from detectron2.config import CfgNode
 
 # glibc's numbers of these settings (malloc.h) and what they are set to, in bytes.
 _MMAP_THRESHOLD, _TRIM_THRESHOLD = -3, -1
-LARGE = 16 * 2**20
+LARGE = 4 * 2**20
 HELD = 64 * 2**20  # what it keeps by itself as well, once it has met tensors of 32 MB
 
 
