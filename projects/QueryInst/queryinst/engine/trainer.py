@@ -16,7 +16,7 @@ from detectron2.utils.file_io import PathManager
 from ..checkpoint import QueryInstCheckpointer, build_meta
 from ..data.mapper import build_mapper
 from ..solver import build_optimizer
-from .allocator import give_back_large_blocks
+from .allocator import set_allocator
 from .amp import inference_autocast, training_precision
 from .batches import LastBatch
 from .evaluation import build_evaluator, by_dataset, write_results
@@ -38,7 +38,7 @@ class Trainer(DefaultTrainer):
         # Not DefaultTrainer's: it hard-codes the checkpointer and DDP's device ids.
         TrainerBase.__init__(self)
         log_at_least_to_terminal()
-        give_back_large_blocks(cfg)
+        set_allocator(cfg)
         cfg = DefaultTrainer.auto_scale_workers(cfg, comm.get_world_size())
         model = self.build_model(cfg)
         optimizer = self.build_optimizer(cfg, model)
