@@ -26,6 +26,14 @@ class TinyData(NamedTuple):
     dataset_args: list[list[str]]  # as --dataset gives them
 
 
+@pytest.fixture(scope="session", autouse=True)
+def untouched_allocator():
+    """Trainers leave the allocator of this process as it is; some tests measure memory."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("queryinst.engine.trainer.set_allocator", lambda cfg: "")
+        yield
+
+
 @pytest.fixture(scope="session")
 def tiny_data(tmp_path_factory):
     root = tmp_path_factory.mktemp("datasets")
