@@ -166,8 +166,10 @@ def compare_steps(theirs: dict) -> report.Section:
         model.zero_grad()
     section = report.StepsSection(STEPS_MODEL)
     single, double = (theirs["losses"][str(dtype)] for dtype in DTYPES)
-    for step in zip(losses[DTYPES[0]], single, losses[DTYPES[1]], double):
-        section.add(*step)
+    for *step, nudged in zip(
+        losses[DTYPES[0]], single, losses[DTYPES[1]], double, zip(*theirs["nudged"])
+    ):
+        section.add(*step, nudged)
     return section
 
 

@@ -9,13 +9,15 @@ from typing import Any
 
 import mmdet_peer
 import mmdet_runs
+import numpy as np
 import torch
 from comparison import compare
 from mmdet_optimizer import build_optimizer
 from parity_cases import FULL_SEED, Batch, full_batch, steps_batches
-from parity_inputs import trained_looking
+from parity_inputs import Array, trained_looking
 
 DTYPES = (torch.float32, torch.float64)
+NUDGE_SEEDS = (1, 2, 3)  # of the further float32 runs of the optimizer steps
 
 
 def main(argv: list[str]) -> None:
@@ -63,20 +65,40 @@ def _run(kind: str, model: torch.nn.Module, state: dict, batch: Batch, dtype: to
 
 
 def steps(name: str) -> dict:
-    """Losses of ten optimizer steps, in float32 and float64."""
+    """Losses of ten optimizer steps, in float32 and float64, and of what float32 leaves open.
+
+    Returns:
+        "losses" by type, one dict of losses for each step; "nudged": a list of such lists in
+        float32, each from weights that differ from the others' in the last bit alone.
+    """
     cfg = mmdet_peer.load_config(name)
     model = mmdet_peer.build(cfg)
     shapes = mmdet_peer.shapes_of(model)
     state = trained_looking(shapes, FULL_SEED)
-    losses = {}
-    for dtype in DTYPES:
-        mmdet_runs.set_weights(model, state, dtype)
-        losses[str(dtype)] = _take_steps(cfg, model, dtype)
-        model.zero_grad()
-    return {"shapes": shapes, "losses": losses}
+    losses = {str(dtype): _take_steps(cfg, model, state, dtype) for dtype in DTYPES}
+    nudged = [_take_steps(cfg, model, _nudged(state, seed), torch.float32) for seed in NUDGE_SEEDS]
+    return {"shapes": shapes, "losses": losses, "nudged": nudged}
 
 
-def _take_steps(cfg: Any, model: torch.nn.Module, dtype: torch.dtype) -> list[dict]:
+def _nudged(state: dict[str, Array], seed: int) -> dict[str, Array]:
+    """Every weight moved to a neighbouring float32, up or down by chance."""
+    rng = np.random.RandomState(seed)
+    ends = np.float32([-np.inf, np.inf])
+    return {
+        name: (
+            np.nextafter(value, ends[rng.randint(0, 2, value.shape)])
+            if value.dtype == np.float32
+            else value
+        )
+        for name, value in state.items()
+    }
+
+
+def _take_steps(
+    cfg: Any, model: torch.nn.Module, state: dict[str, Array], dtype: torch.dtype
+) -> list[dict]:
+    mmdet_runs.set_weights(model, state, dtype)
+    model.zero_grad()
     optimizer = build_optimizer(cfg, model)
     losses = []
     for batch in steps_batches(_num_classes(model)):
