@@ -1,25 +1,28 @@
-"""Convolutions on the CPU whose weight gradients are matrix products.
+"""Convolutions on the CPU by matrix products, backward and, if they are large, forward.
 
 With channels innermost, oneDNN takes up to five times as long for the gradient of a weight as for
-the convolution itself. Each tap of the kernel is a product of two tables of pixels, of which the
-one is shifted; and RoIs read no more than a part of the finest maps, so that most of the gradient
-may be zeros.
+the convolution itself. Here it is the sum of one product for each tap of the kernel, of two tables
+of pixels of which the one is shifted; and RoIs read no more than a part of the finest maps, so
+that most of the gradient may be zeros. Large convolutions of 3x3 go by Winograd's filtering.
 """
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from . import winograd
 from .precision import runs_plainly
 
 # Elsewhere oneDNN is as fast or faster: by up to 1.4 times on small maps of few channels.
 TAPS = range(2, 10)
 MIN_PRODUCTS = 1.5e9  # of numbers, in the whole convolution
 MIN_PIXELS = 256  # of a map
-DENSE = 0.7  # share of pixels with a gradient, above which picking them out does not pay
+# Share of pixels with a gradient, above which picking them out does not pay.
+DENSE = 0.7  # where each tap is a product
+DENSE_TILES = 0.45  # where Winograd's filtering is at hand
 SAMPLE = 1024  # pixels that the share is guessed from
 MAX_TABLE = 2**23  # floats of images at once: 32 MB
 
@@ -35,29 +38,46 @@ def convolve(
     dilation: Pair,
     groups: int,
 ) -> Tensor:
-    """``F.conv2d``, the backward pass of which is faster on the CPU.
+    """``F.conv2d``, faster on the CPU.
 
     Args:
         x: (N, C, H, W).
         weight: (O, C / groups, h, w).
     """
-    is_own = (
-        torch.is_grad_enabled()
-        and weight.requires_grad
-        and x.device.type == "cpu"
+    may_be_own = (
+        x.device.type == "cpu"
         and x.dtype == weight.dtype
         and x.dtype in (torch.float32, torch.float64)
-        and weight.shape[2] * weight.shape[3] in TAPS
-        and x.shape[2] * x.shape[3] >= MIN_PIXELS
-        and x[:, 0].numel() // (stride[0] * stride[1]) * weight.numel() >= MIN_PRODUCTS
         and x.is_contiguous(memory_format=torch.channels_last)
         and groups == 1
         and tuple(dilation) == (1, 1)
         and runs_plainly(x.device)
     )
-    if not is_own:
-        return F.conv2d(x, weight, bias, stride, padding, dilation, groups)
-    return _Convolve.apply(x, weight, bias, tuple(stride), tuple(padding))
+    is_learned = torch.is_grad_enabled() and weight.requires_grad
+    if may_be_own and (
+        _goes_by_tiles(x, weight, stride, padding)
+        or (is_learned and _goes_by_taps(x, weight, stride))
+    ):
+        return cast(Tensor, _Convolve.apply(x, weight, bias, tuple(stride), tuple(padding)))
+    return F.conv2d(x, weight, bias, stride, padding, dilation, groups)
+
+
+def _goes_by_tiles(x: Tensor, weight: Tensor, stride: Pair, padding: Pair) -> bool:
+    """Whether Winograd's filtering is possible and gains."""
+    return (
+        weight.shape[2:] == (3, 3)
+        and tuple(stride) == tuple(padding) == (1, 1)
+        and winograd.is_worthwhile(x.shape, len(weight))
+    )
+
+
+def _goes_by_taps(x: Tensor, weight: Tensor, stride: Pair) -> bool:
+    """Whether the weight's gradient gains as a product for each tap."""
+    return (
+        weight.shape[2] * weight.shape[3] in TAPS
+        and x.shape[2] * x.shape[3] >= MIN_PIXELS
+        and x[:, 0].numel() // (stride[0] * stride[1]) * weight.numel() >= MIN_PRODUCTS
+    )
 
 
 class _Convolve(torch.autograd.Function):
@@ -67,17 +87,25 @@ class _Convolve(torch.autograd.Function):
     ) -> Tensor:
         ctx.save_for_backward(x, weight)
         ctx.stride, ctx.padding = stride, padding
-        return F.conv2d(x, weight, bias, stride, padding)
+        if not _goes_by_tiles(x, weight, stride, padding):
+            return F.conv2d(x, weight, bias, stride, padding)
+        return winograd.convolve_3x3(x, weight, bias)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, weight = ctx.saved_tensors
         needs_x, needs_weight, needs_bias = ctx.needs_input_grad[:3]
+        by_tiles = _goes_by_tiles(x, weight, ctx.stride, ctx.padding)
         grad_x = grad_weight = None
         if needs_weight:  # first: it needs more memory for a while
-            grad_weight = weight_gradient(x, grad, weight.shape, ctx.stride, ctx.padding)
-        if needs_x:
+            if by_tiles and _share_with_gradient(grad.permute(0, 2, 3, 1)) > DENSE_TILES:
+                grad_weight = winograd.weight_gradient(x, grad)
+            else:
+                grad_weight = weight_gradient(x, grad, weight.shape, ctx.stride, ctx.padding)
+        if needs_x and by_tiles:
+            grad_x = winograd.input_gradient(grad, weight)
+        elif needs_x:
             grad_x = torch.ops.aten.convolution_backward(
                 *(grad, x, weight, None, ctx.stride, ctx.padding, (1, 1), False, (0, 0), 1),
                 (True, False, False),
@@ -120,7 +148,7 @@ def _add_products(products: Tensor, pixels: Tensor, grads: Tensor, stride: Pair)
     table, row_length = pixels.flatten(0, 2), pixels.shape[2]
     shifts = [row * row_length + column for row in range(height) for column in range(width)]
     taps = list(zip(shifts, products.flatten(0, 1)))
-    if stride == (1, 1) and _is_dense(grads):
+    if stride == (1, 1) and _share_with_gradient(grads) > DENSE:
         # Laid out like the table, so that each tap sees a slice of it; the margins are zeros.
         grads = _pad(grads, (0, height - 1), (0, width - 1)).flatten(0, 2)
         for shift, product in taps:
@@ -139,11 +167,11 @@ def _pad(x: Tensor, rows: Pair, columns: Pair) -> Tensor:
     return F.pad(x, (0, 0, *columns, *rows)) if any((*rows, *columns)) else x
 
 
-def _is_dense(grads: Tensor) -> bool:
-    """Whether most pixels of (N, H, W, C) have a gradient, by a sample of them."""
+def _share_with_gradient(grads: Tensor) -> float:
+    """The share of pixels of (N, H, W, C) that have a gradient, by a sample of them."""
     table = grads.flatten(0, 2)
     sample = table[:: max(1, len(table) // SAMPLE)]
-    return int(sample.abs().amax(1).count_nonzero()) > DENSE * len(sample)
+    return int(sample.abs().amax(1).count_nonzero()) / max(1, len(sample))
 
 
 def _first_pixels(shape: torch.Size, shape_out: torch.Size, stride: Pair) -> Tensor:

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from detectron2.layers import Conv2d
 from torch import Tensor
 
+from .convolution import convolve
 from .folding import FoldingConv2d
 from .precision import runs_plainly
 from .roi_align import BagROIAlign
@@ -37,7 +38,7 @@ class DeferredLevel:
     @cached_property
     def convolved(self) -> Tensor:
         """(N, C, H, W)."""
-        return F.conv2d(self.x, self.conv.weight, self.conv.bias, padding=1)
+        return convolve(self.x, self.conv.weight, self.conv.bias, (1, 1), (1, 1), (1, 1), 1)
 
     def is_worth_pooling(self, num_bins: int) -> bool:
         """Whether pooling first is the shorter way if `num_poolings` poolings have `num_bins`."""
