@@ -45,6 +45,44 @@ def test_rois_are_pooled_as_detectron2_pools_them(nums):
     assert found.shape == (sum(nums), 3, 3, 3)
 
 
+@pytest.mark.parametrize("num", [40, 1, 0])
+def test_pooling_without_asking_which_rois_a_level_has_gives_the_same(num):
+    """What other devices than the CPU do, by torchvision's kernel."""
+    features = [x.double().requires_grad_() for x in make_features()]
+    boxes = random_boxes(num + 2).double()
+    boxes[0] = math.nan
+    boxes[1] = boxes[1, [2, 3, 0, 1]]  # of negative size, but still of a positive area
+    rois = to_rois(boxes, torch.arange(num + 2) % 2)
+    pooler = make()
+    levels = torch.tensor([find_level(box) for box in boxes.tolist()])
+    elsewhere = make()
+    elsewhere.level_poolers = make(ROIPooler).level_poolers
+    pooled = [pooler(features, rois), elsewhere._pool_everywhere(features, rois, levels)]
+    torch.testing.assert_close(*pooled, rtol=0, atol=1e-12)
+    assert not pooled[1][0].any()
+    weights = torch.rand(pooled[0].shape, dtype=torch.float64)
+    grads = [torch.autograd.grad((x * weights).sum(), features) for x in pooled]
+    torch.testing.assert_close(*grads, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_pooling_everywhere_keeps_half_precision(dtype):
+    features = [x.to(dtype) for x in make_features()]
+    rois = to_rois(random_boxes(8), torch.arange(8) % 2)
+    levels = torch.tensor([find_level(box) for box in rois[:, 1:].tolist()])
+    found = make()._pool_everywhere(features, rois, levels)
+    assert found.dtype == dtype
+    torch.testing.assert_close(found, make()(features, rois))
+
+
+def find_level(box: list[float]) -> int:
+    """floor(log2(side / 56)) within 0 to 3; -1 without a size."""
+    area = (box[2] - box[0]) * (box[3] - box[1])
+    if not area >= 0:
+        return -1
+    return min(3, max(0, math.floor(math.log2(math.sqrt(area) / 56 + 1e-8))))
+
+
 @pytest.mark.parametrize(
     "side, level", [(1, 0), (56, 0), (111, 0), (113, 1), (223, 1), (225, 2), (449, 3), (1200, 3)]
 )

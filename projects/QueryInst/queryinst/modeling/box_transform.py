@@ -25,7 +25,9 @@ class TwoSidedBox2BoxTransform(Box2BoxTransform):
         """
         deltas = at_least_fp32(deltas)
         boxes = boxes.to(deltas.dtype)
-        shift, log_scale = (deltas / deltas.new_tensor(self.weights)).chunk(2, dim=-1)
+        # One by one: a tensor of the weights would have to be sent to the device.
+        scaled = [delta / weight for delta, weight in zip(deltas.unbind(-1), self.weights)]
+        shift, log_scale = torch.stack(scaled, dim=-1).chunk(2, dim=-1)
         log_scale = log_scale.clamp(-self.scale_clamp, self.scale_clamp)
         size = boxes[..., 2:] - boxes[..., :2]
         center = boxes[..., :2] + 0.5 * size

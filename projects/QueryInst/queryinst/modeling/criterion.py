@@ -131,6 +131,6 @@ def _normalizer(num_matched: int, device: torch.device) -> float | Tensor:
     """Matched queries, averaged over the processes, at least 1."""
     if comm.get_world_size() == 1:
         return max(num_matched, 1) + _EPS
-    number = torch.tensor(float(num_matched), dtype=torch.float64, device=device)
+    number = torch.full((), num_matched, dtype=torch.float64, device=device)
     torch.distributed.all_reduce(number)
     return (number / comm.get_world_size()).clamp(min=1) + _EPS

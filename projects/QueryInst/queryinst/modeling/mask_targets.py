@@ -32,8 +32,8 @@ def crop_gt_masks(
         (S, M, mask_size, mask_size) bool.
     """
     height, width = padded_size
-    limits = boxes.new_tensor([width, height, width, height])
-    boxes = torch.minimum(boxes.clamp(min=0), limits)
+    x, y = boxes[..., 0::2].clamp(0, width), boxes[..., 1::2].clamp(0, height)  # (S, M, 2)
+    boxes = torch.stack([x, y], dim=-1).flatten(-2)
     gt_idx = torch.stack([match.gt_idx for match in matches])  # (S, M)
     num_matched = [min(num_queries, num_gts) for num_gts in targets.num_per_image]
     assert targets.masks is not None

@@ -14,6 +14,8 @@ from .precision import at_least_fp32
 from .roi_align import BagROIAlign
 from .roi_bags import pool_bags
 
+OUTSIDE = -1e5  # pixels: of no image, on no level
+
 
 class RoIFeaturePooler(ROIPooler):
     """Detectron2's ROIPooler for RoIs in one tensor, which keeps float64.
@@ -47,6 +49,8 @@ class RoIFeaturePooler(ROIPooler):
             self.canonical_box_size,
             self.canonical_level,
         )
+        if rois.device.type != "cpu":
+            return self._pool_everywhere(cast(list[Tensor], features), rois, levels)
         rows = [torch.nonzero(levels == i)[:, 0] for i in range(len(self.level_poolers))]
         if isinstance(features[0], DeferredLevel):
             return self._pool_deferred(features[0], cast(list[Tensor], features[1:]), rois, rows)
@@ -79,6 +83,24 @@ class RoIFeaturePooler(ROIPooler):
             roi_feats = pooler(at_least_fp32(x), rois[level_rows])
             pooled.index_put_((level_rows,), roi_feats.to(pooled))
         return pooled
+
+    def _pool_everywhere(self, features: list[Tensor], rois: Tensor, levels: Tensor) -> Tensor:
+        """As `_pool`, without asking the device which RoIs a level has, which would wait for it.
+
+        Each level gets all RoIs, those of the others so far outside that they read nothing there
+        and give zeros.
+
+        Args:
+            levels: (R,) int64; a RoI of no level gets zeros.
+        """
+        pooled = None
+        for level, (x, pooler) in enumerate(zip(features, self.level_poolers)):
+            boxes = rois[:, 1:].masked_fill((levels != level)[:, None], OUTSIDE)
+            # Detectron2's ROIAlign rounds the boxes to the features' dtype: by 4 px in bfloat16.
+            roi_feats = pooler(at_least_fp32(x), torch.cat([rois[:, :1], boxes], dim=1))
+            pooled = roi_feats if pooled is None else pooled.add_(roi_feats)
+        assert pooled is not None
+        return pooled.to(features[0])
 
     def _pool_bags(self, features: list[Tensor], rois: Tensor, rows: list[Tensor]) -> Tensor:
         """All levels in one node of the graph, whose backward pass makes no copy for each."""
