@@ -46,6 +46,16 @@ def test_a_batch_of_two_is_two_batches_of_one():
 
 
 @torch.no_grad()
+def test_on_the_cpu_no_more_than_one_image_takes_memory():
+    """All run with the padding of the batch, as together."""
+    model = make()
+    seen = []
+    model.backbone.register_forward_pre_hook(lambda module, args: seen.append(args[0].shape))
+    model([*random_batch((0,), 64, 96), *random_batch((0, 0), 100, 50)])
+    assert seen == [(1, 3, 128, 96)] * 3
+
+
+@torch.no_grad()
 def test_images_of_different_sizes_in_one_batch():
     model = make()
     model.backbone._square_pad = 128  # alone as in the batch: padding is seen by convolutions

@@ -71,7 +71,7 @@ def test_images_are_padded_as_the_backbone_asks(square, expected):
     assert all(loss.isfinite() for loss in losses.values())
     with torch.no_grad():
         predictions = model.eval()(batch)
-    assert model.backbone.seen == [expected] * 2
+    assert model.backbone.seen == [expected] * 3  # both in training, then one after the other
     assert [x["instances"].image_size for x in predictions] == [(96, 100), (60, 97)]
 
 

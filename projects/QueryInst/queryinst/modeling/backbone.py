@@ -62,6 +62,17 @@ def pad_images(backbone: Backbone, images: list[Tensor], min_size=(0, 0)) -> Ima
     return ImageList(batch.tensor, sizes)
 
 
+def run_at_once(images: ImageList) -> list[ImageList]:
+    """A batch to predict in parts that run one after the other, padded as they are.
+
+    On the CPU each image runs alone: together they take as long, and memory for all of them.
+    """
+    if images.tensor.device.type != "cpu":
+        return [images]
+    parts = zip(images.tensor.split(1), images.image_sizes)
+    return [ImageList(pixels, [size]) for pixels, size in parts]
+
+
 def extract_features(
     backbone: nn.Module, images: Tensor, names: list[str], num_poolings: int
 ) -> list[Level]:

@@ -14,7 +14,13 @@ from torch import Tensor, nn
 from ..checkpoint.loading import plan_load
 from ..checkpoint.mmdet import is_mmdet
 from ..structures import PreciseBoxes, StageOutput, WholeBatch
-from .backbone import build_fpn_backbone, extract_features, pad_images, use_running_statistics
+from .backbone import (
+    build_fpn_backbone,
+    extract_features,
+    pad_images,
+    run_at_once,
+    use_running_statistics,
+)
 from .cascade import QueryCascade
 from .criterion import SetCriterion
 from .deferred_level import Level
@@ -22,7 +28,7 @@ from .ground_truth import batch_targets
 from .initial_queries import InitialQueries
 from .mask_head import MaskBranch
 from .matcher import HungarianMatcher
-from .postprocessing import TopK, postprocess, select_topk
+from .postprocessing import postprocess, select_topk
 
 logger = logging.getLogger(__name__)
 
@@ -206,10 +212,7 @@ class QueryInst(nn.Module):
         """
         assert not self.training
         images = self.preprocess_image(batched_inputs)
-        image_sizes = torch.tensor(images.image_sizes, device=self.device)
-        features, outputs = self._run_cascade(images.tensor, self._whwh(image_sizes))
-        topk = select_topk(outputs[-1].class_logits, self.max_detections)
-        results = self._build_instances(features, outputs[-1], topk, images.image_sizes)
+        results = [found for part in run_at_once(images) for found in self._detect(part)]
         if not do_postprocess:
             return results
         return [
@@ -235,7 +238,7 @@ class QueryInst(nn.Module):
         result = (boxes, topk.scores, topk.classes, topk.query_idx)
         if self.mask_head is None:
             return result
-        rows = self._query_rows(topk, last.boxes.shape[1]).flatten()
+        rows = topk.query_rows(last.boxes.shape[1]).flatten()
         mask_feats = self.mask_head.last_mask_features(features, last, rows)
         masks = self.mask_head.last.class_scores(
             mask_feats, torch.arange(len(rows), device=rows.device), topk.classes.flatten()
@@ -259,16 +262,14 @@ class QueryInst(nn.Module):
         boxes, query_feats = self.initial_queries(whwh)
         return features, self.cascade(features, boxes, query_feats)
 
-    def _build_instances(
-        self,
-        features: list[Level],
-        last: StageOutput,
-        topk: TopK,
-        image_sizes: list[tuple[int, int]],
-    ) -> list[Instances]:
-        """Detections above the threshold; masks for these alone."""
+    def _detect(self, images: ImageList) -> list[Instances]:
+        """Detections above the threshold in the resized images; masks for these alone."""
+        image_sizes = torch.tensor(images.image_sizes, device=self.device)
+        features, outputs = self._run_cascade(images.tensor, self._whwh(image_sizes))
+        last = outputs[-1]
+        topk = select_topk(last.class_logits, self.max_detections)
         keep = topk.scores > self.score_threshold  # (N, k)
-        rows = self._query_rows(topk, last.boxes.shape[1])[keep]  # (D,)
+        rows = topk.query_rows(last.boxes.shape[1])[keep]  # (D,)
         fields = {
             "pred_boxes": last.boxes.flatten(0, 1)[rows],
             "scores": topk.scores[keep],
@@ -281,17 +282,11 @@ class QueryInst(nn.Module):
         counts = keep.sum(1).tolist()
         split = {name: field.split(counts) for name, field in fields.items()}
         results = []
-        for image, size in enumerate(image_sizes):
+        for image, size in enumerate(images.image_sizes):
             result = Instances(tuple(size), **{name: rows[image] for name, rows in split.items()})
             result.pred_boxes = PreciseBoxes(result.pred_boxes)
             results.append(result)
         return results
-
-    @staticmethod
-    def _query_rows(topk: TopK, num_queries: int) -> Tensor:
-        """(N, k) rows of (N, Q) flattened."""
-        first = torch.arange(len(topk.query_idx), device=topk.query_idx.device) * num_queries
-        return topk.query_idx + first[:, None]
 
     def _whwh(self, image_sizes: Tensor) -> Tensor:
         """(N, 2) height, width -> (N, 4) width, height, width, height in the parameters' dtype."""

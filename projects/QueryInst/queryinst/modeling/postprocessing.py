@@ -2,6 +2,7 @@
 
 from typing import NamedTuple
 
+import torch
 from detectron2.structures import Instances
 from torch import Tensor
 
@@ -15,6 +16,11 @@ class TopK(NamedTuple):
     scores: Tensor  # (N, k)
     classes: Tensor  # (N, k) int64
     query_idx: Tensor  # (N, k) int64, in [0, Q); a query may appear once for each class
+
+    def query_rows(self, num_queries: int) -> Tensor:
+        """(N, k) rows of (N, Q) flattened."""
+        first = torch.arange(len(self.query_idx), device=self.query_idx.device) * num_queries
+        return self.query_idx + first[:, None]
 
 
 def select_topk(class_logits: Tensor, max_detections: int) -> TopK:
