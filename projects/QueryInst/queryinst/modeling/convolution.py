@@ -3,7 +3,8 @@
 With channels innermost, oneDNN takes up to five times as long for the gradient of a weight as for
 the convolution itself. Here it is the sum of one product for each tap of the kernel, of two tables
 of pixels of which the one is shifted; and RoIs read no more than a part of the finest maps, so
-that most of the gradient may be zeros. Large convolutions of 3x3 go by Winograd's filtering.
+that most of the gradient may be zeros. Large convolutions of 3x3 go by Winograd's filtering, those
+of few pixels with many weights, which oneDNN would reorder in each call, by one product.
 """
 
 from typing import Any, cast
@@ -20,6 +21,7 @@ from .precision import runs_plainly
 TAPS = range(2, 10)
 MIN_PRODUCTS = 1.5e9  # of numbers, in the whole convolution
 MIN_PIXELS = 256  # of a map
+MAX_PIXELS, MIN_WEIGHTS = 256, 2**20  # of a whole result that one product gives
 # Share of pixels with a gradient, above which picking them out does not pay.
 DENSE = 0.7  # where each tap is a product
 DENSE_TILES = 0.45  # where Winograd's filtering is at hand
@@ -53,6 +55,8 @@ def convolve(
         and tuple(dilation) == (1, 1)
         and runs_plainly(x.device)
     )
+    if may_be_own and _goes_by_columns(x, weight, stride, padding):
+        return convolve_by_columns(x, weight, bias, stride, padding)
     is_learned = torch.is_grad_enabled() and weight.requires_grad
     if may_be_own and (
         _goes_by_tiles(x, weight, stride, padding)
@@ -78,6 +82,43 @@ def _goes_by_taps(x: Tensor, weight: Tensor, stride: Pair) -> bool:
         and x.shape[2] * x.shape[3] >= MIN_PIXELS
         and x[:, 0].numel() // (stride[0] * stride[1]) * weight.numel() >= MIN_PRODUCTS
     )
+
+
+def _goes_by_columns(x: Tensor, weight: Tensor, stride: Pair, padding: Pair) -> bool:
+    """Whether a product with the pixels under the kernel, laid out side by side, gains."""
+    height, width = _result_size(x, weight, stride, padding)
+    return (
+        weight.shape[2] * weight.shape[3] in TAPS
+        and weight.numel() >= MIN_WEIGHTS
+        and 0 < len(x) * height * width <= MAX_PIXELS
+    )
+
+
+def _result_size(x: Tensor, weight: Tensor, stride: Pair, padding: Pair) -> Pair:
+    """Height, width."""
+    height, width = (
+        (x.shape[dim + 2] + 2 * padding[dim] - weight.shape[dim + 2]) // stride[dim] + 1
+        for dim in range(2)
+    )
+    return height, width
+
+
+def convolve_by_columns(
+    x: Tensor, weight: Tensor, bias: Tensor | None, stride: Pair, padding: Pair
+) -> Tensor:
+    """``F.conv2d`` as one product, forward and backward.
+
+    Args:
+        x: (N, C, H, W).
+        weight: (O, C, h, w).
+
+    Returns:
+        (N, O, H', W'), channels innermost.
+    """
+    columns = F.unfold(x, weight.shape[2:], padding=padding, stride=stride)  # (N, C*h*w, H'*W')
+    products = F.linear(columns.transpose(1, 2).flatten(0, 1), weight.flatten(1), bias)
+    height, width = _result_size(x, weight, stride, padding)
+    return products.view(len(x), height, width, len(weight)).permute(0, 3, 1, 2)
 
 
 class _Convolve(torch.autograd.Function):
