@@ -6,7 +6,7 @@ from itertools import pairwise
 import torch
 from detectron2.config import CfgNode
 from detectron2.solver.build import get_default_optimizer_params, maybe_add_gradient_clipping
-from torch import Tensor, nn
+from torch import nn
 
 TRUNK_PREFIX = "backbone.bottom_up."
 OPTIMIZERS = ("ADAMW", "SGD")
@@ -41,7 +41,7 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
         )
     clip = solver.CLIP_GRADIENTS
     if clip.ENABLED and clip.CLIP_TYPE == "full_model":
-        _clip_full_model(optimizer, clip.CLIP_VALUE, clip.NORM_TYPE)
+        _clip_before_steps(optimizer, ClipFullModel(clip.CLIP_VALUE, clip.NORM_TYPE))
         return optimizer
     return maybe_add_gradient_clipping(cfg, optimizer)
 
@@ -128,38 +128,19 @@ def _parameter_groups(solver: CfgNode, model: nn.Module) -> list[dict]:
     )
 
 
-def _clip_full_model(optimizer: torch.optim.Optimizer, max_norm: float, norm_type: float) -> None:
-    """Let every ``optimizer.step()`` first scale all gradients to a common norm <= ``max_norm``."""
+class ClipFullModel:
+    """Scales all gradients to a common norm of at most `max_norm`."""
 
-    def clip(optimizer: torch.optim.Optimizer, args: tuple, kwargs: dict) -> None:
+    def __init__(self, max_norm: float, norm_type: float):
+        self.max_norm, self.norm_type = max_norm, norm_type
+
+    def __call__(self, optimizer: torch.optim.Optimizer) -> None:
+        """Clip in place. A scaler of gradients must have unscaled them by now."""
         params = [param for group in optimizer.param_groups for param in group["params"]]
-        grads = [param.grad for param in params if param.grad is not None]
-        if _divides_gradients(optimizer, grads):
-            _clip_in_step(optimizer, grads, max_norm, norm_type)
-        else:
-            nn.utils.clip_grad_norm_(params, max_norm, norm_type)
-
-    def forget(optimizer: torch.optim.Optimizer, args: tuple, kwargs: dict) -> None:
-        if hasattr(optimizer, "grad_scale"):
-            optimizer.grad_scale = None
-
-    # A scaler of gradients must have unscaled them by now, if its optimizer is not a fused one.
-    optimizer.register_step_pre_hook(clip)
-    optimizer.register_step_post_hook(forget)
+        nn.utils.clip_grad_norm_(params, self.max_norm, self.norm_type)
 
 
-def _divides_gradients(optimizer: torch.optim.Optimizer, grads: list[Tensor]) -> bool:
-    """Whether the step itself divides gradients by ``grad_scale``, a float32, on its way."""
-    is_fused = all(group.get("fused") for group in optimizer.param_groups)
-    return is_fused and all(g.device.type == "cpu" and g.dtype == torch.float32 for g in grads)
-
-
-def _clip_in_step(
-    optimizer: torch.optim.Optimizer, grads: list[Tensor], max_norm: float, norm_type: float
-) -> None:
-    """As ``clip_grad_norm_``, without a pass over all gradients for scaling them."""
-    norms = [torch.linalg.vector_norm(grad, norm_type) for grad in grads]
-    norm = torch.linalg.vector_norm(torch.stack(norms or [torch.zeros(())]), norm_type)
-    scale = getattr(optimizer, "grad_scale", None)  # of a scaler that leaves unscaling to the step
-    scale = torch.ones(()) if scale is None else scale
-    optimizer.grad_scale = scale * ((norm / scale + 1e-6) / max_norm).clamp(min=1)  # type: ignore
+def _clip_before_steps(optimizer: torch.optim.Optimizer, clip: ClipFullModel) -> None:
+    """Let every ``optimizer.step()`` begin with its attribute ``clip_gradients``, here `clip`."""
+    setattr(optimizer, "clip_gradients", clip)
+    optimizer.register_step_pre_hook(lambda optimizer, *args: optimizer.clip_gradients(optimizer))

@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 class StageOutput(NamedTuple):
-    """What one box stage says of all queries of a batch.
+    """What one box stage predicts for all queries of a batch.
 
     N images, Q queries, K classes, C channels.
     """
@@ -18,8 +18,17 @@ class StageOutput(NamedTuple):
     mask_queries: Tensor  # (N, Q, C), after the self-attention: the mask head's queries
 
 
+class Detections(NamedTuple):
+    """The k best pairs of query and class of each image, by falling score."""
+
+    boxes: Tensor  # (N, k, 4) XYXY_ABS in pixels of the resized, unpadded image; not clipped
+    scores: Tensor  # (N, k)
+    classes: Tensor  # (N, k) int64
+    query_idx: Tensor  # (N, k) int64, in [0, Q); a query may appear once for each class
+
+
 class MatchedIndices(NamedTuple):
-    """Which query stands for which ground-truth instance, row by row.
+    """Which query is matched to which ground-truth instance, row by row.
 
     Of one image: query_idx in [0, Q), gt_idx in [0, G). Of a batch: query_idx counts the rows of
     (N, Q) flattened, gt_idx those of `BatchTargets`.
@@ -40,7 +49,7 @@ class BatchTargets(NamedTuple):
 
 
 class WholeBatch(NamedTuple):
-    """What a part of a batch must know of the whole, so that the parts' losses add up to its."""
+    """What a part of a batch needs to know of the whole, so that the parts' losses add up to it."""
 
     num_instances: tuple[int, ...]  # of each image
     size: tuple[int, int]  # height, width in pixels: the largest, which all images are padded to

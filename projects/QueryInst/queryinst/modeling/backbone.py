@@ -1,29 +1,24 @@
 """What QueryInst asks of a Detectron2 backbone beyond building it."""
 
-import torch
 import torch.nn.functional as F
 from detectron2.config import CfgNode
 from detectron2.modeling import FPN, Backbone, build_backbone
 from detectron2.structures import ImageList
 from torch import Tensor, nn
 
-from .deferred_level import DeferredLevel, Level
-from .folding import speed_up_convolutions
-from .fpn import Pyramid, defer_finest_level
-from .precision import at_least_fp32
-from .recomputing import recompute_trunk
-from .roi_bags import collect_gradients
+from ..precision import at_least_fp32
+from .activation_checkpointing import checkpoint_backbone
 
 
 def build_fpn_backbone(cfg: CfgNode) -> Backbone:
-    """Detectron2's backbone with the reference's initial FPN weights.
+    """Build Detectron2's backbone with the reference's initial FPN weights.
 
     mmdet draws them Xavier uniform, Detectron2 by ``c2_xavier_fill``: the bounds differ where a
     convolution changes the number of channels.
 
     Raises:
-        ValueError: the levels do not have EMBED_DIM channels, or CHECKPOINT_BACKBONE is set for a
-            trunk that it does not know.
+        ValueError: the levels do not have EMBED_DIM channels, or ACTIVATION_CHECKPOINTING names
+            a backbone that has no stages to checkpoint.
     """
     backbone = build_backbone(cfg)
     embed_dim = cfg.MODEL.QUERYINST.EMBED_DIM
@@ -37,23 +32,21 @@ def build_fpn_backbone(cfg: CfgNode) -> Backbone:
     if isinstance(backbone, FPN):
         for conv in (*backbone.lateral_convs, *backbone.output_convs):
             nn.init.xavier_uniform_(conv.weight)
-    speed_up_convolutions(backbone)
-    defer_finest_level(backbone)
-    if cfg.MODEL.QUERYINST.CHECKPOINT_BACKBONE:
-        recompute_trunk(backbone)
+    if "backbone" in cfg.MODEL.QUERYINST.ACTIVATION_CHECKPOINTING:
+        checkpoint_backbone(backbone)
     return backbone
 
 
 def pad_images(backbone: Backbone, images: list[Tensor], min_size=(0, 0)) -> ImageList:
-    """One batch (N, C, H, W) of images (C, h, w), filled up with zeros at the right and below.
+    """Pad images (C, h, w) with zeros at the right and the bottom to one batch (N, C, H, W).
 
     Args:
         backbone: its divisibility or square size is kept.
-        min_size: height, width that the images count with at least.
+        min_size: height, width that the batch has at least.
     """
     sizes = [(image.shape[-2], image.shape[-1]) for image in images]
-    missing = [max(0, least - size) for least, size in zip(min_size, sizes[0])]
-    first = F.pad(images[0], (0, missing[1], 0, missing[0]))
+    margins = [max(0, least - size) for least, size in zip(min_size, sizes[0])]
+    first = F.pad(images[0], (0, margins[1], 0, margins[0]))
     batch = ImageList.from_tensors(
         [first, *images[1:]],
         backbone.size_divisibility,
@@ -62,55 +55,26 @@ def pad_images(backbone: Backbone, images: list[Tensor], min_size=(0, 0)) -> Ima
     return ImageList(batch.tensor, sizes)
 
 
-def run_at_once(images: ImageList) -> list[ImageList]:
-    """A batch to predict in parts that run one after the other, padded as they are.
-
-    On the CPU each image runs alone: together they take as long, and memory for all of them.
-    """
-    if images.tensor.device.type != "cpu":
-        return [images]
-    parts = zip(images.tensor.split(1), images.image_sizes)
-    return [ImageList(pixels, [size]) for pixels, size in parts]
-
-
-def extract_features(
-    backbone: nn.Module, images: Tensor, names: list[str], num_poolings: int
-) -> list[Level]:
-    """The levels that RoIs are pooled from, in full precision.
-
-    On the CPU channels lie innermost from here on: convolutions are faster so, and `BagROIAlign`
-    reads pixel by pixel.
+def extract_features(backbone: nn.Module, images: Tensor, names: list[str]) -> list[Tensor]:
+    """Return the levels that RoIs are pooled from, in float32 at least.
 
     Args:
         images: (N, 3, H, W), normalized and padded.
         names: of the levels, the finest first.
-        num_poolings: how often all RoIs will be pooled.
 
     Returns:
-        One (N, C, H, W) per name; the first may be a `DeferredLevel`.
+        One (N, C, H, W) per name.
     """
-    if images.device.type == "cpu":
-        images = images.contiguous(memory_format=torch.channels_last)
     levels = backbone(images)
-    if isinstance(levels, Pyramid) and isinstance(finest := levels.levels[names[0]], DeferredLevel):
-        finest.num_poolings = num_poolings
-        return [finest, *(_for_pooling(levels[name]) for name in names[1:])]
-    return [_for_pooling(levels[name]) for name in names]
-
-
-def _for_pooling(x: Tensor) -> Tensor:
-    x = at_least_fp32(x)
-    if x.device.type != "cpu":
-        return x
-    return collect_gradients(x.contiguous(memory_format=torch.channels_last))
+    return [at_least_fp32(levels[name]) for name in names]
 
 
 def use_running_statistics(backbone: nn.Module) -> None:
-    """Put every batch norm of the trunk into eval mode; whether it learns does not change.
+    """Put every batch norm of ``bottom_up`` into eval mode; its weights learn as before.
 
     mmdet ``ResNet(norm_eval=True)``. Frozen stages hold FrozenBatchNorm2d, which has one mode.
     """
-    trunk = getattr(backbone, "bottom_up", backbone)
-    for module in trunk.modules():
-        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+    bottom_up = getattr(backbone, "bottom_up", backbone)
+    for module in bottom_up.modules():
+        if isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)):
             module.eval()

@@ -6,8 +6,9 @@ import torch.nn.functional as F
 from detectron2.config import configurable
 from torch import Tensor, nn
 
+from ..precision import full_precision
 from .dynamic_conv import DynamicConv
-from .precision import full_precision
+from .limits import check_heads, check_probabilities, check_sizes
 
 
 class NormedFC(nn.Module):
@@ -23,7 +24,7 @@ class NormedFC(nn.Module):
 
 
 class DynamicBoxHead(nn.Module):
-    """Queries attend to each other, then each filters its RoI and says class and box of it.
+    """Queries attend to each other, then each filters its RoI and predicts its class and box.
 
     QueryInst, section 3.1; mmdet ``DIIHead``. Post-norm throughout.
     """
@@ -48,9 +49,10 @@ class DynamicBoxHead(nn.Module):
             ValueError: impossible sizes, each with its key.
         """
         super().__init__()
-        _check_sizes(num_classes, embed_dim, num_heads, num_cls_fcs, num_reg_fcs)
-        _check_probabilities(dropout, prior_prob)
-        _check_positive(ffn_dim=ffn_dim, dynamic_dim=dynamic_dim)
+        check_sizes(num_classes=num_classes, ffn_dim=ffn_dim, dynamic_dim=dynamic_dim)
+        check_sizes(num_cls_fcs=num_cls_fcs, num_reg_fcs=num_reg_fcs)
+        check_heads(embed_dim, num_heads)
+        check_probabilities(dropout, prior_prob)
         self.self_attn = nn.MultiheadAttention(embed_dim, num_heads, dropout, batch_first=True)
         self.self_attn_norm = nn.LayerNorm(embed_dim)
         self.dynamic_conv = DynamicConv(embed_dim=embed_dim, hidden_dim=dynamic_dim)
@@ -120,31 +122,3 @@ def _without_autocast(linear: nn.Linear, x: Tensor) -> Tensor:
     """Half precision would round boxes by up to a pixel, and logits until they tie."""
     with full_precision(x.device):
         return linear(x.to(linear.weight.dtype))
-
-
-def _check_sizes(num_classes, embed_dim, num_heads, num_cls_fcs, num_reg_fcs) -> None:
-    if num_classes < 1:
-        raise ValueError(f"{num_classes=} must be >= 1; set MODEL.ROI_HEADS.NUM_CLASSES")
-    if embed_dim < 1 or num_heads < 1 or embed_dim % num_heads:
-        raise ValueError(
-            f"{embed_dim=} must be a positive multiple of {num_heads=}; "
-            "set MODEL.QUERYINST.EMBED_DIM or NUM_HEADS"
-        )
-    if num_cls_fcs < 0 or num_reg_fcs < 0:
-        raise ValueError(
-            f"{num_cls_fcs=} and {num_reg_fcs=} must be >= 0; "
-            "set MODEL.QUERYINST.NUM_CLS_FCS and NUM_REG_FCS"
-        )
-
-
-def _check_positive(**sizes: int) -> None:
-    for name, size in sizes.items():
-        if size < 1:
-            raise ValueError(f"{name}={size} must be >= 1; set MODEL.QUERYINST.{name.upper()}")
-
-
-def _check_probabilities(dropout: float, prior_prob: float) -> None:
-    if not 0 <= dropout < 1:
-        raise ValueError(f"{dropout=} must lie in [0, 1); set MODEL.QUERYINST.DROPOUT")
-    if not 0 < prior_prob < 1:
-        raise ValueError(f"{prior_prob=} must lie in (0, 1); set MODEL.QUERYINST.PRIOR_PROB")

@@ -1,24 +1,90 @@
-"""QueryCascade: the box stages, one after the other."""
+"""The box cascade: initial queries, box decoding, and the loop over the stages."""
 
 from functools import partial
 
 import torch
 from detectron2.config import configurable
+from detectron2.modeling.box_regression import Box2BoxTransform
 from torch import Tensor, nn
 
+from ..precision import at_least_fp32
 from ..structures import StageOutput
+from .activation_checkpointing import checkpoint_call
 from .box_head import DynamicBoxHead
-from .box_transform import TwoSidedBox2BoxTransform
-from .deferred_level import Level
+from .limits import check_sizes
 from .pooler import build_pooler, to_rois
-from .recomputing import recompute
+
+
+class InitialQueries(nn.Module):
+    """The learned boxes and features, equal for all images, that enter the first stage."""
+
+    @configurable
+    def __init__(self, *, num_queries: int, embed_dim: int):
+        """
+        Raises:
+            ValueError: there is no query.
+        """
+        super().__init__()
+        check_sizes(num_queries=num_queries)
+        whole_image = torch.tensor([0.5, 0.5, 1.0, 1.0])
+        self.boxes_cxcywh_norm = nn.Parameter(whole_image.repeat(num_queries, 1))  # (Q, 4)
+        self.query_feats = nn.Parameter(torch.randn(num_queries, embed_dim))  # (Q, C)
+
+    @classmethod
+    def from_config(cls, cfg):
+        queryinst = cfg.MODEL.QUERYINST
+        return {"num_queries": queryinst.NUM_QUERIES, "embed_dim": queryinst.EMBED_DIM}
+
+    def forward(self, whwh: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the queries of each image of a batch.
+
+        Args:
+            whwh: (N, 4) width, height, width, height of the unpadded images, in pixels.
+
+        Returns:
+            boxes (N, Q, 4) XYXY_ABS, neither clamped nor clipped (mmdet ``EmbeddingRPNHead``), and
+            query features (N, Q, C), a view that all images share.
+        """
+        center, size = self.boxes_cxcywh_norm.chunk(2, dim=1)
+        boxes_norm = torch.cat([center - 0.5 * size, center + 0.5 * size], dim=1)
+        boxes = boxes_norm[None] * whwh[:, None].to(boxes_norm)
+        return boxes, self.query_feats.expand(len(whwh), -1, -1)
+
+
+class TwoSidedBox2BoxTransform(Box2BoxTransform):
+    """Box2BoxTransform that clamps dw and dh on both sides, and keeps float64.
+
+    mmdet ``DeltaXYWHBBoxCoder`` clamps to +-log(1000 / 16); Detectron2 clamps above only.
+    """
+
+    def apply_deltas(self, deltas: Tensor, boxes: Tensor) -> Tensor:
+        """Move and scale boxes.
+
+        Args:
+            deltas: (..., 4) dx, dy, dw, dh, each times its weight.
+            boxes: (..., 4) XYXY_ABS.
+
+        Returns:
+            (..., 4) XYXY_ABS, float32 or float64.
+        """
+        deltas = at_least_fp32(deltas)
+        boxes = boxes.to(deltas.dtype)
+        # One by one: a tensor of the weights would have to be sent to the device.
+        scaled = [delta / weight for delta, weight in zip(deltas.unbind(-1), self.weights)]
+        shift, log_scale = torch.stack(scaled, dim=-1).chunk(2, dim=-1)
+        log_scale = log_scale.clamp(-self.scale_clamp, self.scale_clamp)
+        size = boxes[..., 2:] - boxes[..., :2]
+        center = boxes[..., :2] + 0.5 * size
+        center = center + shift * size
+        half = 0.5 * (log_scale.exp() * size)
+        return torch.cat([center - half, center + half], dim=-1)
 
 
 class QueryCascade(nn.Module):
-    """The box cascade. Label-free: the same loop in training, inference and export.
+    """The box stages, one after the other: the same loop in training, inference and export.
 
-    QueryInst, section 3.1. Boxes are detached between the stages, but the initial ones, which learn
-    from stage 0; query features are never detached.
+    QueryInst, section 3.1. It knows no labels. Boxes are detached between the stages, except the
+    initial ones, which learn from stage 0; query features are never detached.
     """
 
     @configurable
@@ -28,36 +94,35 @@ class QueryCascade(nn.Module):
         pooler: nn.Module,
         stages: list[nn.Module],
         bbox_reg_weights: tuple,
-        recomputes: bool = False,
+        activation_checkpointing: bool = False,
     ):
         """
         Args:
             pooler: RoIFeaturePooler, 7x7.
             stages: DynamicBoxHeads.
             bbox_reg_weights: of Box2BoxTransform.
-            recomputes: the backward pass pools and runs each stage again, to save memory.
+            activation_checkpointing: the backward pass pools and runs each stage again.
         """
         super().__init__()
         assert stages
         self.pooler = pooler
         self.stages = nn.ModuleList(stages)
-        self.recomputes = recomputes
+        self.activation_checkpointing = activation_checkpointing
         self.box_transform = TwoSidedBox2BoxTransform(weights=bbox_reg_weights)
 
     @classmethod
     def from_config(cls, cfg, input_shape):
-        num_stages = cfg.MODEL.QUERYINST.NUM_STAGES
-        if num_stages < 1:
-            raise ValueError(f"{num_stages=} must be >= 1; set MODEL.QUERYINST.NUM_STAGES")
+        queryinst = cfg.MODEL.QUERYINST
+        check_sizes(num_stages=queryinst.NUM_STAGES)
         return {
             "pooler": build_pooler(cfg, cfg.MODEL.ROI_BOX_HEAD, input_shape),
-            "stages": [DynamicBoxHead(cfg) for _ in range(num_stages)],
+            "stages": [DynamicBoxHead(cfg) for _ in range(queryinst.NUM_STAGES)],
             "bbox_reg_weights": cfg.MODEL.ROI_BOX_HEAD.BBOX_REG_WEIGHTS,
-            "recomputes": cfg.MODEL.QUERYINST.CHECKPOINT_BOX_HEADS,
+            "activation_checkpointing": "box_heads" in queryinst.ACTIVATION_CHECKPOINTING,
         }
 
     def forward(
-        self, features: list[Level], boxes: Tensor, query_feats: Tensor
+        self, features: list[Tensor], boxes: Tensor, query_feats: Tensor
     ) -> list[StageOutput]:
         """Refine the boxes of all queries, stage by stage.
 
@@ -77,14 +142,15 @@ class QueryCascade(nn.Module):
             if outputs:
                 boxes = boxes.detach()
             rois = to_rois(boxes.detach().flatten(0, 1), image_idx)
-            pool_and_run = partial(self._pool_and_run, stage)
-            run = partial(recompute, stage, pool_and_run) if self.recomputes else pool_and_run
+            run = partial(self._pool_and_run, stage)
+            if self.activation_checkpointing:
+                run = partial(checkpoint_call, stage, run)
             class_logits, deltas, query_feats, mask_queries = run(features, rois, query_feats)
             boxes = self.box_transform.apply_deltas(deltas, boxes)
             outputs.append(StageOutput(class_logits, boxes, query_feats, mask_queries))
         return outputs
 
     def _pool_and_run(
-        self, stage: nn.Module, features: list[Level], rois: Tensor, query_feats: Tensor
+        self, stage: nn.Module, features: list[Tensor], rois: Tensor, query_feats: Tensor
     ) -> tuple[Tensor, ...]:
         return stage(query_feats, self.pooler(features, rois))

@@ -5,10 +5,10 @@ from detectron2.config import configurable
 from detectron2.utils import comm
 from torch import Tensor
 
+from ..precision import full_precision
 from ..structures import BatchTargets, MatchedIndices, StageOutput
 from .losses import dice_loss, focal_loss, giou_loss, l1_loss
-from .mask_targets import crop_gt_masks
-from .precision import full_precision
+from .targets import crop_gt_masks
 
 _EPS = torch.finfo(torch.float32).eps  # mmdet adds it to every averaging factor
 

@@ -1,13 +1,7 @@
 """DynamicConv: each RoI is filtered by kernels that its own query generates."""
 
-from typing import Any
-
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
-
-from .precision import runs_plainly
 
 
 class DynamicConv(nn.Module):
@@ -38,7 +32,7 @@ class DynamicConv(nn.Module):
         """
         if query_feats.shape != roi_feats.shape[:2]:
             raise ValueError(f"queries {tuple(query_feats.shape)}, RoIs {tuple(roi_feats.shape)}")
-        kernel_in, kernel_out = self._generate_kernels(query_feats)
+        kernel_in, kernel_out = self.generate_kernels(query_feats)
         x = roi_feats.flatten(2).transpose(1, 2)  # (R, H*W, C)
         x = x @ kernel_in.unflatten(1, (x.shape[2], self.hidden_dim))
         x = F.relu_(self.norm_in(x))  # (R, H*W, D)
@@ -46,35 +40,7 @@ class DynamicConv(nn.Module):
         x = F.relu_(self.norm_out(x))  # (R, H*W, C)
         return x.transpose(1, 2).unflatten(2, roi_feats.shape[2:])
 
-    def _generate_kernels(self, query_feats: Tensor) -> tuple[Tensor, Tensor]:
-        """Two of (R, C*D)."""
-        if torch.is_grad_enabled() and runs_plainly(query_feats.device):
-            linear = self.kernel_generator
-            return _HalvedLinear.apply(query_feats, linear.weight, linear.bias)
+    def generate_kernels(self, query_feats: Tensor) -> tuple[Tensor, Tensor]:
+        """Return two of (R, C*D), for queries (R, C)."""
         kernel_in, kernel_out = self.kernel_generator(query_feats).chunk(2, dim=1)
         return kernel_in, kernel_out
-
-
-class _HalvedLinear(torch.autograd.Function):
-    """``F.linear`` whose outputs come in two halves.
-
-    At 300 queries they are the largest tensors of a stage. Autograd's own backward pass of cutting
-    them apart would copy both gradients into one.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
-        ctx.save_for_backward(x, weight)
-        half = len(weight) // 2
-        return F.linear(x, weight[:half], bias[:half]), F.linear(x, weight[half:], bias[half:])
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad_first: Tensor, grad_second: Tensor) -> tuple[Tensor, ...]:
-        x, weight = ctx.saved_tensors
-        half = len(weight) // 2
-        grad_x = (grad_first @ weight[:half]).addmm_(grad_second, weight[half:])
-        grad_weight = torch.empty_like(weight)
-        torch.mm(grad_first.T, x, out=grad_weight[:half])
-        torch.mm(grad_second.T, x, out=grad_weight[half:])
-        return grad_x, grad_weight, torch.cat([grad_first.sum(0), grad_second.sum(0)])

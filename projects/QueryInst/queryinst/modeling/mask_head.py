@@ -9,15 +9,14 @@ from detectron2.layers import Conv2d, NaiveSyncBatchNorm, get_norm
 from detectron2.utils import comm
 from torch import Tensor, nn
 
+from ..precision import at_least_fp32
 from ..structures import MatchedIndices, StageOutput
-from .deferred_level import Level
+from .activation_checkpointing import checkpoint_module
 from .dynamic_conv import DynamicConv
-from .folding import FoldingConv2d
+from .limits import check_sizes
 from .pooler import RoIFeaturePooler, build_pooler, to_rois
-from .precision import at_least_fp32
-from .recomputing import recompute_module
 
-MAX_FEATURES = 2**22  # floats that detections copy at once: 16 MB
+MAX_FEATURES = 2**22  # floats of mask features that `class_scores` copies at once: 16 MB
 
 
 class DynamicMaskHead(nn.Module):
@@ -40,18 +39,14 @@ class DynamicMaskHead(nn.Module):
         """
         Args:
             num_classes: channels of the masks; 1 if they are class-agnostic.
-            norm: as Detectron2's ``get_norm`` takes it. With "naiveSyncBN" each process counts by
-                its number of RoIs ("naiveSyncBN_N"), since processes differ in it.
+            norm: a name of Detectron2's ``get_norm``. "naiveSyncBN" weighs each process by its
+                number of RoIs ("naiveSyncBN_N"), since processes differ in it.
 
         Raises:
             ValueError: impossible sizes, each with its key.
         """
         super().__init__()
-        if num_conv < 0 or conv_dim < 1:
-            raise ValueError(
-                f"{num_conv=} must be >= 0 and {conv_dim=} >= 1; "
-                "set MODEL.ROI_MASK_HEAD.NUM_CONV and CONV_DIM"
-            )
+        check_sizes(num_conv=num_conv, conv_dim=conv_dim)
         self.dynamic_conv = DynamicConv(embed_dim=embed_dim, hidden_dim=dynamic_dim)
         self.convs = nn.Sequential()
         channels = embed_dim
@@ -74,7 +69,7 @@ class DynamicMaskHead(nn.Module):
         }
 
     def mask_features(self, mask_queries: Tensor, roi_feats: Tensor) -> Tensor:
-        """What the last 1x1 convolution sees.
+        """Return what the last 1x1 convolution sees.
 
         Args:
             mask_queries: (R, C).
@@ -87,11 +82,11 @@ class DynamicMaskHead(nn.Module):
         return F.relu_(self.deconv(self.convs(x)))
 
     def forward(self, mask_queries: Tensor, roi_feats: Tensor) -> Tensor:
-        """As `mask_features`; returns the logits of all classes, (R, K, 2H, 2W)."""
+        """Return the logits of all classes, (R, K, 2H, 2W); arguments as of `mask_features`."""
         return self.mask_logits(self.mask_features(mask_queries, roi_feats))
 
     def class_scores(self, mask_feats: Tensor, rows: Tensor, classes: Tensor) -> Tensor:
-        """Each detection's mask in the one class channel that it needs.
+        """Return each detection's mask in the one class channel that it needs.
 
         Args:
             mask_feats: (R, CONV_DIM, 2H, 2W) of `mask_features`.
@@ -118,29 +113,15 @@ class DynamicMaskHead(nn.Module):
         return scores.unflatten(1, mask_feats.shape[2:])
 
 
-class DroppedMaskHead(nn.Module):
-    """In the place of a mask head that a slim model goes without; the others keep their names."""
-
-    def forward(self, *args: Tensor) -> Tensor:
-        """Never.
-
-        Raises:
-            ValueError: always, with the reason.
-        """
-        raise ValueError(
-            "this model is slim: it has the last mask head alone, and training needs those of all"
-            " stages; set MODEL.QUERYINST.SLIM False and start from a full file"
-        )
-
-
 class MaskBranch(nn.Module):
-    """14x14 pooler and one mask head per stage, run on the chosen queries only."""
+    """The 14x14 pooler and one mask head per stage. It runs on chosen queries only."""
 
     @configurable
     def __init__(self, *, pooler: RoIFeaturePooler, stages: list[nn.Module]):
         """
         Args:
-            stages: DynamicMaskHeads; all but the last may be DroppedMaskHeads.
+            stages: DynamicMaskHeads. In an inference_only model all but the last are placeholders
+                without parameters.
         """
         super().__init__()
         self.pooler = pooler
@@ -149,30 +130,25 @@ class MaskBranch(nn.Module):
     @classmethod
     def from_config(cls, cfg, input_shape):
         num_stages = cfg.MODEL.QUERYINST.NUM_STAGES
-        num_dropped = max(num_stages - 1, 0) if cfg.MODEL.QUERYINST.SLIM else 0
-        heads = [DynamicMaskHead(cfg) for _ in range(num_stages - num_dropped)]
-        if cfg.MODEL.QUERYINST.CHECKPOINT_MASK_HEADS:
+        num_absent = max(num_stages - 1, 0) if cfg.MODEL.QUERYINST.INFERENCE_ONLY else 0
+        heads = [DynamicMaskHead(cfg) for _ in range(num_stages - num_absent)]
+        if "mask_heads" in cfg.MODEL.QUERYINST.ACTIVATION_CHECKPOINTING:
             for head in heads:
-                recompute_module(head)
+                checkpoint_module(head)
         return {
             "pooler": build_pooler(cfg, cfg.MODEL.ROI_MASK_HEAD, input_shape),
-            "stages": [*(DroppedMaskHead() for _ in range(num_dropped)), *heads],
+            "stages": [*(nn.Identity() for _ in range(num_absent)), *heads],
         }
 
-    @property
-    def last(self) -> DynamicMaskHead:
-        """The one head that inference needs."""
-        return cast(DynamicMaskHead, self.stages[-1])
-
-    def make_slim(self) -> None:
-        """Give up all heads but the last, which are the ones that training alone runs."""
+    def make_inference_only(self) -> None:
+        """Remove all heads but the last, the one that inference runs. It keeps its name."""
         for index in range(len(self.stages) - 1):
-            self.stages[index] = DroppedMaskHead()
+            self.stages[index] = nn.Identity()
 
     def forward(
-        self, features: list[Level], outputs: list[StageOutput], matches: list[MatchedIndices]
+        self, features: list[Tensor], outputs: list[StageOutput], matches: list[MatchedIndices]
     ) -> list[Tensor]:
-        """Mask logits of the matched queries, in every stage, on that stage's detached boxes.
+        """Return mask logits of the matched queries of every stage, on its detached boxes.
 
         Args:
             features: one (N, C, H, W) per level.
@@ -181,11 +157,7 @@ class MaskBranch(nn.Module):
         Returns:
             One (M, K, 2H, 2W) per stage. With M = 0 and norms that do not talk to other processes
             an empty one that keeps the head's parameters in the graph.
-
-        Raises:
-            ValueError: heads were dropped.
         """
-        self.require_all()
         num_queries = outputs[0].boxes.shape[1]
         rows = [match.query_idx for match in matches]
         boxes = [output.boxes.detach().flatten(0, 1)[idx] for output, idx in zip(outputs, rows)]
@@ -198,61 +170,51 @@ class MaskBranch(nn.Module):
             for stage, queries, feats in zip(self.stages, mask_queries, roi_feats)
         ]
 
-    def require_all(self) -> None:
-        """Raise a ValueError if heads were dropped."""
-        for stage in self.stages:
-            if isinstance(stage, DroppedMaskHead):
-                stage()
-
     def predict(
-        self, features: list[Level], output: StageOutput, query_rows: Tensor, classes: Tensor
+        self,
+        features: list[Tensor],
+        output: StageOutput,
+        query_rows: Tensor,
+        detection_to_row: Tensor,
+        classes: Tensor,
     ) -> Tensor:
-        """Mask scores of detections, from the last stage; each query is run once.
+        """Return mask scores of detections, by the last stage's head; it runs once for each query.
 
         Args:
+            features: one (N, C, H, W) per level.
             output: of the last box stage.
-            query_rows: (D,) rows of (N, Q) flattened; a query may appear once for each class.
+            query_rows: (R,) rows of (N, Q) flattened, each once.
+            detection_to_row: (D,) each detection's place in `query_rows`.
             classes: (D,).
 
         Returns:
             (D, 2H, 2W) after the sigmoid.
         """
-        unique_rows, detection_to_row = torch.unique(query_rows, return_inverse=True)
-        mask_feats = self.last_mask_features(features, output, unique_rows)
-        return self.last.class_scores(mask_feats, detection_to_row, classes)
-
-    def last_mask_features(
-        self, features: list[Level], output: StageOutput, query_rows: Tensor
-    ) -> Tensor:
-        """`DynamicMaskHead.mask_features` of the last stage for the queries in `query_rows`."""
         image_idx = query_rows.div(output.boxes.shape[1], rounding_mode="floor")
         boxes = output.boxes.flatten(0, 1)[query_rows]
         roi_feats = self.pooler(features, to_rois(boxes, image_idx))
         mask_queries = output.mask_queries.flatten(0, 1)[query_rows]
-        return self.last.mask_features(mask_queries, roi_feats)
+        head = cast(DynamicMaskHead, self.stages[-1])
+        mask_feats = head.mask_features(mask_queries, roi_feats)
+        return head.class_scores(mask_feats, detection_to_row, classes)
 
 
 def _run_or_keep_graph(head: DynamicMaskHead, mask_queries: Tensor, roi_feats: Tensor) -> Tensor:
-    """Run the head; without RoIs batch norm has no statistics, so only touch its parameters."""
-    if len(roi_feats) or _norms_wait_for_others(head):
+    """Run the head. Batch norm has no statistics without RoIs: then only touch the parameters."""
+    synced = (NaiveSyncBatchNorm, nn.SyncBatchNorm)
+    others_wait = comm.get_world_size() > 1 and any(isinstance(m, synced) for m in head.modules())
+    if len(roi_feats) or others_wait:
         return head(mask_queries, roi_feats)
     touched = sum(parameter.sum() * 0 for parameter in head.parameters())
     side = 2 * roi_feats.shape[-1]
+    # Its sum, the loss, is 0 and has a graph.
     logits = roi_feats.new_zeros(0, head.mask_logits.out_channels, side, side)
-    # An empty tensor's sum is the loss: concatenating the touched zero and cutting it off again
-    # keeps the graph without a value.
     return logits + touched * logits.new_ones(0, 1, 1, 1)
-
-
-def _norms_wait_for_others(head: nn.Module) -> bool:
-    """Whether other processes would wait for this one's statistics."""
-    synced = (NaiveSyncBatchNorm, nn.SyncBatchNorm)
-    return comm.get_world_size() > 1 and any(isinstance(m, synced) for m in head.modules())
 
 
 def _conv3x3(in_channels: int, out_channels: int, norm: str) -> Conv2d:
     """3x3 convolution, norm, ReLU; Kaiming normal (fan out), as the reference's ConvModule."""
-    conv = FoldingConv2d(
+    conv = Conv2d(
         in_channels,
         out_channels,
         kernel_size=3,

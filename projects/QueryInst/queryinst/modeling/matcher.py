@@ -5,9 +5,9 @@ from detectron2.config import configurable
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
+from ..precision import full_precision
 from ..structures import BatchTargets, MatchedIndices, StageOutput
 from .losses import focal_cost, giou_cost, l1_cost
-from .precision import full_precision
 
 
 @torch.no_grad()

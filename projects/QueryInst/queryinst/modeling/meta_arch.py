@@ -1,39 +1,40 @@
-"""QueryInst: the meta architecture."""
+"""QueryInst: the meta architecture.
 
-import logging
-from collections.abc import Mapping
-from typing import Any
+The plain algorithm. `queryinst.build` makes the model that a configuration asks for out of it.
+"""
+
+from collections.abc import Callable
 
 import torch
 from detectron2.config import configurable
-from detectron2.modeling import META_ARCH_REGISTRY, Backbone
+from detectron2.modeling import Backbone
 from detectron2.structures import ImageList, Instances
 from detectron2.utils.events import get_event_storage
 from torch import Tensor, nn
 
-from ..checkpoint.loading import plan_load
-from ..checkpoint.mmdet import is_mmdet
 from ..structures import PreciseBoxes, StageOutput, WholeBatch
-from .backbone import (
-    build_fpn_backbone,
-    extract_features,
-    pad_images,
-    run_at_once,
-    use_running_statistics,
-)
-from .cascade import QueryCascade
+from .backbone import build_fpn_backbone, extract_features, pad_images, use_running_statistics
+from .cascade import InitialQueries, QueryCascade
 from .criterion import SetCriterion
-from .deferred_level import Level
-from .ground_truth import batch_targets
-from .initial_queries import InitialQueries
+from .limits import check_sizes
 from .mask_head import MaskBranch
 from .matcher import HungarianMatcher
-from .postprocessing import postprocess, select_topk
+from .postprocessing import (
+    PasteMasks,
+    paste_masks,
+    postprocess,
+    select_detections,
+    to_rows,
+    unique_queries,
+)
+from .targets import batch_targets
 
-logger = logging.getLogger(__name__)
+
+def whole_batch(images: ImageList) -> list[ImageList]:
+    """Predict all images of a batch at once."""
+    return [images]
 
 
-@META_ARCH_REGISTRY.register()
 class QueryInst(nn.Module):
     """Instances as Queries (Fang et al., ICCV 2021), with Detectron2's input and output contract.
 
@@ -60,7 +61,9 @@ class QueryInst(nn.Module):
         score_threshold: float,
         max_detections: int,
         norm_eval: bool,
-        allow_unloaded: tuple[str, ...] = (),
+        inference_only: bool = False,
+        paste_masks: PasteMasks = paste_masks,
+        split_batch: Callable[[ImageList], list[ImageList]] = whole_batch,
     ):
         """
         Args:
@@ -69,15 +72,16 @@ class QueryInst(nn.Module):
             pixel_mean, pixel_std: per channel of `input_format`.
             score_threshold: detections that do not exceed it get no mask and are dropped.
             max_detections: kept for each image, over all queries and classes.
-            norm_eval: batch norms of the trunk use running statistics in training too.
-            allow_unloaded: patterns of parameters that a checkpoint may leave unfilled.
+            norm_eval: batch norms of ``bottom_up`` use running statistics in training too.
+            inference_only: parameters that training needs are absent, and training is refused.
+            paste_masks: called as `postprocessing.paste_masks`.
+            split_batch: parts of a batch that are predicted one after the other.
 
         Raises:
             ValueError: no detections are to be kept, or mean and std differ in length.
         """
         super().__init__()
-        if max_detections < 1:
-            raise ValueError(f"{max_detections=} must be >= 1; set TEST.DETECTIONS_PER_IMAGE")
+        check_sizes(max_detections=max_detections)
         if len(pixel_mean) != len(pixel_std):
             raise ValueError(f"{pixel_mean=} and {pixel_std=} differ in length; set MODEL.PIXEL_*")
         self.backbone = backbone
@@ -91,8 +95,9 @@ class QueryInst(nn.Module):
         self.score_threshold = score_threshold
         self.max_detections = max_detections
         self.norm_eval = norm_eval
-        self.allow_unloaded = tuple(allow_unloaded)
-        self.predicts_only = False  # of a copy that `optimize_for_inference` made
+        self.paste_masks = paste_masks
+        self.split_batch = split_batch
+        self.inference_only = inference_only
         self.register_buffer("pixel_mean", torch.tensor(pixel_mean).view(-1, 1, 1), False)
         self.register_buffer("pixel_std", torch.tensor(pixel_std).view(-1, 1, 1), False)
 
@@ -114,7 +119,7 @@ class QueryInst(nn.Module):
             "score_threshold": cfg.MODEL.ROI_HEADS.SCORE_THRESH_TEST,
             "max_detections": cfg.TEST.DETECTIONS_PER_IMAGE,
             "norm_eval": cfg.MODEL.BACKBONE.NORM_EVAL,
-            "allow_unloaded": cfg.MODEL.QUERYINST.ALLOW_UNLOADED,
+            "inference_only": cfg.MODEL.MASK_ON and cfg.MODEL.QUERYINST.INFERENCE_ONLY,
         }
 
     @property
@@ -122,53 +127,34 @@ class QueryInst(nn.Module):
         return self.pixel_mean.device
 
     def train(self, mode: bool = True) -> "QueryInst":
-        """As nn.Module's; with NORM_EVAL the trunk's batch norms stay on running statistics."""
-        if mode and self.predicts_only:
-            raise ValueError("made by optimize_for_inference; train the model that it copied")
+        """As nn.Module's; with NORM_EVAL batch norms of ``bottom_up`` stay on running statistics.
+
+        Raises:
+            ValueError: the model is inference_only.
+        """
+        if mode:
+            self._require_all_parameters()
         super().train(mode)
         if self.norm_eval:
             use_running_statistics(self.backbone)
         return self
 
-    def load_state_dict(self, state_dict: Mapping[str, Any], strict=True, assign=False):
-        """As nn.Module's, but that MMDetection's names are converted, and then nothing is lenient.
-
-        Detectron2's checkpointer brings a bare state dict here and would only warn of what is left.
-
-        Raises:
-            ValueError, KeyError: one line; MMDetection's names, and not a file for this model, by
-                the rules of `checkpoint.QueryInstCheckpointer`.
-        """
-        own = self.state_dict()
-        if is_mmdet(name for name in state_dict if name not in own):
-            plan = plan_load(
-                own,
-                state_dict,
-                shown="a state dict in MMDetection's names",
-                partial=self.training,
-                allow_unloaded=self.allow_unloaded,
-            )
-            for note in plan.notes:
-                logger.info("%s", note)
-            own.update(plan.tensors)
-            state_dict, strict = own, True
-        return super().load_state_dict(state_dict, strict=strict, assign=assign)
-
-    def make_slim(self) -> None:
-        """Give up the parameters that training alone needs, as with MODEL.QUERYINST.SLIM."""
+    def make_inference_only(self) -> None:
+        """Remove the parameters that training alone needs, as MODEL.QUERYINST.INFERENCE_ONLY."""
+        self.inference_only = True
         if self.mask_head is not None:
-            self.mask_head.make_slim()
+            self.mask_head.make_inference_only()
 
     def forward(
         self, batched_inputs: list[dict], whole: WholeBatch | None = None
     ) -> dict[str, Tensor] | list[dict]:
-        """Losses in training, detections otherwise.
+        """Return losses in training, detections otherwise.
 
         Args:
             batched_inputs: as of Detectron2's DatasetMapper: "image" (3, H, W) in INPUT.FORMAT;
                 "instances" with gt_boxes, gt_classes and gt_masks in training; "height" and "width"
                 of the output.
-            whole: in training, the batch that these inputs are but a part of.
+            whole: in training, the batch that these inputs are a part of, if not all of it.
 
         Returns:
             In training the weighted losses of every stage by name. Otherwise one
@@ -176,10 +162,11 @@ class QueryInst(nn.Module):
             (D, height, width) bool and query_idx, by falling score.
 
         Raises:
-            ValueError: in training; the model is slim, or instances have no masks.
+            ValueError: in training, if the model is inference_only or instances have no masks.
         """
         if not self.training:
             return self.inference(batched_inputs)
+        self._require_all_parameters()
         images = self.preprocess_image(batched_inputs, whole.size if whole else (0, 0))
         whwh = self._whwh(torch.tensor(images.image_sizes, device=self.device))
         instances = [x["instances"].to(self.device) for x in batched_inputs]
@@ -200,11 +187,12 @@ class QueryInst(nn.Module):
         return losses
 
     def inference(self, batched_inputs: list[dict], do_postprocess: bool = True) -> list:
-        """Detections.
+        """Return detections.
 
         Args:
-            batched_inputs: as `forward`'s; "instances" is not looked at.
-            do_postprocess: bring them into images of "height" x "width".
+            batched_inputs: as `forward`'s; "instances" is not read.
+            do_postprocess: bring them into images of "height" x "width", and drop those that lie
+                outside.
 
         Returns:
             ``[{"instances": Instances}]``; without postprocessing Instances in the resized
@@ -212,13 +200,14 @@ class QueryInst(nn.Module):
         """
         assert not self.training
         images = self.preprocess_image(batched_inputs)
-        results = [found for part in run_at_once(images) for found in self._detect(part)]
+        results = [result for part in self.split_batch(images) for result in self._detect(part)]
         if not do_postprocess:
             return results
-        return [
-            {"instances": postprocess(result, x.get("height", size[0]), x.get("width", size[1]))}
-            for result, x, size in zip(results, batched_inputs, images.image_sizes)
-        ]
+        processed = []
+        for result, x, (height, width) in zip(results, batched_inputs, images.image_sizes):
+            size = x.get("height", height), x.get("width", width)
+            processed.append({"instances": postprocess(result, *size, self.paste_masks)})
+        return processed
 
     def forward_core(self, images: Tensor, image_sizes: Tensor) -> tuple[Tensor, ...]:
         """The network from pixels to detections in tensors alone, without a threshold.
@@ -232,18 +221,19 @@ class QueryInst(nn.Module):
             (N, k, 28, 28), without the last for a box detector.
         """
         features, outputs = self._run_cascade(images, self._whwh(image_sizes))
-        last = outputs[-1]
-        topk = select_topk(last.class_logits, self.max_detections)
-        boxes = last.boxes.gather(1, topk.query_idx[..., None].expand(-1, -1, 4))
-        result = (boxes, topk.scores, topk.classes, topk.query_idx)
+        detections = select_detections(outputs[-1], self.max_detections)
         if self.mask_head is None:
-            return result
-        rows = topk.query_rows(last.boxes.shape[1]).flatten()
-        mask_feats = self.mask_head.last_mask_features(features, last, rows)
-        masks = self.mask_head.last.class_scores(
-            mask_feats, torch.arange(len(rows), device=rows.device), topk.classes.flatten()
+            return tuple(detections)
+        num_queries = outputs[-1].boxes.shape[1]
+        queries, places = unique_queries(detections.query_idx, num_queries)
+        masks = self.mask_head.predict(
+            features,
+            outputs[-1],
+            to_rows(queries, num_queries).flatten(),
+            to_rows(places, queries.shape[1]).flatten(),
+            detections.classes.flatten(),
         )
-        return (*result, masks.unflatten(0, topk.scores.shape))
+        return (*detections, masks.unflatten(0, detections.scores.shape))
 
     def preprocess_image(self, batched_inputs: list[dict], min_size=(0, 0)) -> ImageList:
         """Normalize, then pad with zeros to the backbone's divisibility or square size.
@@ -255,38 +245,43 @@ class QueryInst(nn.Module):
         images = [(image - self.pixel_mean) / self.pixel_std for image in images]
         return pad_images(self.backbone, images, min_size)
 
-    def _run_cascade(self, images: Tensor, whwh: Tensor) -> tuple[list[Level], list[StageOutput]]:
-        """Features of `in_features` and the output of every box stage."""
-        num_poolings = len(self.cascade.stages) + (self.mask_head is not None)
-        features = extract_features(self.backbone, images, self.in_features, num_poolings)
+    def _run_cascade(self, images: Tensor, whwh: Tensor) -> tuple[list[Tensor], list[StageOutput]]:
+        """Return the features of `in_features` and the output of every box stage."""
+        features = extract_features(self.backbone, images, self.in_features)
         boxes, query_feats = self.initial_queries(whwh)
         return features, self.cascade(features, boxes, query_feats)
 
     def _detect(self, images: ImageList) -> list[Instances]:
-        """Detections above the threshold in the resized images; masks for these alone."""
+        """Return detections above the threshold in the resized images; masks for these alone."""
         image_sizes = torch.tensor(images.image_sizes, device=self.device)
         features, outputs = self._run_cascade(images.tensor, self._whwh(image_sizes))
-        last = outputs[-1]
-        topk = select_topk(last.class_logits, self.max_detections)
-        keep = topk.scores > self.score_threshold  # (N, k)
-        rows = topk.query_rows(last.boxes.shape[1])[keep]  # (D,)
-        fields = {
-            "pred_boxes": last.boxes.flatten(0, 1)[rows],
-            "scores": topk.scores[keep],
-            "pred_classes": topk.classes[keep],
-            "query_idx": topk.query_idx[keep],
-        }
+        detections = select_detections(outputs[-1], self.max_detections)
+        keep = detections.scores > self.score_threshold  # (N, k)
+        boxes, scores, classes, query_idx = (field[keep] for field in detections)  # (D, ...)
+        fields = {"scores": scores, "pred_classes": classes, "query_idx": query_idx}
         if self.mask_head is not None:
-            masks = self.mask_head.predict(features, last, rows, fields["pred_classes"])
+            rows = to_rows(detections.query_idx, outputs[-1].boxes.shape[1])[keep]  # (D,)
+            unique_rows, detection_to_row = torch.unique(rows, return_inverse=True)
+            masks = self.mask_head.predict(
+                features, outputs[-1], unique_rows, detection_to_row, classes
+            )
             fields["pred_masks"] = masks[:, None]
         counts = keep.sum(1).tolist()
-        split = {name: field.split(counts) for name, field in fields.items()}
-        results = []
-        for image, size in enumerate(images.image_sizes):
-            result = Instances(tuple(size), **{name: rows[image] for name, rows in split.items()})
-            result.pred_boxes = PreciseBoxes(result.pred_boxes)
-            results.append(result)
+        results = [Instances(tuple(size)) for size in images.image_sizes]
+        for result, image_boxes in zip(results, boxes.split(counts)):
+            result.pred_boxes = PreciseBoxes(image_boxes)
+        for name, field in fields.items():
+            for result, values in zip(results, field.split(counts)):
+                result.set(name, values)
         return results
+
+    def _require_all_parameters(self) -> None:
+        if self.inference_only:
+            raise ValueError(
+                "this model is inference_only: it lacks what training needs, such as all mask heads"
+                " but the last; train the model that it was made from, or set"
+                " MODEL.QUERYINST.INFERENCE_ONLY False and start from a full file"
+            )
 
     def _whwh(self, image_sizes: Tensor) -> Tensor:
         """(N, 2) height, width -> (N, 4) width, height, width, height in the parameters' dtype."""

@@ -1,4 +1,7 @@
-"""What the C library's allocator does with the memory that a training step frees."""
+"""glibc keeps the memory that a training step frees, for the next one.
+
+A setting of the whole process, which the launcher of a training makes.
+"""
 
 import ctypes
 import os
@@ -12,7 +15,7 @@ LARGE = 4 * 2**20  # bytes
 HELD = 64 * 2**20  # bytes; what it keeps by itself as well, once it has met tensors of 32 MB
 UNLIMITED = -1  # read as the largest unsigned number
 
-# Whoever sets one of these knows better.
+# A setting in the environment takes precedence.
 _ENVIRONMENT = (
     "MALLOC_MMAP_THRESHOLD_",
     "MALLOC_MMAP_MAX_",
@@ -21,17 +24,17 @@ _ENVIRONMENT = (
 )
 
 
-def set_allocator(cfg: CfgNode) -> str:
-    """Let glibc keep what a step on the CPU frees, for the next one; or not, if `cfg` recomputes.
+def apply_to_process(cfg: CfgNode) -> str:
+    """Let glibc keep what a step on the CPU frees; or return it, with activation checkpointing.
 
-    By itself glibc gives tensors of 32 MB and more back to the system as soon as they are freed.
-    Each step then gets them anew, page by page and filled with zeros, which takes a tenth to a
-    third of its time; the peak is the same. What is smaller it keeps, in between tensors that live
-    on: with recomputed activations, which are there to save memory, such holes are a tenth of a
-    run's memory. So without recomputation all is kept, with it tensors of `LARGE` and more go back.
+    By itself glibc returns tensors of 32 MB and more to the system as soon as they are freed. Each
+    step then gets them anew, page by page and filled with zeros, which takes a tenth to a third of
+    its time; the peak is the same. Smaller ones it keeps, between tensors that live on: with
+    activation checkpointing, which is there to save memory, such holes are a tenth of a run's
+    memory. So without it all is kept, with it tensors of `LARGE` and more are returned.
 
     Args:
-        cfg: MODEL.DEVICE and MODEL.QUERYINST.CHECKPOINT_* are read.
+        cfg: MODEL.DEVICE and MODEL.QUERYINST.ACTIVATION_CHECKPOINTING are read.
 
     Returns:
         "keep", "give back", or "" if nothing was set: for other devices, other C libraries, or
@@ -41,9 +44,8 @@ def set_allocator(cfg: CfgNode) -> str:
         return ""
     if platform.libc_ver()[0] != "glibc":
         return ""
-    own = cfg.MODEL.QUERYINST
     mallopt = ctypes.CDLL(None).mallopt
-    if own.CHECKPOINT_BACKBONE or own.CHECKPOINT_BOX_HEADS or own.CHECKPOINT_MASK_HEADS:
+    if cfg.MODEL.QUERYINST.ACTIVATION_CHECKPOINTING:
         # The second, because setting the first stops glibc from raising the other by itself.
         settings = {_MMAP_THRESHOLD: LARGE, _TRIM_THRESHOLD: HELD}
         name = "give back"

@@ -1,17 +1,24 @@
-"""Pooled bins as weighted sums of pixels, whose gradients meet in one buffer per feature map.
+"""RoIAlign as weighted sums of pixels, whose gradients meet in one buffer per feature map.
 
-The backward pass of a pooling is a sum over bins for each pixel. Done call by call, each call would
-fill a gradient of the whole map with zeros and add it to the last one's.
+No speed-up by itself: `roi_align_bag` and `lazy_fpn` use it. A pooled bin is a weighted sum of
+pixels: sampling_ratio^2 samples of four bilinear neighbours each. With the features as a table of
+one row per pixel that is ``F.embedding_bag``. The backward pass of a pooling is a sum over bins for
+each pixel. Done call by call, each call would fill a gradient of the whole map with zeros and add it
+to the last one's.
 """
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from detectron2.layers import ROIAlign
 from scipy.sparse import csr_matrix
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
+
+from .conditions import is_cpu_float, is_traced
 
 
 class Bags(NamedTuple):
@@ -20,6 +27,78 @@ class Bags(NamedTuple):
     rows: Tensor  # (r,) int64, which of all R RoIs these are
     pixels: Tensor  # (r*B, P) int32, rows of the map as a table (N*H*W, C)
     weights: Tensor  # (r*B, P)
+
+
+def supports_bags(pooler: nn.Module, features: Tensor) -> bool:
+    """Whether `pooler` is a RoIAlign that bags can replace on these features (N, C, H, W)."""
+    return (
+        isinstance(pooler, ROIAlign)
+        and pooler.aligned
+        and pooler.sampling_ratio > 0
+        and is_cpu_float(features)
+        and features.numel() > 0
+        and not is_traced()
+    )
+
+
+Axis = Callable[[ROIAlign, Tensor, Tensor, int, int], tuple[Tensor, Tensor]]
+
+
+@torch.no_grad()
+def find_bags(
+    align: ROIAlign, shape: torch.Size, rois: Tensor, rows: Tensor, axis: Axis | None = None
+) -> Bags:
+    """Find what each bin of `align` takes from a feature map.
+
+    Args:
+        shape: (N, C, H, W).
+        rois: (r, 5) index of the image in the batch, then XYXY in pixels, in the map's dtype.
+        rows: (r,) their rows in the result of `pool_bags`.
+        axis: another `sample_axis`.
+    """
+    axis = axis or sample_axis
+    _, _, height, width = shape
+    bins_y, bins_x = align.output_size
+    y, weight_y = axis(align, rois[:, 2], rois[:, 4], height, bins_y)
+    x, weight_x = axis(align, rois[:, 1], rois[:, 3], width, bins_x)
+    first = rois[:, 0].int()[:, None, None] * height  # the image's first row of pixels
+    pixels = ((first + y) * width)[:, :, None, :, None] + x[:, None, :, None, :]
+    weights = weight_y[:, :, None, :, None] * weight_x[:, None, :, None, :]
+    num_bins = len(rois) * y.shape[1] * x.shape[1]
+    per_bin = y.shape[2] * x.shape[2]
+    return Bags(rows, pixels.reshape(num_bins, per_bin), weights.reshape(num_bins, per_bin))
+
+
+def sample_axis(
+    align: ROIAlign, start: Tensor, end: Tensor, length: int, bins: int
+) -> tuple[Tensor, Tensor]:
+    """Find the neighbours of each bin's samples along one axis.
+
+    Args:
+        start, end: (R,) in pixels of the image.
+        length: pixels of the features.
+        bins: of a RoI.
+
+    Returns:
+        Indices, int32, and weights, each (R, bins, 2 * sampling_ratio). A sample that lies more
+        than a pixel outside weighs nothing; others outside take the border.
+    """
+    ratio = align.sampling_ratio
+    start, end = start * align.spatial_scale - 0.5, end * align.spatial_scale - 0.5
+    steps = torch.arange(bins * ratio, dtype=start.dtype) + 0.5
+    at = start[:, None] + steps * ((end - start) / (bins * ratio))[:, None]  # (R, bins*ratio)
+    # NaN, of RoIs without a defined size, is not inside either.
+    inside = ((at >= -1) & (at <= length)).to(at)
+    at = at.nan_to_num(0.0).clamp(0, length - 1)
+    low = at.floor()
+    fraction = at - low
+    weights = torch.stack([1 - fraction, fraction], dim=-1) * inside[..., None] / ratio
+    low = low.int()
+    indices = torch.stack([low, (low + 1).clamp(max=length - 1)], dim=-1)
+    return (
+        indices.unflatten(1, (bins, ratio)).flatten(2),
+        weights.unflatten(1, (bins, ratio)).flatten(2),
+    )
 
 
 def pool_bags(features: list[Tensor], bags: list[Bags], num_rois: int, num_bins: int) -> Tensor:
