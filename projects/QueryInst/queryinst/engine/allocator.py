@@ -31,7 +31,7 @@ def set_allocator(cfg: CfgNode) -> str:
     run's memory. So without recomputation all is kept, with it tensors of `LARGE` and more go back.
 
     Args:
-        cfg: MODEL.DEVICE and MODEL.QUERYINST.CHECKPOINT_* are read.
+        cfg: MODEL.DEVICE and MODEL.QUERYINST.ACTIVATION_CHECKPOINTING are read.
 
     Returns:
         "keep", "give back", or "" if nothing was set: for other devices, other C libraries, or
@@ -41,9 +41,8 @@ def set_allocator(cfg: CfgNode) -> str:
         return ""
     if platform.libc_ver()[0] != "glibc":
         return ""
-    own = cfg.MODEL.QUERYINST
     mallopt = ctypes.CDLL(None).mallopt
-    if own.CHECKPOINT_BACKBONE or own.CHECKPOINT_BOX_HEADS or own.CHECKPOINT_MASK_HEADS:
+    if cfg.MODEL.QUERYINST.ACTIVATION_CHECKPOINTING:
         # The second, because setting the first stops glibc from raising the other by itself.
         settings = {_MMAP_THRESHOLD: LARGE, _TRIM_THRESHOLD: HELD}
         name = "give back"

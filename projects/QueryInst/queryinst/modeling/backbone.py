@@ -7,6 +7,7 @@ from detectron2.modeling import FPN, Backbone, build_backbone
 from detectron2.structures import ImageList
 from torch import Tensor, nn
 
+from ..config import activation_checkpointing
 from .deferred_level import DeferredLevel, Level
 from .folding import speed_up_convolutions
 from .fpn import Pyramid, defer_finest_level
@@ -22,8 +23,8 @@ def build_fpn_backbone(cfg: CfgNode) -> Backbone:
     convolution changes the number of channels.
 
     Raises:
-        ValueError: the levels do not have EMBED_DIM channels, or CHECKPOINT_BACKBONE is set for a
-            trunk that it does not know.
+        ValueError: the levels do not have EMBED_DIM channels, or ACTIVATION_CHECKPOINTING names a
+            backbone that it does not support.
     """
     backbone = build_backbone(cfg)
     embed_dim = cfg.MODEL.QUERYINST.EMBED_DIM
@@ -39,7 +40,7 @@ def build_fpn_backbone(cfg: CfgNode) -> Backbone:
             nn.init.xavier_uniform_(conv.weight)
     speed_up_convolutions(backbone)
     defer_finest_level(backbone)
-    if cfg.MODEL.QUERYINST.CHECKPOINT_BACKBONE:
+    if "backbone" in activation_checkpointing(cfg):
         recompute_trunk(backbone)
     return backbone
 

@@ -6,6 +6,7 @@ import torch
 from detectron2.config import configurable
 from torch import Tensor, nn
 
+from ..config import activation_checkpointing
 from ..structures import StageOutput
 from .box_head import DynamicBoxHead
 from .box_transform import TwoSidedBox2BoxTransform
@@ -53,7 +54,7 @@ class QueryCascade(nn.Module):
             "pooler": build_pooler(cfg, cfg.MODEL.ROI_BOX_HEAD, input_shape),
             "stages": [DynamicBoxHead(cfg) for _ in range(num_stages)],
             "bbox_reg_weights": cfg.MODEL.ROI_BOX_HEAD.BBOX_REG_WEIGHTS,
-            "recomputes": cfg.MODEL.QUERYINST.CHECKPOINT_BOX_HEADS,
+            "recomputes": "box_heads" in activation_checkpointing(cfg),
         }
 
     def forward(

@@ -9,6 +9,7 @@ from detectron2.layers import Conv2d, NaiveSyncBatchNorm, get_norm
 from detectron2.utils import comm
 from torch import Tensor, nn
 
+from ..config import activation_checkpointing
 from ..structures import MatchedIndices, StageOutput
 from .deferred_level import Level
 from .dynamic_conv import DynamicConv
@@ -129,7 +130,7 @@ class DroppedMaskHead(nn.Module):
         """
         raise ValueError(
             "this model is slim: it has the last mask head alone, and training needs those of all"
-            " stages; set MODEL.QUERYINST.SLIM False and start from a full file"
+            " stages; set MODEL.QUERYINST.INFERENCE_ONLY False and start from a full file"
         )
 
 
@@ -149,9 +150,9 @@ class MaskBranch(nn.Module):
     @classmethod
     def from_config(cls, cfg, input_shape):
         num_stages = cfg.MODEL.QUERYINST.NUM_STAGES
-        num_dropped = max(num_stages - 1, 0) if cfg.MODEL.QUERYINST.SLIM else 0
+        num_dropped = max(num_stages - 1, 0) if cfg.MODEL.QUERYINST.INFERENCE_ONLY else 0
         heads = [DynamicMaskHead(cfg) for _ in range(num_stages - num_dropped)]
-        if cfg.MODEL.QUERYINST.CHECKPOINT_MASK_HEADS:
+        if "mask_heads" in activation_checkpointing(cfg):
             for head in heads:
                 recompute_module(head)
         return {

@@ -155,7 +155,7 @@ class QueryInst(nn.Module):
         return super().load_state_dict(state_dict, strict=strict, assign=assign)
 
     def make_slim(self) -> None:
-        """Give up the parameters that training alone needs, as with MODEL.QUERYINST.SLIM."""
+        """Drop what training alone needs, as with MODEL.QUERYINST.INFERENCE_ONLY."""
         if self.mask_head is not None:
             self.mask_head.make_slim()
 

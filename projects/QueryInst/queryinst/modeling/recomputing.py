@@ -42,7 +42,7 @@ def recompute_trunk(backbone: nn.Module) -> None:
     if not stages:
         raise ValueError(
             f"{type(trunk).__name__} has no stages of blocks that could be recomputed; "
-            "set MODEL.QUERYINST.CHECKPOINT_BACKBONE False"
+            'take "backbone" out of MODEL.QUERYINST.ACTIVATION_CHECKPOINTING'
         )
     for stage in stages:
         if any(parameter.requires_grad for parameter in stage.parameters()):
