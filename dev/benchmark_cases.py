@@ -5,12 +5,8 @@ from dataclasses import dataclass, field
 KEPT_300 = ("TEST.DETECTIONS_PER_IMAGE", 300)
 UNIQUE_QUERIES = (50, 70)  # of 100 queries, that the 100 detections come from
 CHECKPOINTING = (
-    "MODEL.QUERYINST.CHECKPOINT_BACKBONE",
-    True,
-    "MODEL.QUERYINST.CHECKPOINT_BOX_HEADS",
-    True,
-    "MODEL.QUERYINST.CHECKPOINT_MASK_HEADS",
-    True,
+    "MODEL.QUERYINST.ACTIVATION_CHECKPOINTING",
+    ("backbone", "box_heads", "mask_heads"),
 )
 
 

@@ -27,7 +27,7 @@ def make_model(**overrides) -> nn.Module:
     [
         {},
         {"MODEL__MASK_ON": False},
-        {"MODEL__QUERYINST__SLIM": True},
+        {"MODEL__QUERYINST__INFERENCE_ONLY": True},
         {"MODEL__BACKBONE__FREEZE_AT": 0, "MODEL__ROI_MASK_HEAD__NORM": "GN",
          "MODEL__ROI_MASK_HEAD__CONV_DIM": 32, "MODEL__FPN__NORM": "BN"},
     ],

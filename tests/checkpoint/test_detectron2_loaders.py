@@ -145,7 +145,7 @@ def test_named_parameters_may_stay_unfilled(make_model, snapshot, tmp_path):
 
 
 def test_a_slim_model_takes_its_part(make_model, tmp_path):
-    source, model = make_model(1), make_model(2, MODEL__QUERYINST__SLIM=True).eval()
+    source, model = make_model(1), make_model(2, MODEL__QUERYINST__INFERENCE_ONLY=True).eval()
     DetectionCheckpointer(model).load(save(source, tmp_path / "bare.pth"))
     state = source.state_dict()
     assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())

@@ -10,7 +10,7 @@ from queryinst.checkpoint import QueryInstCheckpointer, build_meta, read_meta
 from queryinst.checkpoint.slim import fit_to_weights, is_slim, to_slim
 from queryinst.testing import tiny_cfg
 
-SLIM = {"MODEL__QUERYINST__SLIM": True}
+SLIM = {"MODEL__QUERYINST__INFERENCE_ONLY": True}
 DROPPED = "mask_head.stages.0."
 
 
@@ -138,7 +138,10 @@ def test_a_slim_model_takes_its_part_of_a_full_file(
     assert_holds(model, state_without_the_first_head(source))
     num = sum(name.startswith(DROPPED) for name in source.state_dict())
     (line,) = messages("stay unused")
-    assert "full.pth" in line and f"(MODEL.QUERYINST.SLIM), so {num} tensors of mask heads" in line
+    assert (
+        "full.pth" in line
+        and f"(MODEL.QUERYINST.INFERENCE_ONLY), so {num} tensors of mask heads" in line
+    )
 
 
 @pytest.mark.parametrize("training", [False, True])
@@ -146,7 +149,7 @@ def test_without_our_meta_a_slim_file_is_an_incomplete_one(
     make_model, source, snapshot, tmp_path, training
 ):
     torch.save(to_slim(source.state_dict()), tmp_path / "bare.pth")
-    match = "MODEL.QUERYINST.SLIM is False, the file has the last mask head alone"
+    match = "MODEL.QUERYINST.INFERENCE_ONLY is False, the file has the last mask head alone"
     refused(make_model(2).train(training), str(tmp_path / "bare.pth"), match, snapshot)
     slim = make_model(2, **SLIM)
     QueryInstCheckpointer(slim).load(str(tmp_path / "bare.pth"))
@@ -179,12 +182,15 @@ def test_a_configuration_is_fitted_to_its_weights(make_model, slim_file, source,
     QueryInstCheckpointer(source, str(tmp_path), meta=build_meta(tiny_cfg(), None)).save("full")
     for weights in ("", str(tmp_path / "full.pth")):
         cfg = tiny_cfg(MODEL__WEIGHTS=weights)
-        assert fit_to_weights(cfg) is cfg and not cfg.MODEL.QUERYINST.SLIM
+        assert fit_to_weights(cfg) is cfg and not cfg.MODEL.QUERYINST.INFERENCE_ONLY
     for weights in (slim_file, f"{slim_file}?matching_heuristics=True"):
         cfg = tiny_cfg(MODEL__WEIGHTS=weights)
-        assert fit_to_weights(cfg).MODEL.QUERYINST.SLIM and not fit_to_weights(cfg).is_frozen()
+        assert (
+            fit_to_weights(cfg).MODEL.QUERYINST.INFERENCE_ONLY
+            and not fit_to_weights(cfg).is_frozen()
+        )
         cfg.freeze()
-        assert fit_to_weights(cfg).is_frozen() and not cfg.MODEL.QUERYINST.SLIM
+        assert fit_to_weights(cfg).is_frozen() and not cfg.MODEL.QUERYINST.INFERENCE_ONLY
         model = build_model(fit_to_weights(cfg)).eval()
         QueryInstCheckpointer(model).load(weights)
         assert_holds(model, state_without_the_first_head(source))

@@ -120,6 +120,19 @@ def test_a_checkpoint_of_ours_keeps_what_it_says_of_itself(tmp_path, ours, asser
     assert yaml.safe_load(read_meta(target)["config"])["SOLVER"]["MAX_ITER"] == 77
 
 
+def test_convert_checkpoint_brings_old_keys_up_to_date(tmp_path, ours):
+    config = yaml.safe_load(tiny_cfg().dump())
+    queryinst = config["MODEL"]["QUERYINST"]
+    del queryinst["ACTIVATION_CHECKPOINTING"], queryinst["INFERENCE_ONLY"]
+    queryinst |= {"CHECKPOINT_BACKBONE": True, "CHECKPOINT_MASK_HEADS": False, "SLIM": False}
+    meta = build_meta(tiny_cfg(), None) | {"config": yaml.safe_dump(config)}
+    torch.save({"model": ours, "meta": meta}, tmp_path / "in.pth")
+    done = convert_checkpoint(str(tmp_path / "in.pth"), str(tmp_path / "out.pth"))
+    assert "tensors of the configuration's model" in done.coverage
+    expected = tiny_cfg(MODEL__QUERYINST__ACTIVATION_CHECKPOINTING=("backbone",))
+    assert yaml.safe_load(done.meta["config"]) == yaml.safe_load(expected.dump())
+
+
 @pytest.fixture
 def dataset():
     name = "convert_test_things"

@@ -38,7 +38,8 @@ def held():
     return resident() - before
 
 print(held(), end=" ")
-print(set_allocator(tiny_cfg(MODEL__QUERYINST__CHECKPOINT_BOX_HEADS=bool(recomputes))))
+parts = ("box_heads",) if recomputes else ()
+print(set_allocator(tiny_cfg(MODEL__QUERYINST__ACTIVATION_CHECKPOINTING=parts)))
 print(held())
 """
 
@@ -93,9 +94,9 @@ def test_otherwise_large_freed_tensors_are_kept(monkeypatch):
     assert after > 250
 
 
-@pytest.mark.parametrize("part", ["BACKBONE", "BOX_HEADS", "MASK_HEADS"])
+@pytest.mark.parametrize("part", ["backbone", "box_heads", "mask_heads"])
 def test_each_kind_of_recomputation_gives_back(settings, part):
-    cfg = tiny_cfg(**{f"MODEL__QUERYINST__CHECKPOINT_{part}": True})
+    cfg = tiny_cfg(MODEL__QUERYINST__ACTIVATION_CHECKPOINTING=(part,))
     assert set_allocator(cfg) == "give back"
     assert settings == [(-3, 4 * 2**20), (-1, 64 * 2**20)]
 
@@ -116,7 +117,7 @@ def test_other_devices_and_libraries_are_left_alone(settings, monkeypatch):
 def test_the_environment_takes_precedence(settings, monkeypatch, name):
     monkeypatch.setenv(name, "1000000")
     assert set_allocator(tiny_cfg()) == ""
-    assert set_allocator(tiny_cfg(MODEL__QUERYINST__CHECKPOINT_BACKBONE=True)) == ""
+    assert set_allocator(tiny_cfg(MODEL__QUERYINST__ACTIVATION_CHECKPOINTING=("backbone",))) == ""
     assert settings == []
 
 
@@ -132,6 +133,6 @@ def test_a_refused_setting_is_not_claimed(settings, monkeypatch):
 def test_a_trainer_sets_it(monkeypatch, make_cfg):
     seen = []
     monkeypatch.setattr("queryinst.engine.trainer.set_allocator", lambda cfg: seen.append(cfg))
-    cfg = make_cfg("MODEL.QUERYINST.CHECKPOINT_MASK_HEADS", "True")
+    cfg = make_cfg("MODEL.QUERYINST.ACTIVATION_CHECKPOINTING", "('mask_heads',)")
     Trainer(cfg)
     assert seen == [cfg]

@@ -113,12 +113,27 @@ def test_a_slim_checkpoint_predicts_as_the_full_one(tmp_path, model, image, with
     if with_config_file:
         slim = Predictor(tiny_cfg(MODEL__WEIGHTS=path))
     else:
-        slim = Predictor.from_checkpoint(path, ["MODEL.QUERYINST.SLIM", "False"])
-    assert is_slim(slim.model.state_dict()) and slim.cfg.MODEL.QUERYINST.SLIM
+        slim = Predictor.from_checkpoint(path, ["MODEL.QUERYINST.INFERENCE_ONLY", "False"])
+    assert is_slim(slim.model.state_dict()) and slim.cfg.MODEL.QUERYINST.INFERENCE_ONLY
     found, expected = slim(image)["instances"], full(image)["instances"]
     assert len(expected) > 0 and torch.equal(found.pred_masks, expected.pred_masks)
     assert torch.equal(found.pred_boxes.tensor, expected.pred_boxes.tensor)
     assert slim.metadata.thing_classes == NAMES
+
+
+def test_predictor_reads_a_checkpoint_with_old_keys(tmp_path, model, image):
+    config = yaml.safe_load(tiny_cfg().dump())
+    queryinst = config["MODEL"]["QUERYINST"]
+    del queryinst["ACTIVATION_CHECKPOINTING"], queryinst["INFERENCE_ONLY"]
+    queryinst |= {"CHECKPOINT_BOX_HEADS": True, "CHECKPOINT_BACKBONE": False, "SLIM": True}
+    full = Predictor.from_checkpoint(save(tmp_path, model, meta_of(tiny_cfg())))
+    path = str(tmp_path / "old.pth")
+    meta = as_slim(meta_of(tiny_cfg(), config=yaml.safe_dump(config)))
+    torch.save({"model": to_slim(model.state_dict()), "meta": meta}, path)
+    old = Predictor.from_checkpoint(path, ["MODEL.QUERYINST.NUM_QUERIES", "6"])
+    assert old.cfg.MODEL.QUERYINST.ACTIVATION_CHECKPOINTING == ("box_heads",)
+    assert old.cfg.MODEL.QUERYINST.INFERENCE_ONLY is True
+    assert torch.equal(old(image)["instances"].scores, full(image)["instances"].scores)
 
 
 def test_keys_of_another_detectron2_are_left_out(tmp_path, model):

@@ -66,7 +66,12 @@ def test_a_missing_config_file_ends_with_status_2(fails):
         ("TEST.PRECISION", "half", "'half' is none of fp32, fp16, bf16"),
         ("DATALOADER.NUM_WORKERS", "-1", "-1 must be >= 0"),
         ("TEST.AUG.ENABLED", "True", "there is no test-time augmentation"),
-        ("MODEL.QUERYINST.SLIM", "True", "MODEL.QUERYINST.SLIM is True: such a model has the last"),
+        (
+            "MODEL.QUERYINST.INFERENCE_ONLY",
+            "True",
+            "MODEL.QUERYINST.INFERENCE_ONLY is True: the model has only the last",
+        ),
+        ("MODEL.QUERYINST.ACTIVATION_CHECKPOINTING", "('neck',)", "'neck' must be one of ('backbo"),
         ("DATASETS.TRAIN", "('nobody',)", "DATASETS.TRAIN names 'nobody', which is not a reg"),
         ("DATASETS.TRAIN", "()", "DATASETS.TRAIN is empty"),
         ("DATASETS.TEST", "('tiny_vel',)", "DATASETS.TEST names 'tiny_vel', which is not"),
@@ -142,8 +147,8 @@ def without_masks(content):
 
 
 def test_a_slim_model_is_refused_before_any_data_are_read(fails):
-    said = fails("MODEL.QUERYINST.SLIM", "True", "DATASETS.TRAIN", "('nobody',)")
-    assert "training needs those of all stages; set MODEL.QUERYINST.SLIM False" in said
+    said = fails("MODEL.QUERYINST.INFERENCE_ONLY", "True", "DATASETS.TRAIN", "('nobody',)")
+    assert "training needs those of all stages; set MODEL.QUERYINST.INFERENCE_ONLY False" in said
 
 
 def test_evaluation_without_weights(fails):

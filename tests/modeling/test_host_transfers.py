@@ -62,7 +62,7 @@ def train_without_values(monkeypatch, nums: tuple[int, ...], **overrides) -> Tra
         {},
         {"MODEL__MASK_ON": False},
         {"MODEL__ROI_MASK_HEAD__CLS_AGNOSTIC_MASK": True},
-        {"MODEL__QUERYINST__CHECKPOINT_BOX_HEADS": True},
+        {"MODEL__QUERYINST__ACTIVATION_CHECKPOINTING": ("box_heads",)},
     ],
 )
 def test_the_forward_pass_waits_for_the_matching_costs_alone(monkeypatch, overrides):

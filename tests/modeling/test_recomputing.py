@@ -12,12 +12,12 @@ from torch import nn
 from queryinst.modeling import recomputing
 from queryinst.testing import random_batch, tiny_cfg
 
-PARTS = ("BACKBONE", "BOX_HEADS", "MASK_HEADS")
+PARTS = ("backbone", "box_heads", "mask_heads")
 FROM_SCRATCH = {"MODEL__BACKBONE__FREEZE_AT": 0, "MODEL__BACKBONE__NORM_EVAL": False}
 
 
 def make(*parts: str, **overrides) -> nn.Module:
-    keys = {f"MODEL__QUERYINST__CHECKPOINT_{part}": True for part in parts}
+    keys = {"MODEL__QUERYINST__ACTIVATION_CHECKPOINTING": parts}
     torch.manual_seed(0)
     model = build_model(tiny_cfg(**keys, **overrides)).double().train()
     sizes = torch.tensor([0.3, 0.8, 2.0, 4.0, 8.0, 1.0]) / 4
@@ -88,8 +88,8 @@ def test_each_part_runs_twice(part, monkeypatch):
 
     monkeypatch.setattr(recomputing, "_keep_buffers", count)
     step(make(part))
-    names = {"BACKBONE": "Sequential", "BOX_HEADS": "DynamicBoxHead"}
-    expected = [names.get(part, "DynamicMaskHead")] * (3 if part == "BACKBONE" else 2)
+    names = {"backbone": "Sequential", "box_heads": "DynamicBoxHead"}
+    expected = [names.get(part, "DynamicMaskHead")] * (3 if part == "backbone" else 2)
     assert runs == expected  # res2 is frozen
 
 
@@ -115,5 +115,7 @@ def test_models_can_be_copied_and_pickled():
 
 
 def test_a_trunk_without_blocks_is_named():
-    with pytest.raises(ValueError, match="Linear has no stages .*CHECKPOINT_BACKBONE False"):
+    with pytest.raises(
+        ValueError, match="Linear has no stages .*out of MODEL.QUERYINST.ACTIVATION_CHECKPOINTING"
+    ):
         recomputing.recompute_trunk(nn.Linear(2, 2))

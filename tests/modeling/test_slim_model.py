@@ -27,7 +27,7 @@ def make_pair(**overrides) -> tuple[nn.Module, nn.Module]:
         nn.init.normal_(full.mask_head.last.mask_logits.weight, std=9.0)
     boxes = full.initial_queries.boxes_cxcywh_norm.data
     boxes.copy_(0.2 + 0.6 * torch.rand(boxes.shape))
-    slim = build_model(tiny_cfg(MODEL__QUERYINST__SLIM=True, **keys)).eval()
+    slim = build_model(tiny_cfg(MODEL__QUERYINST__INFERENCE_ONLY=True, **keys)).eval()
     state = full.state_dict()
     slim.load_state_dict(to_slim(state) if slim.mask_head is not None else state, strict=True)
     return full, slim
@@ -69,7 +69,9 @@ def test_only_the_last_head_is_ever_made(monkeypatch):
         init(self, *args, **kwargs)
 
     monkeypatch.setattr(DynamicMaskHead, "__init__", counting)
-    model = build_model(tiny_cfg(MODEL__QUERYINST__SLIM=True, MODEL__QUERYINST__NUM_STAGES=3))
+    model = build_model(
+        tiny_cfg(MODEL__QUERYINST__INFERENCE_ONLY=True, MODEL__QUERYINST__NUM_STAGES=3)
+    )
     assert made == [model.mask_head.last]
     heads = [name for name in model.state_dict() if name.startswith("mask_head.")]
     assert heads and all(KEPT.fullmatch(name) for name in heads)
@@ -87,7 +89,9 @@ def test_a_built_model_becomes_slim():
 @pytest.mark.parametrize("num_matches", [2, 0])
 def test_training_says_why_it_cannot(num_matches):
     _, slim = make_pair()
-    match = "has the last mask head alone, and training needs .* MODEL.QUERYINST.SLIM False"
+    match = (
+        "has the last mask head alone, and training needs .* MODEL.QUERYINST.INFERENCE_ONLY False"
+    )
     with EventStorage(), pytest.raises(ValueError, match=match) as error:
         slim.train()(random_batch((num_matches, 0)))
     assert "\n" not in str(error.value)
@@ -98,7 +102,7 @@ def test_training_says_why_it_cannot(num_matches):
 def test_one_stage_has_nothing_to_drop_and_trains():
     one = {"MODEL__QUERYINST__NUM_STAGES": 1}
     torch.manual_seed(0)
-    model = build_model(tiny_cfg(MODEL__QUERYINST__SLIM=True, **one))
+    model = build_model(tiny_cfg(MODEL__QUERYINST__INFERENCE_ONLY=True, **one))
     assert list(model.state_dict()) == list(build_model(tiny_cfg(**one)).state_dict())
     with EventStorage():
         assert all(loss.isfinite() for loss in model(random_batch((2,))).values())
@@ -114,7 +118,7 @@ def test_a_box_detector_has_nothing_to_drop_and_trains():
 @pytest.mark.parametrize("slim, millions", [(False, 172.7), (True, 117.4)])
 def test_parameters_of_the_full_size(slim, millions):
     config = "COCO-InstanceSegmentation/queryinst_R_50_FPN_1x.yaml"
-    cfg = setup_cfg(config, ["MODEL.DEVICE", "meta", "MODEL.QUERYINST.SLIM", slim])
+    cfg = setup_cfg(config, ["MODEL.DEVICE", "meta", "MODEL.QUERYINST.INFERENCE_ONLY", slim])
     with torch.device("meta"):
         model = build_model(cfg)
     num = sum(parameter.numel() for parameter in model.parameters())

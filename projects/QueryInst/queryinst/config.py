@@ -11,12 +11,59 @@ Their values for QueryInst stand in ``configs/Base-QueryInst.yaml``.
 
 from detectron2.config import CfgNode as CN
 
+CHECKPOINTED_PARTS = ("backbone", "box_heads", "mask_heads")  # of ACTIVATION_CHECKPOINTING
+
+_ACTIVATION_CHECKPOINTING = "MODEL.QUERYINST.ACTIVATION_CHECKPOINTING"
+_INFERENCE_ONLY = "MODEL.QUERYINST.INFERENCE_ONLY"
+# Old keys, which files and options must no longer hold, and what the error says beside the new key.
+_RENAMED = {
+    f"MODEL.QUERYINST.CHECKPOINT_{part.upper()}": (
+        _ACTIVATION_CHECKPOINTING,
+        f'True is now ("{part}",) and False is (); the tuple holds any of {CHECKPOINTED_PARTS}',
+    )
+    for part in CHECKPOINTED_PARTS
+} | {"MODEL.QUERYINST.SLIM": (_INFERENCE_ONLY, "its values are still True and False")}
+
 
 def add_queryinst_config(cfg: CN) -> None:
     """Add QueryInst's own keys to a Detectron2 configuration, in place."""
     _add_model_keys(cfg)
     _add_loss_keys(cfg)
     _add_training_keys(cfg)
+    for old, (new, advice) in _RENAMED.items():
+        if not cfg.key_is_renamed(old):
+            cfg.register_renamed_key(old, new, advice)
+
+
+def activation_checkpointing(cfg: CN) -> tuple[str, ...]:
+    """The parts whose activations the backward pass computes again.
+
+    Raises:
+        ValueError: a name is not one of `CHECKPOINTED_PARTS`.
+    """
+    parts = tuple(cfg.MODEL.QUERYINST.ACTIVATION_CHECKPOINTING)
+    if unknown := [part for part in parts if part not in CHECKPOINTED_PARTS]:
+        raise ValueError(
+            f"{unknown[0]!r} must be one of {CHECKPOINTED_PARTS}; set {_ACTIVATION_CHECKPOINTING}"
+        )
+    return parts
+
+
+def config_of_checkpoint(text: str) -> CN:
+    """The keys of the yaml `text` that a checkpoint holds, by their present names.
+
+    Old keys are an error elsewhere, but nobody can edit them in a checkpoint.
+    """
+    saved = CN.load_cfg(text)
+    queryinst = saved.get("MODEL", {}).get("QUERYINST", {})
+    old_flags = {part: f"CHECKPOINT_{part.upper()}" for part in CHECKPOINTED_PARTS}
+    if any(flag in queryinst for flag in old_flags.values()):
+        queryinst["ACTIVATION_CHECKPOINTING"] = [
+            part for part, flag in old_flags.items() if queryinst.pop(flag, False)
+        ]
+    if "SLIM" in queryinst:
+        queryinst["INFERENCE_ONLY"] = queryinst.pop("SLIM")
+    return saved
 
 
 def _add_model_keys(cfg: CN) -> None:
@@ -30,15 +77,15 @@ def _add_model_keys(cfg: CN) -> None:
     queryinst.NUM_CLS_FCS = 1  # hidden layers of the class branch; >= 0
     queryinst.NUM_REG_FCS = 3  # hidden layers of the box branch; >= 0
     queryinst.DROPOUT = 0.0  # probability, in self-attention and feed-forward network
-    # For prediction alone: of the mask heads only the last is built, which is the one that
-    # inference runs. A model that is built from a slim checkpoint is slim without this key.
-    queryinst.SLIM = False
+    # Build only the last mask head, which is the one that inference runs. A model that is built
+    # from an inference-only checkpoint is inference-only without this key.
+    queryinst.INFERENCE_ONLY = False
     # Patterns (regular expressions, matched from the start of the name) of parameters that a
-    # checkpoint may leave unfilled.
+    # checkpoint may lack.
     queryinst.ALLOW_UNLOADED = ()
-    # Batch norms of the trunk always use their running statistics. Their affine weights are
+    # Batch norms of bottom_up always use their running statistics. Their affine weights are
     # trained, but in the stages that MODEL.BACKBONE.FREEZE_AT freezes. False: batch statistics in
-    # training, which a trunk that starts from random weights needs.
+    # training, which a backbone with random weights needs.
     cfg.MODEL.BACKBONE.NORM_EVAL = True
 
 
@@ -60,7 +107,7 @@ def _add_loss_keys(cfg: CN) -> None:
 
 def _add_training_keys(cfg: CN) -> None:
     cfg.SOLVER.OPTIMIZER = "ADAMW"  # "ADAMW" or "SGD"
-    # Learning rate factor of the trunk, backbone.bottom_up; the FPN learns at the full rate.
+    # Learning rate factor of backbone.bottom_up; the FPN learns at the full rate.
     cfg.SOLVER.BACKBONE_MULTIPLIER = 0.1
     # What matrix products and convolutions run in with SOLVER.AMP.ENABLED: "fp16", on GPUs, with a
     # scaled loss, or "bf16", on GPUs and on processors that have instructions for it.
@@ -76,11 +123,9 @@ def _add_training_keys(cfg: CN) -> None:
     # Short sides in pixels, one of which an image is resized to before INPUT.CROP cuts it
     # (TYPE "absolute_range"): the second branch of DETR's augmentation.
     cfg.INPUT.CROP.RESIZE_BEFORE = (400, 500, 600)
-    # Activations that the backward pass computes again, which costs time and saves memory: of the
-    # trunk's stages, of pooling and box head of each stage, and of the mask heads.
-    cfg.MODEL.QUERYINST.CHECKPOINT_BACKBONE = False
-    cfg.MODEL.QUERYINST.CHECKPOINT_BOX_HEADS = False
-    cfg.MODEL.QUERYINST.CHECKPOINT_MASK_HEADS = False
+    # Parts whose activations the backward pass computes again, which costs time and saves memory:
+    # any of "backbone" (the stages of bottom_up), "box_heads" (with their pooling), "mask_heads".
+    cfg.MODEL.QUERYINST.ACTIVATION_CHECKPOINTING = ()
     # Parts that a batch of IMS_PER_BATCH images runs in, one after the other, for one step.
     cfg.SOLVER.ACCUMULATE_STEPS = 1
     # "task/metric" whose best value keeps model_best.pth; higher is better.

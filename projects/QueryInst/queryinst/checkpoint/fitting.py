@@ -136,7 +136,9 @@ def differing_facts(model_state: State, file_state: State) -> list[str]:
     if _has_masks(model_state) and not _has_masks(file_state):
         differing.append("MODEL.MASK_ON is True, the file has no mask heads")
     if _has_masks(model_state) and is_slim(file_state) and not is_slim(model_state):
-        differing.append("MODEL.QUERYINST.SLIM is False, the file has the last mask head alone")
+        differing.append(
+            "MODEL.QUERYINST.INFERENCE_ONLY is False, the file has the last mask head alone"
+        )
     return differing
 
 

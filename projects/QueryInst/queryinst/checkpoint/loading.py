@@ -123,8 +123,8 @@ class _Case:
         if unused and is_slim(self.model_state):
             self.unused = [name for name in self.unused if name not in heads]
             self.notes.append(
-                f"{self.shown}: the model is slim (MODEL.QUERYINST.SLIM), so {len(unused)} tensors"
-                " of mask heads that evaluation never runs stay unused"
+                f"{self.shown}: the model is slim (MODEL.QUERYINST.INFERENCE_ONLY), so"
+                f" {len(unused)} tensors of mask heads that evaluation never runs stay unused"
             )
 
     def accept_unloaded(self, patterns: Sequence[str]) -> None:

@@ -27,11 +27,11 @@ def build_meta(cfg: CfgNode, dataset_name: str | None) -> dict[str, Any]:
     Returns:
         format_version, queryinst_version, config (yaml text), thing_classes (names; empty if
         unknown), dataset_id_map ({id in the data set: class index}), input_format, kind ("slim" by
-        MODEL.QUERYINST.SLIM, else "train").
+        MODEL.QUERYINST.INFERENCE_ONLY, else "train").
     """
     metadata = MetadataCatalog.get(dataset_name) if dataset_name else None
     id_map = getattr(metadata, "thing_dataset_id_to_contiguous_id", None) or {}
-    slim = cfg.MODEL.QUERYINST.SLIM and cfg.MODEL.MASK_ON
+    slim = cfg.MODEL.QUERYINST.INFERENCE_ONLY and cfg.MODEL.MASK_ON
     return {
         "format_version": FORMAT_VERSION,
         "queryinst_version": __version__,

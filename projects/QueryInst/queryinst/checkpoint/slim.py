@@ -55,7 +55,7 @@ def to_slim(model_state: Mapping[str, Value]) -> dict[str, Value]:
 
 
 def fit_to_weights(cfg: CfgNode) -> CfgNode:
-    """`cfg`, for evaluation: with MODEL.QUERYINST.SLIM True where MODEL.WEIGHTS are a slim file.
+    """`cfg`, for evaluation: with INFERENCE_ONLY True where MODEL.WEIGHTS are a slim file.
 
     A model that is built from it never allocates what such a file lacks.
 
@@ -63,12 +63,12 @@ def fit_to_weights(cfg: CfgNode) -> CfgNode:
         ValueError, OSError: one line; the file can't be read.
     """
     weights = cfg.MODEL.WEIGHTS
-    if cfg.MODEL.QUERYINST.SLIM or not weights or not is_slim_meta(read_meta(weights)):
+    if cfg.MODEL.QUERYINST.INFERENCE_ONLY or not weights or not is_slim_meta(read_meta(weights)):
         return cfg
     is_frozen = cfg.is_frozen()
     cfg = cfg.clone()
     cfg.defrost()
-    cfg.MODEL.QUERYINST.SLIM = True
+    cfg.MODEL.QUERYINST.INFERENCE_ONLY = True
     if is_frozen:
         cfg.freeze()
     return cfg

@@ -11,6 +11,7 @@ from .._version import __version__
 from ..checkpoint.fitting import num_classes_of
 from ..checkpoint.meta import FORMAT_VERSION, as_slim, build_meta
 from ..checkpoint.slim import is_slim
+from ..config import config_of_checkpoint
 from ..engine.predictor import cfg_from_text
 from ..engine.setup import setup_cfg
 from ..model_zoo.metadata import ModelEntry, load_models
@@ -51,7 +52,10 @@ def find_model(source: Source, config_file: str) -> KnownModel:
         cfg = setup_cfg(config_file)
     elif is_ours(source.meta) and source.meta.get("config"):
         text = str(source.meta["config"])
-        return KnownModel(cfg_from_text(text, source.path), text, entry)
+        cfg = cfg_from_text(text, source.path)
+        config = config_of_checkpoint(text)
+        has_old_keys = config != CfgNode.load_cfg(text)
+        return KnownModel(cfg, config.dump() if has_old_keys else text, entry)
     elif entry:
         cfg = config_of(entry)
     else:

@@ -126,7 +126,7 @@ def _cover(found: Source, cfg: CfgNode | None) -> tuple[dict[str, Tensor], str]:
 def _model_state(cfg: CfgNode, slim: bool) -> Mapping[str, Tensor]:
     cfg = cfg.clone()
     cfg.defrost()
-    cfg.MODEL.QUERYINST.SLIM = slim
+    cfg.MODEL.QUERYINST.INFERENCE_ONLY = slim
     return build_on_meta(cfg).state_dict()
 
 

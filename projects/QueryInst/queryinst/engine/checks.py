@@ -6,6 +6,7 @@ import tempfile
 from detectron2.config import CfgNode
 from detectron2.utils import comm
 
+from ..config import activation_checkpointing
 from ..solver import check_solver
 from .amp import check_inference_precision, check_training_precision
 from .evaluation import evaluator_type
@@ -15,10 +16,11 @@ def check_run(cfg: CfgNode, *, training: bool, resume: bool = False) -> None:
     """Refuse a run that cannot work. What concerns the data sets, `data.checks` looks at.
 
     Raises:
-        ValueError: batch size, schedule, precision, weights or kind of evaluation; one line that
-            names the value and the key.
+        ValueError: batch size, schedule, precision, activation checkpointing, weights or kind of
+            evaluation; one line that names the value and the key.
         ImportError: evaluation needs a package that is not installed.
     """
+    activation_checkpointing(cfg)
     if training:
         _check_full(cfg)
         check_solver(cfg)
@@ -59,10 +61,11 @@ def check_output_dir(path: str) -> None:
 
 
 def _check_full(cfg: CfgNode) -> None:
-    if cfg.MODEL.QUERYINST.SLIM and cfg.MODEL.MASK_ON:
+    if cfg.MODEL.QUERYINST.INFERENCE_ONLY and cfg.MODEL.MASK_ON:
         raise ValueError(
-            "MODEL.QUERYINST.SLIM is True: such a model has the last mask head alone, and training"
-            " needs those of all stages; set MODEL.QUERYINST.SLIM False and start from a full file"
+            "MODEL.QUERYINST.INFERENCE_ONLY is True: the model has only the last mask head, and"
+            " training needs those of all stages; set MODEL.QUERYINST.INFERENCE_ONLY False and"
+            " start from a full checkpoint"
         )
 
 

@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import yaml
 from detectron2.config import CfgNode, get_cfg
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.catalog import Metadata
@@ -15,7 +14,7 @@ from detectron2.modeling import build_model
 
 from ..checkpoint import QueryInstCheckpointer, read_meta
 from ..checkpoint.slim import fit_to_weights
-from ..config import add_queryinst_config
+from ..config import add_queryinst_config, config_of_checkpoint
 from ..data.augmentation import build_augmentations
 from ..devices import resolve_device
 from .amp import check_inference_precision, inference_autocast
@@ -121,7 +120,7 @@ def cfg_from_text(text: str, shown: str) -> CfgNode:
     """
     cfg = get_cfg()
     add_queryinst_config(cfg)
-    saved = CfgNode(yaml.safe_load(text))
+    saved = config_of_checkpoint(text)
     if foreign := _drop_unknown(saved, cfg):
         if needed := [key for key in foreign if key.startswith("MODEL.")]:
             raise ValueError(

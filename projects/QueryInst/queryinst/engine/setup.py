@@ -37,7 +37,8 @@ def setup_cfg(config_file: str, opts: Sequence[Any] = (), *, weights: str | None
 
     Raises:
         FileNotFoundError: there is no such file, or a file that its _BASE_ names.
-        KeyError: a key that does not exist; names the closest one that does.
+        KeyError: a key does not exist; names the closest one that does. Or a key is an old one;
+            names the new one and its value.
         ValueError: not a yaml mapping, a value of the wrong type, or an odd number of `opts`.
     """
     cfg = get_cfg()
@@ -151,7 +152,7 @@ def _check_opts(cfg: CfgNode, opts: Sequence[Any]) -> None:
             + " ".join(map(str, opts))
         )
     for key in opts[::2]:
-        if key not in known and key != "_BASE_":
+        if key not in known and key != "_BASE_" and not cfg.key_is_renamed(key):
             raise _unknown_key(key, cfg, "the command line")
 
 
