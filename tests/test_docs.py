@@ -15,7 +15,7 @@ from PIL import Image
 from queryinst.checkpoint import QueryInstCheckpointer, build_meta
 from queryinst.config import add_queryinst_config
 from queryinst.data.registration import add_dataset_argument
-from queryinst.demo.main import build_parser
+from queryinst.demo.visualize import build_parser
 from queryinst.engine import setup_cfg
 from queryinst.testing import tiny_cfg
 

@@ -5,7 +5,7 @@ import argparse
 import sys
 
 from queryinst.convert import Conversion, convert_checkpoint
-from queryinst.convert.main import LAYOUTS
+from queryinst.convert.convert_checkpoint import LAYOUTS
 from queryinst.engine.errors import describe_error
 
 

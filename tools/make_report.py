@@ -42,12 +42,12 @@ def print_report(report: Report) -> None:
                 f"{key} {_number(metrics.get(key))}" for key in ("AP", "AP50", "AP75")
             )
             print(f"  {name + ':':6}{shown}{_classes(metrics)}")
-    found = report.found
+    counts = report.counts
     print(
-        f"  found: {found.num_found} of {found.num_objects} objects at IoU 0.5 and score >="
-        f" {found.min_score:g}; {found.num_extra} more predicted"
+        f"  found: {counts.num_matched} of {counts.num_objects} objects at IoU 0.5 and score >="
+        f" {counts.min_score:g}; {counts.num_extra} more predicted"
     )
-    print(f"  (so demo.py --confidence-threshold {found.min_score:g} suits this model)")
+    print(f"  (so demo.py --confidence-threshold {counts.min_score:g} suits this model)")
     print(f"pictures: {len(report.picture_paths)} in {os.path.dirname(report.picture_paths[0])}")
     print(f"report: {report.page_path}")
 

@@ -11,8 +11,8 @@ from PIL import Image
 from queryinst.checkpoint import QueryInstCheckpointer, build_meta
 from queryinst.demo import main
 from queryinst.demo.files import find_images, plan_outputs
-from queryinst.demo.main import enlargement
 from queryinst.demo.video import FrameWriter
+from queryinst.demo.visualize import enlargement
 from queryinst.testing import tiny_cfg
 
 NAMES = ["circle", "square", "star"]

@@ -1,5 +1,5 @@
 """Checkpoints from one layout or file type to another: what tools/convert_checkpoint.py runs."""
 
-from .main import Conversion, convert_checkpoint
+from .convert_checkpoint import Conversion, convert_checkpoint
 
 __all__ = ["Conversion", "convert_checkpoint"]

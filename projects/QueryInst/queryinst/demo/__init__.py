@@ -1,5 +1,5 @@
 """Pictures and videos of a model's predictions: what demo/demo.py runs."""
 
-from .main import build_parser, main
+from .visualize import build_parser, main
 
 __all__ = ["build_parser", "main"]

@@ -16,8 +16,8 @@ from .._version import __version__
 from ..devices import processor_name, resolve_device
 from ..model_zoo.metadata import Measured, ModelEntry, load_models, models_yaml
 from ..model_zoo.model_zoo import config_file_of
-from .main import main
 from .setup import setup_cfg
+from .train_net import main
 
 _LOGGERS = ("queryinst", "detectron2", "fvcore")
 # Keys that the tool sets itself; keys that change no figure, or are recorded as the hardware.

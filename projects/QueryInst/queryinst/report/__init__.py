@@ -1,5 +1,5 @@
 """A finished run as one HTML page and as pictures: what tools/make_report.py runs."""
 
-from .main import Report, make_report
+from .make_report import Report, make_report
 
 __all__ = ["Report", "make_report"]

@@ -1,11 +1,17 @@
 """Curves of losses and AP over iterations, as SVG."""
 
+import io
 import math
 import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from html import escape
+from itertools import pairwise
 from typing import NamedTuple
+
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, MaxNLocator
 
 _STAGE = re.compile(r"_stage\d+$")
 _LOSS_NAMES = {
@@ -15,9 +21,24 @@ _LOSS_NAMES = {
     "loss_box_giou": "box GIoU",
     "loss_mask": "mask",
 }
-_WIDTH, _HEIGHT = 640, 300
-_LEFT, _RIGHT, _TOP, _BOTTOM = 52, 112, 16, 40  # margins; the right one holds the curves' names
+_WIDTH, _HEIGHT = 640, 300  # points, as all lengths of the figure
+_FRAME = (52 / _WIDTH, 40 / _HEIGHT, 476 / _WIDTH, 244 / _HEIGHT)  # left, bottom, width, height
+_LINE_HEIGHT = 15
 _COLOURS = ("#1f6feb", "#d1660f", "#1a8754", "#8a3ffc", "#57606a", "#bf3989")
+_STYLE = {
+    "svg.fonttype": "none",  # text, in the page's font
+    "svg.hashsalt": "queryinst",  # the same identifiers each time
+    "font.size": 12,
+    "axes.spines.left": False,
+    "axes.spines.right": False,
+    "axes.spines.top": False,
+    "axes.spines.bottom": False,
+    "xtick.major.size": 0,
+    "xtick.major.pad": 8,
+    "ytick.major.size": 0,
+    "ytick.minor.size": 0,
+    **{key: "#57606a" for key in ("axes.labelcolor", "xtick.color", "ytick.color")},
+}
 
 
 class Series(NamedTuple):
@@ -63,10 +84,8 @@ def _iterations_done(line: Mapping[str, float], max_iter: int) -> int:
     return min(int(line["iteration"]) + 1, max_iter)
 
 
-def line_chart(
-    series: Sequence[Series], title: str, *, y_max: float | None = None, log: bool = False
-) -> str:
-    """An SVG of all curves, their names at their ends; a note where there is none.
+def line_chart(series: Sequence[Series], *, y_max: float | None = None, log: bool = False) -> str:
+    """An SVG of all curves, their names at their ends; empty where there is none.
 
     Args:
         y_max: the end of the y axis; None for what the values need.
@@ -76,105 +95,73 @@ def line_chart(
         series = [Series(s.name, [p for p in s.points if p[1] > 0]) for s in series]
     series = [s for s in series if s.points]
     if not series:
-        return f"<p>{escape(title)}: the run recorded none.</p>"
-    x_max = max(x for s in series for x, _ in s.points)
-    x_ticks = [x for x in ticks(x_max) if x <= x_max]
+        return ""
     values = [y for s in series for _, y in s.points]
-    y_ticks = log_ticks(min(values), max(values)) if log else ticks(y_max or max(values))
-    frame = _Frame(x_max, y_ticks[0], y_ticks[-1], log)
-    parts = [
-        f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="{escape(title)}">',
-        *(_y_tick(frame, value) for value in y_ticks),
-        *(_x_tick(frame, value) for value in x_ticks),
-        f'<text class="axis" x="{frame.x(x_max / 2):.1f}" y="{_HEIGHT - 4}"'
-        ' text-anchor="middle">iteration</text>',
-        *_curves(frame, series),
-        "</svg>",
-    ]
-    return "\n".join(parts)
+    with matplotlib.rc_context(_STYLE):
+        figure = Figure(figsize=(_WIDTH / 72, _HEIGHT / 72), dpi=72)
+        axes = figure.add_axes(_FRAME)
+        _set_axes(axes, max(x for s in series for x, _ in s.points), values, y_max, log)
+        _draw_curves(axes, series)
+        file = io.StringIO()
+        no_metadata = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+        figure.savefig(file, format="svg", transparent=True, metadata=no_metadata)
+    svg = file.getvalue()
+    svg = svg[svg.index("<svg") :]  # what precedes it belongs to a file of its own
+    # Browsers show a title as what the pointer is on.
+    return re.sub(r'<g id="([^"]* at iteration [^"]*)">', r"<g><title>\1</title>", svg)
 
 
-def ticks(highest: float) -> list[float]:
-    """Round values from 0 to at least `highest`, four to eight of them."""
-    if highest <= 0:
-        return [0, 1]
-    step = 10 ** math.floor(math.log10(highest / 4))
-    step *= next(factor for factor in (1, 2, 2.5, 5, 10) if highest / (step * factor) <= 6)
-    return [round(index * step, 10) for index in range(math.ceil(highest / step - 1e-9) + 1)]
+def _set_axes(axes: Axes, x_max: int, values: list[float], y_max: float | None, log: bool) -> None:
+    """Round ticks; those of y enclose the values."""
+    low, high = (min(values), max(values)) if log else (0, y_max or max(values))
+    high = max(high, low * 1.01) or 1
+    locator: LogLocator | MaxNLocator = MaxNLocator(6, steps=[1, 2, 2.5, 5, 10])
+    if log:
+        axes.set_yscale("log")
+        is_wide = math.log10(high / low) > 4
+        locator = LogLocator(subs=(1,) if is_wide else (1, 2, 5), numticks=1000)
+    # LogLocator ends below a `high` within a decade, and counts evenly where there is but one.
+    ticks = locator.tick_values(low, 10 * high if log else high)
+    first = max(index for index, tick in enumerate(ticks) if tick <= low)
+    last = min(index for index, tick in enumerate(ticks) if tick >= high)
+    ticks = ticks[first : last + 1]
+    axes.set_yticks(ticks, [f"{tick:g}" for tick in ticks])
+    axes.set_yticks([], minor=True)
+    axes.set_ylim(ticks[0], ticks[-1])
+    axes.grid(axis="y", color="#e4e8ec", clip_on=False)
+    axes.set_axisbelow(True)
+    axes.set_xlim(0, x_max)
+    axes.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 2.5, 5, 10], integer=True))
+    axes.xaxis.set_major_formatter("{x:,.0f}")
+    axes.set_xlabel("iteration")
 
 
-def log_ticks(lowest: float, highest: float) -> list[float]:
-    """1, 2, 5, 10, ... from at most `lowest` to at least `highest`; tens alone where it is far."""
-    first, last = math.floor(math.log10(lowest)), math.ceil(math.log10(highest))
-    factors = (1, 2, 5) if last - first <= 4 else (1,)
-    all_ticks = [f * 10.0**power for power in range(first, last + 1) for f in factors]
-    begin = max(index for index, value in enumerate(all_ticks) if value <= lowest)
-    end = min(index for index, value in enumerate(all_ticks) if value >= highest)
-    return all_ticks[begin : max(end, begin + 1) + 1]
-
-
-class _Frame(NamedTuple):
-    """From values to the SVG's pixels."""
-
-    x_max: float
-    y_min: float
-    y_max: float
-    log: bool
-
-    def x(self, value: float) -> float:
-        return _LEFT + value / self.x_max * (_WIDTH - _LEFT - _RIGHT)
-
-    def y(self, value: float) -> float:
-        low, high = self.y_min, self.y_max
-        if self.log:
-            value, low, high = (math.log(v) for v in (value, low, high))
-        return _HEIGHT - _BOTTOM - (value - low) / (high - low) * (_HEIGHT - _TOP - _BOTTOM)
-
-
-def _y_tick(frame: _Frame, value: float) -> str:
-    y = frame.y(value)
-    return (
-        f'<line class="grid" x1="{_LEFT}" x2="{_WIDTH - _RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>'
-        f'<text class="axis" x="{_LEFT - 8}" y="{y + 4:.1f}" text-anchor="end">{value:g}</text>'
-    )
-
-
-def _x_tick(frame: _Frame, value: float) -> str:
-    y = _HEIGHT - _BOTTOM + 16
-    label = f"{value:,.0f}" if value == int(value) else f"{value:g}"
-    return (
-        f'<text class="axis" x="{frame.x(value):.1f}" y="{y}" text-anchor="middle">{label}</text>'
-    )
-
-
-def _curves(frame: _Frame, series: Sequence[Series]) -> list[str]:
-    parts = []
-    label_ys = _spread([frame.y(s.points[-1][1]) for s in series])
+def _draw_curves(axes: Axes, series: Sequence[Series]) -> None:
+    ends = [s.points[-1] for s in series]
+    heights = [axes.transData.transform(end)[1] for end in ends]
+    shifts = [moved - height for moved, height in zip(_spread(heights), heights)]
     for index, (name, points) in enumerate(series):
         colour = _COLOURS[index % len(_COLOURS)]
-        path = " ".join(f"{frame.x(x):.1f},{frame.y(y):.1f}" for x, y in points)
-        parts.append(f'<polyline fill="none" stroke="{colour}" stroke-width="2" points="{path}"/>')
-        if len(points) <= 40:  # few enough to show each
-            parts += [
-                f'<circle cx="{frame.x(x):.1f}" cy="{frame.y(y):.1f}" r="3" fill="{colour}">'
-                f"<title>{escape(name)} {y:.4g} at iteration {x:,}</title></circle>"
-                for x, y in points
-            ]
-        parts.append(
-            f'<text class="name" x="{frame.x(points[-1][0]) + 8:.1f}" y="{label_ys[index] + 4:.1f}"'
-            f' fill="{colour}">{escape(name)} {points[-1][1]:.3g}</text>'
+        axes.plot(*zip(*points), color=colour, linewidth=2, clip_on=False, gid=f"curve-{index}")
+        for x, y in points if len(points) <= 40 else ():  # few enough to mark each
+            about = f"{name} {y:.4g} at iteration {x:,}"
+            axes.plot(x, y, "o", color=colour, markersize=6, clip_on=False, gid=about)
+        axes.annotate(
+            f"{name} {ends[index][1]:.3g}",
+            ends[index],
+            (8, shifts[index]),
+            textcoords="offset points",
+            color=colour,
+            weight="bold",
+            parse_math=False,
+            verticalalignment="center",
         )
-    return parts
 
 
-def _spread(ys: list[float], least: float = 15.0) -> list[float]:
-    """The heights, moved apart so that texts there do not overlap, within the frame."""
-    order = sorted(range(len(ys)), key=lambda index: ys[index])
-    spread = list(ys)
-    for above, below in zip(order, order[1:]):
-        spread[below] = max(spread[below], spread[above] + least)
-    limit = float(_HEIGHT - _BOTTOM)
-    for index in reversed(order):
-        spread[index] = min(spread[index], limit)
-        limit = spread[index] - least
+def _spread(heights: Sequence[float]) -> list[float]:
+    """The heights, moved up so that texts there do not overlap."""
+    order = sorted(range(len(heights)), key=lambda index: heights[index])
+    spread = list(heights)
+    for lower, upper in pairwise(order):
+        spread[upper] = max(spread[upper], spread[lower] + _LINE_HEIGHT)
     return spread

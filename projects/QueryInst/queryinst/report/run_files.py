@@ -3,6 +3,7 @@
 import json
 import os
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +17,6 @@ _PREDICTION_FILES = ("coco_instances_results.json", "lvis_instances_results.json
 class RunFiles:
     """The files of a run, read."""
 
-    output_dir: str
     config_text: str  # config.yaml
     config: dict[str, Any]
     results: dict[str, dict[str, dict[str, float | None]]]  # data set -> task -> metric -> percent
@@ -53,26 +53,30 @@ def read_run(output_dir: str) -> RunFiles:
     """
     if not os.path.isdir(output_dir):
         raise FileNotFoundError(f"--output-dir {output_dir} is not a folder; train_net.py makes it")
-    config_text = _read(output_dir, "config.yaml")
-    results = _parse(output_dir, "results.json")
-    if not isinstance(results, dict) or not results:
-        raise ValueError(f"{output_dir}/results.json holds no results; set DATASETS.TEST and train")
-    log_path = os.path.join(output_dir, "log.txt")
+    config_path, results_path, metrics_path, log_path = (
+        os.path.join(output_dir, name)
+        for name in ("config.yaml", "results.json", "metrics.json", "log.txt")
+    )
+    results = _parse(results_path, json.loads, dict)
+    if not results:
+        raise ValueError(f"{results_path} holds no results; set DATASETS.TEST and train")
+    folder = os.path.join(output_dir, "inference", next(iter(results)))
+    candidates = [os.path.join(folder, name) for name in _PREDICTION_FILES]
+    predictions_path = next(filter(os.path.isfile, candidates), candidates[0])
     return RunFiles(
-        output_dir=output_dir,
-        config_text=config_text,
-        config=_parse_config(output_dir, config_text),
+        config_text=_read(config_path),
+        config=_parse(config_path, yaml.safe_load, dict),
         results=results,
-        metrics=parse_metrics(_read(output_dir, "metrics.json"), f"{output_dir}/metrics.json"),
-        predictions=_read_predictions(output_dir, next(iter(results))),
-        log=_read(output_dir, "log.txt") if os.path.isfile(log_path) else "",
+        metrics=parse_metrics(_read(metrics_path), metrics_path),
+        predictions=_parse(predictions_path, json.loads, list),
+        log=_read(log_path) if os.path.isfile(log_path) else "",
     )
 
 
-def parse_metrics(text: str, shown: str) -> list[dict[str, float]]:
+def parse_metrics(text: str, path: str) -> list[dict[str, float]]:
     """Detectron2's JSON lines, one dict an iteration.
 
-    A resumed training appends to the file and repeats iterations: what it did over counts.
+    A resumed training appends to the file and repeats iterations: its lines replace the old ones.
 
     Raises:
         ValueError: a line that is not JSON, but for the last one of a run that was killed.
@@ -86,48 +90,28 @@ def parse_metrics(text: str, shown: str) -> list[dict[str, float]]:
         except (ValueError, KeyError, TypeError) as error:
             if number == len(lines):
                 break
-            raise ValueError(f"{shown}, line {number} is not one of Detectron2's") from error
+            raise ValueError(f"{path}, line {number} is not one of Detectron2's") from error
         for later in [i for i in by_iteration if i > iteration]:
             del by_iteration[later]
         by_iteration.setdefault(iteration, {}).update(entry)
     return [by_iteration[iteration] for iteration in sorted(by_iteration)]
 
 
-def _read_predictions(output_dir: str, dataset_name: str) -> list[dict[str, Any]]:
-    folder = os.path.join("inference", dataset_name)
-    for name in _PREDICTION_FILES:
-        if os.path.isfile(os.path.join(output_dir, folder, name)):
-            predictions = _parse(output_dir, os.path.join(folder, name))
-            if not isinstance(predictions, list):
-                raise ValueError(f"{output_dir}/{folder}/{name} is not a list of predictions")
-            return predictions
-    return _missing(os.path.join(output_dir, folder, _PREDICTION_FILES[0]))
-
-
-def _read(output_dir: str, name: str) -> str:
-    path = os.path.join(output_dir, name)
+def _read(path: str) -> str:
     if not os.path.isfile(path):
-        return _missing(path)
+        raise FileNotFoundError(
+            f"{path} is missing; a training by train_net.py that ended writes it"
+        )
     with open(path, encoding="utf-8", errors="replace") as file:
         return file.read()
 
 
-def _missing(path: str) -> Any:
-    raise FileNotFoundError(f"{path} is missing; a training by train_net.py that ended writes it")
-
-
-def _parse(output_dir: str, name: str) -> Any:
+def _parse(path: str, load: Callable[[str], Any], kind: type) -> Any:
+    form = "yaml" if load is yaml.safe_load else "JSON"
     try:
-        return json.loads(_read(output_dir, name))
-    except ValueError as error:
-        raise ValueError(f"{output_dir}/{name} is not JSON ({error})") from error
-
-
-def _parse_config(output_dir: str, text: str) -> dict[str, Any]:
-    try:
-        config = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ValueError(f"{output_dir}/config.yaml is not yaml") from error
-    if not isinstance(config, dict):
-        raise ValueError(f"{output_dir}/config.yaml is not a mapping of keys")
-    return config
+        content = load(_read(path))
+    except (ValueError, yaml.YAMLError) as error:
+        raise ValueError(f"{path} is not {form} ({error})") from error
+    if not isinstance(content, kind):
+        raise ValueError(f"{path} holds no {kind.__name__}")
+    return content

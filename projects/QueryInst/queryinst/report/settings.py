@@ -16,7 +16,7 @@ def describe_run(run: RunFiles) -> list[tuple[str, str]]:
     """Name and value of each line. Versions and machine are those of this process."""
     get = run.setting
     size = get("INPUT.MIN_SIZE_TRAIN")
-    rows = [
+    return [
         ("Trained on", ", ".join(get("DATASETS.TRAIN", [])) or "unknown"),
         ("Started from", get("MODEL.WEIGHTS") or "random weights"),
         ("Iterations", f"{get('SOLVER.MAX_ITER'):,} of {get('SOLVER.IMS_PER_BATCH')} images each"),
@@ -29,7 +29,6 @@ def describe_run(run: RunFiles) -> list[tuple[str, str]]:
         ("Software of this page's machine", _versions()),
         ("This page's machine", _machine()),
     ]
-    return rows
 
 
 def _describe_model(run: RunFiles) -> str:
