@@ -5,7 +5,7 @@ PYTHON = python3
 VENV = .venv
 # MMDetection lives in an environment of its own, next to this one.
 PEER_VENV = .venv-peer
-# More for pytest, for instance ARGS="-k matcher", or for dev/parity.py.
+# More for pytest, for instance ARGS="-k matcher", or for the comparisons with MMDetection.
 ARGS =
 
 RUN = "$(VENV)/bin/python"
@@ -47,7 +47,7 @@ lint: install
 # About a quarter of an hour on two cores.
 parity: install
 	@$(RUN) dev/setup_peer.py "$(VENV)" "$(PEER_VENV)"
-	@$(RUN) -W ignore dev/parity.py --peer "$(PEER_VENV)" $(if $(RECORD),--record docs/parity.md) $(ARGS)
+	@$(RUN) -W ignore -m dev.parity.compare --peer "$(PEER_VENV)" $(if $(RECORD),--record docs/parity.md) $(ARGS)
 
 # The demo's folder is made anew: curves of two runs in one file would be no curves.
 demo: check-python
@@ -70,7 +70,7 @@ demo: check-python
 .PHONY: benchmark
 benchmark: install
 	@$(RUN) dev/setup_peer.py "$(VENV)" "$(PEER_VENV)"
-	@$(RUN) -W ignore dev/compare_with_mmdet.py --peer "$(PEER_VENV)" $(if $(RECORD),--record) $(ARGS)
+	@$(RUN) -W ignore -m dev.benchmark.compare_with_mmdet --peer "$(PEER_VENV)" $(if $(RECORD),--record) $(ARGS)
 
 clean:
 	rm -rf build dist projects/QueryInst/*.egg-info .mypy_cache .pytest_cache

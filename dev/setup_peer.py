@@ -45,5 +45,13 @@ def set_up(project, peer):
     (own / "project-environment.pth").write_text(f"{shared}\n")
 
 
+def peer_versions(peer):
+    """Of MMDetection and what it computes with beside torch."""
+    code = "from importlib.metadata import version as v; print(v('mmdet'), v('mmengine'))"
+    command = [str(peer / "bin" / "python"), "-c", code]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    return dict(zip(("mmdet", "mmengine"), done.stdout.split()))
+
+
 if __name__ == "__main__":
     sys.exit(main(sys.argv[1:]))

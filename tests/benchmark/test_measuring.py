@@ -7,8 +7,8 @@ import time
 import pytest
 import torch
 
-from queryinst.benchmark import measuring
-from queryinst.benchmark.measuring import Load, LoadMeter, Measurement, measure
+from dev.benchmark import measuring
+from dev.benchmark.measuring import Load, LoadMeter, Measurement, measure
 
 MEGABYTE = 1_000_000
 needs_linux = pytest.mark.skipif(

@@ -23,8 +23,8 @@ BY_MMDETECTION = {
 
 def test_published_figures_are_those_that_were_published():
     by_mmdetection = [entry for entry in PACKAGED if entry.url]
-    found = {e.sha256_prefix: (e.published.box_ap, e.published.mask_ap) for e in by_mmdetection}
-    assert found == BY_MMDETECTION
+    published = {e.sha256_prefix: (e.published.box_ap, e.published.mask_ap) for e in by_mmdetection}
+    assert published == BY_MMDETECTION
     base = "https://download.openmmlab.com/mmdetection/v2.0/queryinst"
     for entry in by_mmdetection:
         # The last eight digits of a published name are the start of the file's sha256.
@@ -33,8 +33,8 @@ def test_published_figures_are_those_that_were_published():
         assert entry.checkpoint_url == f"queryinst://mmdet/{entry.name}/{entry.sha256_prefix}.pth"
         assert (entry.licence, entry.published.by) == ("Apache-2.0", "MMDetection")
     authors = [entry for entry in PACKAGED if not entry.url]
-    found = [(e.published.box_ap, e.published.mask_ap, e.licence) for e in authors]
-    assert found == [(46.9, 41.4, "MIT"), (48.0, 42.4, "MIT")]
+    published = [(e.published.box_ap, e.published.mask_ap, e.licence) for e in authors]
+    assert published == [(46.9, 41.4, "MIT"), (48.0, 42.4, "MIT")]
     assert all(entry.config.endswith("_paper.yaml") for entry in authors)
     assert {entry.training_data for entry in PACKAGED} == {"COCO train2017"}
 
@@ -75,16 +75,16 @@ def nested(entry, path, value):
         ("parameters", True, "parameters is True; it must be a whole number"),
         ("parameters", -1, "parameters is -1"),
         ("sha256_prefix", 12345678, "must be a string; put it in quotes"),
-        ("sha256_prefix", "XYZ", "sha256_prefix 'XYZ' must be the first 8 hexadecimal"),
+        ("sha256_prefix", "XYZ", "sha256_prefix is 'XYZ'; it must be the first 8 hexadecimal"),
         ("sha256_prefix", None, "must both be given, or both be null"),
         ("url", "ftp://there/file.pth", "must be the http.s. address of a file"),
         ("url", "https://there/", "must be the http.s. address of a file"),
         ("url", "https://there/%2Fetc%2F..", "must be the http.s. address of a file"),
-        ("name", "../up", "name '../up' must be of letters"),
+        ("name", "../up", "name is '../up'; it must be of letters"),
         ("published", 42.0, "published is 42.0; it must be a mapping"),
         ("published.box_ap", ..., "published lacks the field box_ap"),
         ("published.mask_ap", 101, "published, mask_ap is 101.0; it must be in"),
-        ("measured", {"box_ap": 1.0}, "measured lacks the field mask_ap"),
+        ("published", {"box_ap": 1.0}, "published lacks the field mask_ap"),
         ("recipe.crop", "no", "recipe, crop is 'no'; it must be true or false"),
     ],
 )

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from queryinst import QueryInst, model_zoo
+from queryinst.engine import main
 
 ROOT = Path(__file__).resolve().parents[2]
 R50 = "COCO-InstanceSegmentation/queryinst_R_50_FPN_1x.yaml"
@@ -89,3 +90,12 @@ def test_trained_model_is_complete_or_refused(zoo, make_published):
     entry = zoo.publish(make_published(MODEL__ROI_HEADS__NUM_CLASSES=4))
     with pytest.raises(ValueError, match="NUM_CLASSES is 3, the file has 4"):
         model_zoo.get(entry["config"], trained=True)
+
+
+def test_published_weights_are_evaluated_by_their_name(zoo, make_published, tiny_data, make_args):
+    entry = zoo.publish(make_published(seed=1))
+    weights = f"queryinst://{entry['config'].removesuffix('.yaml')}"
+    config = {"config_file": entry["config"], "eval_only": True}
+    opts = ["DATASETS.TEST", "('tiny_val',)", "MODEL.WEIGHTS", weights]
+    results = main(make_args(*opts, "OUTPUT_DIR", zoo.folder / "output", **config))
+    assert 0 <= results["tiny_val"]["segm"]["AP"] <= 100

@@ -30,7 +30,11 @@ def line_of(lines, label):
 
 def test_complete_environment_is_ready(report):
     gpus = [("A100", 80 * 2**30)]
-    status, lines = report(findings(cuda=gpus, cuda_version="12.1", compiled=True))
+    hardware = "processor EPYC, cores 2, instructions AVX2"
+    status, lines = report(
+        findings(cuda=gpus, cuda_version="12.1", compiled=True, hardware=hardware)
+    )
+    assert line_of(lines, "hardware").endswith(hardware)
     assert status == 0 and "ready: QueryInst can run here" in lines[-1]
     assert "A100, 81920 MiB" in line_of(lines, "cuda:0")
     assert not any(line.startswith(("problem", "GPU")) for line in lines)

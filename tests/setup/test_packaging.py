@@ -111,3 +111,4 @@ def test_report_of_a_checkout_on_the_path_is_ready(tmp_path):
     said = python(sources, "-m", "queryinst_setup.collect_env", cwd=tmp_path)
     assert "ready: QueryInst can run here" in said
     assert str(sources / "queryinst" / "__init__.py") in said
+    assert "instructions" in next(line for line in said.splitlines() if line.startswith("hardware"))

@@ -1,9 +1,6 @@
 """The device that a model runs on."""
 
 import logging
-import platform
-import re
-from pathlib import Path
 
 import torch
 from detectron2.config import CfgNode
@@ -42,10 +39,3 @@ def resolve_device(cfg_or_name: CfgNode | str, *, training: bool) -> str:
         count = torch.cuda.device_count()
         raise ValueError(f"{name!r} does not exist, torch finds {count} GPUs; set MODEL.DEVICE")
     return name
-
-
-def processor_name() -> str:
-    """The processor as Linux names it, else its architecture."""
-    cpuinfo = Path("/proc/cpuinfo")
-    found = re.search(r"model name\s*: (.*)", cpuinfo.read_text()) if cpuinfo.is_file() else None
-    return found[1].strip() if found else platform.machine()

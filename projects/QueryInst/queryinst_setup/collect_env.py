@@ -73,6 +73,8 @@ def report_lines(probe: Probe) -> list[str]:
         _row("Python", f"{platform.python_version()}  {sys.executable}"),
         _row("system", f"{platform.platform()}, {os.cpu_count()} CPU cores"),
     ]
+    if probe.hardware:
+        lines.append(_row("hardware", probe.hardware))
     for name, package in REQUIRED.items():
         module = probe.modules.get(name)
         lines.append(_row(name, _describe(module, package)))

@@ -39,7 +39,8 @@ import importlib, json, sys, warnings
 warnings.simplefilter("ignore")
 asked = json.loads(sys.argv[1])
 sys.path += asked["path"]
-found = {"modules": {}, "missing": [], "cuda": [], "cuda_version": None, "compiled": False}
+answer = {"modules": {}, "missing": [], "cuda": [], "cuda_version": None, "compiled": False,
+    "hardware": ""}
 
 def attempt(action):
     try:
@@ -50,7 +51,7 @@ def attempt(action):
 
 for name in asked["modules"]:
     module, error = attempt(lambda: importlib.import_module(name))
-    found["modules"][name] = {
+    answer["modules"][name] = {
         "version": str(getattr(module, "__version__", "")),
         "file": getattr(module, "__file__", None),
         "error": error,
@@ -58,17 +59,20 @@ for name in asked["modules"]:
 for name, attribute in asked["capabilities"]:
     error = attempt(lambda: getattr(importlib.import_module(name), attribute))[1]
     if error:
-        found["missing"].append([name + "." + attribute, error])
+        answer["missing"].append([name + "." + attribute, error])
 if "detectron2" in sys.modules:
-    found["compiled"] = attempt(lambda: importlib.import_module("detectron2._C"))[1] is None
+    answer["compiled"] = attempt(lambda: importlib.import_module("detectron2._C"))[1] is None
 torch = sys.modules.get("torch")
-if torch is not None and not found["modules"].get("torch", {}).get("error"):
-    found["cuda_version"] = torch.version.cuda
+if torch is not None and not answer["modules"].get("torch", {}).get("error"):
+    answer["cuda_version"] = torch.version.cuda
     devices = attempt(
         lambda: [torch.cuda.get_device_properties(i) for i in range(torch.cuda.device_count())]
     )[0]
-    found["cuda"] = [[d.name, d.total_memory] for d in devices or []]
-print(asked["marker"] + json.dumps(found))
+    answer["cuda"] = [[d.name, d.total_memory] for d in devices or []]
+if not answer["modules"].get("queryinst", {"error": "not asked for"})["error"]:
+    environment = importlib.import_module("queryinst.environment")
+    answer["hardware"] = environment.as_line(environment.describe_hardware())
+print(asked["marker"] + json.dumps(answer))
 """
 
 
@@ -86,6 +90,7 @@ class Probe:
     """What the process found.
 
     missing: (name, error) of each capability of Detectron2 that is not there.
+    hardware: one line; empty if queryinst does not import.
     crash: one line if the process died before it could answer; all else is empty then.
     """
 
@@ -94,6 +99,7 @@ class Probe:
     cuda: list[tuple[str, int]] = field(default_factory=list)  # name, bytes of memory
     cuda_version: str | None = None
     compiled: bool = False
+    hardware: str = ""
     crash: str | None = None
 
 
@@ -119,11 +125,12 @@ def run_probe(modules=("torch", "torchvision"), *, capabilities=CAPABILITIES) ->
     if not answers:
         last = (done.stderr.strip().splitlines() or ["no message"])[-1]
         return Probe(crash=f"exit status {done.returncode}: {last}")
-    found = json.loads(answers[-1].removeprefix(_MARKER))
+    answer = json.loads(answers[-1].removeprefix(_MARKER))
     return Probe(
-        modules={name: Module(**module) for name, module in found["modules"].items()},
-        missing=[(name, error) for name, error in found["missing"]],
-        cuda=[(name, memory) for name, memory in found["cuda"]],
-        cuda_version=found["cuda_version"],
-        compiled=found["compiled"],
+        modules={name: Module(**module) for name, module in answer["modules"].items()},
+        missing=[(name, error) for name, error in answer["missing"]],
+        cuda=[(name, memory) for name, memory in answer["cuda"]],
+        cuda_version=answer["cuda_version"],
+        compiled=answer["compiled"],
+        hardware=answer["hardware"],
     )

@@ -91,25 +91,16 @@ def config_of(entry: ModelEntry) -> CfgNode:
         ValueError: `entry.config` is neither a name of the model zoo nor a file by its path from
             the folder of models.yaml.
     """
-    return _read(config_file_of(entry))
-
-
-def config_file_of(entry: ModelEntry) -> str:
-    """The path of an entry's configuration file.
-
-    Raises:
-        ValueError: as `config_of`.
-    """
     config_dir = _find_config_dir()
     if entry.config in _config_names(config_dir):
-        return str(config_dir / entry.config)
+        return _read(str(config_dir / entry.config))
     path = models_yaml().absolute().parent / entry.config
     if not path.is_file():
         raise ValueError(
             f"{models_yaml()}, entry {entry.name}, config {entry.config!r} must be a name of the"
             f" model zoo or a path from that file's folder, where there is no {path}"
         )
-    return str(path)
+    return _read(str(path))
 
 
 def _read(config_file: str) -> CfgNode:

@@ -8,7 +8,7 @@ import torch
 
 import queryinst
 
-from ..devices import processor_name
+from ..environment import processor_name
 from .run_files import RunFiles
 
 

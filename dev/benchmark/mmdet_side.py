@@ -6,7 +6,6 @@ from typing import Any
 import mmdet_peer  # before anything of mmdet
 import numpy as np
 import torch
-from benchmark_inputs import MODELS, OUTPUT_SIZE, batch_of, load_weights, pixels
 from comparison import clip_boxes
 from mmdet.structures import DetDataSample
 from mmdet.structures.mask import BitmapMasks
@@ -16,6 +15,8 @@ from mmengine.runner.amp import autocast
 from mmengine.structures import InstanceData
 from parity_cases import Batch
 from torch import Tensor
+
+from .common_inputs import MODELS, OUTPUT_SIZE, batch_of, load_weights, pixels
 
 _LOSSES = {"cls": "cls", "bbox": "box_l1", "iou": "box_giou", "mask": "mask"}
 

@@ -1,6 +1,6 @@
 """Time, peak memory and foreign load of a repeated step.
 
-Of the package this file imports nothing: dev/benchmark_worker.py measures other projects with it.
+It imports nothing of the project: worker.py measures MMDetection with it as well.
 """
 
 import gc

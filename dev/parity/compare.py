@@ -1,7 +1,6 @@
-#!/usr/bin/env python3
 """Compare full-size models with MMDetection's, run side by side on equal weights and images.
 
-usage: parity.py --peer VENV [--record FILE] [--only CASE ...]
+usage: python -m dev.parity.compare --peer VENV [--record FILE] [--only CASE ...]
 
 Prints for each quantity the largest difference in float32, beside it how far MMDetection in float32
 is from itself in float64, and the difference of the two sides in float64. Ends with status 1 where
@@ -16,22 +15,19 @@ import tempfile
 import time
 from pathlib import Path
 
+import our_runs
 import torch
+from comparison import clip_boxes, compare, in_our_names
 from detectron2.config import CfgNode
+from parity_cases import FULL_SEED, Batch, full_batch, steps_batches
+from parity_inputs import trained_looking
 
-ROOT = Path(__file__).resolve().parents[1]
-PARITY = ROOT / "tests" / "parity"
-sys.path.insert(0, str(PARITY))
+from dev import PARITY
+from queryinst.checkpoint import convert_mmdet_state_dict
+from queryinst.model_zoo.conversion import build_on_meta
+from queryinst.solver import build_optimizer
 
-import our_runs  # noqa: E402
-import parity_report as report  # noqa: E402
-from comparison import clip_boxes, compare, in_our_names  # noqa: E402
-from parity_cases import FULL_SEED, Batch, full_batch, steps_batches  # noqa: E402
-from parity_inputs import trained_looking  # noqa: E402
-
-from queryinst.checkpoint import convert_mmdet_state_dict  # noqa: E402
-from queryinst.model_zoo.conversion import build_on_meta  # noqa: E402
-from queryinst.solver import build_optimizer  # noqa: E402
+from . import report
 
 DTYPES = (torch.float32, torch.float64)
 # Runs of a model by the zoo's name, smallest first.

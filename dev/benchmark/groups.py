@@ -1,4 +1,4 @@
-"""What dev/compare_with_mmdet.py runs, and what the ratios are to reach."""
+"""What compare_with_mmdet.py runs, and what the ratios are to reach."""
 
 from dataclasses import dataclass, field
 

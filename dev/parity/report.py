@@ -1,20 +1,18 @@
-"""Tables and verdicts of dev/parity.py."""
+"""Tables and verdicts of compare.py."""
 
 import datetime
 import itertools
-import platform
 import re
-import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from importlib.metadata import version
 from pathlib import Path
 from typing import Protocol
 
 from comparison import Difference
 from torch import Tensor
 
-from queryinst.devices import processor_name
+from dev.setup_peer import peer_versions
+from queryinst.environment import as_line, describe_hardware, describe_versions
 
 # In float32 a difference may be this many times MMDetection's own between float32 and float64 (in
 # trainings: among its own runs), plus some units in the last place, as that one may be zero by
@@ -152,23 +150,23 @@ class RunSection:
         ]
         grouped: dict[tuple[str, str], list[_Row]] = {}
         for row in self.rows:
-            grouped.setdefault((row.run, _shown(row.quantity)), []).append(row)
+            grouped.setdefault((row.run, _without_stage(row.quantity)), []).append(row)
         for (run, quantity), rows in grouped.items():
             figures = [max(column) for column in zip(*(row.figures() for row in rows))]
             exact = rows[0].single.exact
             total = sum(row.single.count for row in rows)
             if exact:
                 figures = [sum(column) for column in zip(*(row.figures() for row in rows))]
-            shown = [f"{int(f)} of {total}" if exact else f"{f:.1e}" for f in figures]
+            cells = [f"{int(f)} of {total}" if exact else f"{f:.1e}" for f in figures]
             scale = max(row.single.scale for row in rows)
             size = "" if exact or rows[0].is_relative else f"{scale:.3g}"
             name = f"{quantity}, relative norm" if rows[0].is_relative else quantity
             verdict = _verdict(all(row.is_equal for row in rows))
-            lines.append(f"| {run} | {name} | {size} | {' | '.join(shown)} | {verdict} |")
+            lines.append(f"| {run} | {name} | {size} | {' | '.join(cells)} | {verdict} |")
         return lines
 
 
-def _shown(quantity: str) -> str:
+def _without_stage(quantity: str) -> str:
     """All stages in one line, but for boxes, whose noise grows from stage to stage."""
     if quantity.startswith("boxes"):
         return quantity
@@ -243,8 +241,8 @@ def _verdict(is_equal: bool) -> str:
 def record(path: Path, sections: list[Section], peer: Path, minutes: float) -> None:
     """Put the tables, with date, versions and hardware, below the marker of a document."""
     text = path.read_text()
-    kept, found, _ = text.partition(_MARKER)
-    if not found:
+    kept, marker, _ = text.partition(_MARKER)
+    if not marker:
         raise ValueError(f"{path} has no line {_MARKER!r}, below which the tables go")
     parts = [kept + _MARKER, "", _circumstances(peer, minutes)]
     for section in sections:
@@ -256,14 +254,8 @@ _MARKER = "<!-- what follows is written by `make parity RECORD=1` -->"
 
 
 def _circumstances(peer: Path, minutes: float) -> str:
-    code = "from importlib.metadata import version as v; print(*map(v, ('mmdet', 'mmengine')))"
-    command = [peer / "bin" / "python", "-c", code]
-    mmdet, mmengine = subprocess.run(
-        command, check=True, capture_output=True, text=True
-    ).stdout.split()
-    packages = ", ".join(f"{name} {version(name)}" for name in ("torch", "torchvision", "numpy"))
     return (
-        f"{datetime.date.today()}, in {minutes:.1f} minutes. MMDetection {mmdet} with mmengine"
-        f" {mmengine}; {packages} on both sides; Python {platform.python_version()},"
-        f" {platform.machine()}, {processor_name()}."
+        f"{datetime.date.today()}, in {minutes:.1f} minutes. MMDetection has"
+        f" {as_line(peer_versions(peer))}; both sides {as_line(describe_versions())}."
+        f" {as_line(describe_hardware())}."
     )

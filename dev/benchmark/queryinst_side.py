@@ -1,16 +1,17 @@
-"""This project's side: what queryinst.benchmark measures, on the common weights and inputs."""
+"""This project's side: what subjects.py builds, on the common weights and inputs."""
 
 from collections.abc import Callable
 from typing import Any
 
 import torch
-from benchmark_inputs import MODELS, NUM_CLASSES, OUTPUT_SIZE, batch_of, load_weights
 from our_runs import training_inputs
 from torch import Tensor
 
 from queryinst import model_zoo
-from queryinst.benchmark.subjects import build_inference, build_training
 from queryinst.checkpoint import convert_mmdet_state_dict
+
+from .common_inputs import MODELS, NUM_CLASSES, OUTPUT_SIZE, batch_of, load_weights
+from .subjects import build_inference, build_training
 
 
 def build(run: dict) -> tuple[Callable[[], Any], Callable[[Any], Any]]:

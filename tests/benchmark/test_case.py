@@ -1,16 +1,19 @@
-"""The benchmark of a tiny model: every part is there, they sum to the whole, and JSON holds all."""
+"""One case on a tiny model: every part is there, they sum to the whole, and JSON holds all."""
 
 import json
+import time
+from types import SimpleNamespace
+from unittest import mock
 
 import pytest
 import torch
 
-from queryinst.benchmark import Case, run_case
-from queryinst.benchmark.inputs import random_inputs
-from queryinst.benchmark.measuring import Measurement
-from queryinst.benchmark.parts import INFERENCE, OTHER, TRAINING, _replaced, measure_parts
-from queryinst.benchmark.report import describe_result
-from queryinst.benchmark.subjects import build_subject
+from dev.benchmark.case import Case, run_case
+from dev.benchmark.measuring import Measurement
+from dev.benchmark.parts import INFERENCE, OTHER, TRAINING, measure_parts, own_seconds
+from dev.benchmark.random_inputs import random_inputs
+from dev.benchmark.subjects import build_subject
+from dev.benchmark.text import describe_result
 from queryinst.testing import tiny_cfg
 
 SIZE = (64, 96)
@@ -37,16 +40,27 @@ def test_every_part_is_measured(result):
 
 @pytest.mark.parametrize("task", ["inference", "training"])
 def test_parts_sum_to_the_whole_and_little_is_left(task):
-    subject = subject_of(task)
-    clock = iter(range(100_000))
-    # A clock that counts its own readings: a part is as long as it and its neighbours are read.
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("queryinst.benchmark.parts.time.perf_counter", lambda: float(next(clock)))
-        parts = measure_parts(subject, device="cpu", repeats=1)
-        readings = next(clock)
-    assert sum(parts.values()) == readings - 1
-    seconds = measure_parts(subject, device="cpu", repeats=3)
+    start = time.perf_counter()
+    seconds = measure_parts(subject_of(task), device="cpu", repeats=3)
+    assert 0 < sum(seconds.values()) < time.perf_counter() - start
     assert seconds[OTHER] < 0.3 * sum(seconds.values())  # tiny modules leave much to Python
+
+
+def event(name, microseconds, around=None):
+    return SimpleNamespace(name=name, cpu_time_total=microseconds, cpu_parent=around)
+
+
+def test_own_seconds_are_without_the_parts_inside():
+    step = event("part: other", 100e6)
+    operator = event("aten::add", 95e6, step)
+    heads = event("part: box heads", 50e6, operator)
+    pooling = [event("part: RoIAlign", 20e6, heads), event("part: RoIAlign", 5e6, heads)]
+    backward = event("part: backward", 30e6, step)
+    anew = event("part: box heads", 12e6, backward)
+    again = event("part: RoIAlign", 3e6, anew)
+    other_thread = event("part: RoIAlign", 7e6)  # a backward pass of its own
+    events = [step, operator, heads, *pooling, backward, anew, again, other_thread]
+    assert own_seconds(events) == {"other": 20, "box heads": 25, "RoIAlign": 25, "backward": 30}
 
 
 def test_measuring_parts_changes_nothing():
@@ -59,17 +73,15 @@ def test_measuring_parts_changes_nothing():
     assert torch.equal(before.scores, after.scores)
 
 
-def test_what_was_replaced_comes_back_after_an_error():
-    class Owner:
-        def call(self):
-            return "class's"
-
-    owner = Owner()
-    with pytest.raises(RuntimeError):
-        with _replaced(owner, "call", lambda: "other"):
-            assert owner.call() == "other"
-            raise RuntimeError
-    assert owner.call() == "class's" and "call" not in vars(owner)
+def test_an_error_while_parts_are_measured_leaves_nothing_behind():
+    subject = subject_of("inference")
+    places = [(subject.model.cascade, "forward"), (torch.Tensor, "backward")]
+    before = [getattr(owner, name) for owner, name in places]
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(RuntimeError, match="on purpose"):
+        patch.setattr(subject, "run", mock.Mock(side_effect=RuntimeError("on purpose")))
+        measure_parts(subject, device="cpu", repeats=1)
+    assert [getattr(owner, name) for owner, name in places] == before
+    assert "forward" not in vars(subject.model.cascade)
 
 
 def test_the_json_holds_everything_and_comes_back(result):

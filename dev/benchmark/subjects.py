@@ -11,10 +11,11 @@ from detectron2.config import CfgNode
 from detectron2.modeling import build_model
 from detectron2.utils.events import EventStorage
 
-from ..checkpoint import QueryInstCheckpointer
-from ..engine import Trainer
-from ..engine.amp import inference_autocast
-from .inputs import Size, random_inputs
+from queryinst.checkpoint import QueryInstCheckpointer
+from queryinst.engine import Trainer
+from queryinst.engine.amp import inference_autocast
+
+from .random_inputs import Size, random_inputs
 
 
 @dataclass

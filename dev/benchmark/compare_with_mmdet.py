@@ -1,7 +1,6 @@
-#!/usr/bin/env python3
 """Time and memory of this project and of MMDetection, side by side on equal weights and images.
 
-usage: compare_with_mmdet.py --peer VENV [--only GROUP ...] [--rounds N] [--record]
+usage: python -m dev.benchmark.compare_with_mmdet --peer VENV [--only GROUP ...] [--rounds N] [--record]
 
 The sides run in turn, each time in a process of its own with default threads; of each side the
 least median counts, as machines slow down for minutes. Ends with status 1 where the outputs differ.
@@ -17,17 +16,22 @@ import tempfile
 import time
 from pathlib import Path
 
+import our_runs
 import torch
 from detectron2.config import CfgNode
+from parity_cases import FULL_SEED
+from parity_inputs import trained_looking
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT / "tests" / "parity"))
+from dev import ROOT
+from dev.setup_peer import peer_versions
+from queryinst.checkpoint.mmdet import to_mmdet_state_dict
+from queryinst.model_zoo.conversion import build_on_meta
 
-import benchmark_report as report  # noqa: E402
-import our_runs  # noqa: E402
-from benchmark_cases import GROUPS, UNIQUE_QUERIES, Group, Side  # noqa: E402
-from benchmark_inputs import MODELS, NUM_CLASSES  # noqa: E402
-from benchmark_verdict import (  # noqa: E402
+from . import comparison_report as report
+from .common_inputs import MODELS, NUM_CLASSES
+from .groups import GROUPS, UNIQUE_QUERIES, Group, Side
+from .measuring import Measurement
+from .verdict import (
     HALF,
     SINGLE,
     TF32,
@@ -38,13 +42,8 @@ from benchmark_verdict import (  # noqa: E402
     compare_losses,
     unique_queries,
 )
-from parity_cases import FULL_SEED  # noqa: E402
-from parity_inputs import trained_looking  # noqa: E402
 
-from queryinst.benchmark.measuring import Measurement  # noqa: E402
-from queryinst.checkpoint.mmdet import to_mmdet_state_dict  # noqa: E402
-from queryinst.model_zoo.conversion import build_on_meta  # noqa: E402
-
+WORKER = "dev.benchmark.worker"
 # Steps of a process: those before, those that are timed.
 STEPS = {"inference": (1, 4), "training": (1, 2)}
 
@@ -71,9 +70,7 @@ def main() -> int:
             outcomes.append(run_group(name, GROUPS[name], args, Path(folder)))
             print("\n".join(["", *report.outcome_lines(outcomes[-1])]), flush=True)
     minutes = (time.monotonic() - start) / 60
-    record = report.Record(
-        outcomes, args.device, args.amp, minutes, report.peer_versions(args.peer)
-    )
+    record = report.Record(outcomes, args.device, args.amp, minutes, peer_versions(args.peer))
     print("\n".join(["", *report.summary_lines(record)]))
     if args.record:
         for path in report.write(record, ROOT / "docs" / "benchmarks"):
@@ -151,10 +148,9 @@ def run_side(
     is_peer = side.side == "mmdet"
     python = args.peer / "bin" / "python" if is_peer else sys.executable
     out = folder / "result.pt"
-    worker = ROOT / "dev" / "benchmark_worker.py"
-    package = str(ROOT / "projects" / "QueryInst")
-    env = {**os.environ} if is_peer else {**os.environ, "PYTHONPATH": package}
-    command = [str(python), "-W", "ignore", str(worker), json.dumps(run), str(out)]
+    paths = [ROOT] if is_peer else [ROOT, ROOT / "projects" / "QueryInst"]
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, paths))}
+    command = [str(python), "-W", "ignore", "-m", WORKER, json.dumps(run), str(out)]
     subprocess.run(command, check=True, env=env, stdout=subprocess.DEVNULL)
     result = torch.load(out, weights_only=True)
     out.unlink()

@@ -3,19 +3,19 @@
 import datetime
 import json
 
-import benchmark_report as report
 import pytest
 import torch
-from benchmark_cases import GROUPS, MMDET, OURS, UNIQUE_QUERIES
-from benchmark_verdict import (
+
+from dev.benchmark import comparison_report as report
+from dev.benchmark.groups import GROUPS, MMDET, OURS, UNIQUE_QUERIES
+from dev.benchmark.measuring import Load, Measurement
+from dev.benchmark.verdict import (
     Check,
     check_unique,
     compare_detections,
     compare_losses,
     unique_queries,
 )
-
-from queryinst.benchmark.measuring import Load, Measurement
 
 CLASSES = 80
 

@@ -2,7 +2,9 @@
 
 from collections.abc import Mapping, Sequence
 
-from .main import Result
+from queryinst.environment import as_line
+
+from .case import Result
 from .measuring import Load, Measurement
 
 
@@ -25,9 +27,9 @@ def describe_result(result: Result) -> list[str]:
         f"  memory  {describe_memory(result.measurement)}",
         f"  load    {describe_load(result.measurement.load)}",
         *(f"  {line}" for line in part_lines(result.parts)),
-        f"  output  {', '.join(f'{name} {value:g}' for name, value in result.output.items())}",
-        f"  with    {', '.join(f'{k} {v}' for k, v in result.versions.items())}",
-        f"  on      {', '.join(f'{k} {v}' for k, v in result.hardware.items())}",
+        f"  output  {as_line({name: f'{value:g}' for name, value in result.output.items()})}",
+        f"  with    {as_line(result.versions)}",
+        f"  on      {as_line(result.hardware)}",
     ]
 
 

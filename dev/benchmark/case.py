@@ -5,8 +5,9 @@ from typing import Any
 
 from detectron2.config import CfgNode
 
-from ..devices import resolve_device
-from .machine import describe_hardware, describe_versions
+from queryinst.devices import resolve_device
+from queryinst.environment import describe_hardware, describe_versions
+
 from .measuring import Measurement, measure
 from .parts import measure_parts
 from .subjects import build_subject

@@ -4,7 +4,6 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from benchmark_inputs import OUTPUT_SIZE, batch_of
 from detectron2 import model_zoo
 from detectron2.engine import DefaultTrainer
 from detectron2.layers import FrozenBatchNorm2d
@@ -13,6 +12,8 @@ from detectron2.utils.events import EventStorage
 from our_runs import training_inputs
 from torch import nn
 from torchvision.models import resnet50
+
+from .common_inputs import OUTPUT_SIZE, batch_of
 
 MASK_RCNN = "COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_3x.yaml"
 NOTES = {

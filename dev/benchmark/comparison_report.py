@@ -1,20 +1,19 @@
-"""Tables of dev/compare_with_mmdet.py, on the terminal and in docs/benchmarks/."""
+"""Tables of compare_with_mmdet.py, on the terminal and in docs/benchmarks/."""
 
 import datetime
 import json
 import re
-import subprocess
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from benchmark_cases import Group, Row
-from benchmark_verdict import Check
+from queryinst.environment import as_line, describe_hardware, describe_versions
 
-from queryinst.benchmark.machine import describe_hardware, describe_versions
-from queryinst.benchmark.measuring import QUIET, Measurement
-from queryinst.benchmark.report import gigabytes, markdown_table
+from .groups import Group, Row
+from .measuring import QUIET, Measurement
+from .text import gigabytes, markdown_table
+from .verdict import Check
 
 COMMAND = "make benchmark"
 
@@ -220,8 +219,8 @@ def page(record: Record, today, hardware: Mapping, versions: Mapping) -> Iterato
     """The markdown."""
     yield f"# QueryInst and MMDetection side by side, {today}"
     yield ""
-    yield f"Written by `{COMMAND} RECORD=1`. {', '.join(f'{k} {v}' for k, v in hardware.items())}."
-    yield f"{', '.join(f'{k} {v}' for k, v in versions.items())}."
+    yield f"Written by `{COMMAND} RECORD=1`. {as_line(hardware)}."
+    yield f"{as_line(versions)}."
     yield ""
     yield from summary_lines(record)
     yield ""
@@ -242,11 +241,3 @@ def slug(hardware: Mapping, record: Record) -> str:
         threads = record.outcomes[0].threads if record.outcomes else hardware["threads"]
         stem += f"-{threads}-threads"
     return stem + ("-amp" if record.amp else "")
-
-
-def peer_versions(peer: Path) -> dict[str, str]:
-    """Of MMDetection and what it computes with beside torch."""
-    code = "from importlib.metadata import version as v; print(v('mmdet'), v('mmengine'))"
-    command = [str(peer / "bin" / "python"), "-c", code]
-    found = subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()
-    return dict(zip(("mmdet", "mmengine"), found))

@@ -1,0 +1,1 @@
+"""Full-size models side by side with MMDetection's."""
