@@ -11,8 +11,9 @@ except ImportError as error:
 
 from . import data, model_zoo  # noqa: F401  registers shapes_train, shapes_val and queryinst://
 from ._version import __version__
+from .build import build_queryinst  # noqa: F401  registers the meta architecture
 from .config import add_queryinst_config
 from .modeling import QueryInst
-from .optimization import optimize_for_inference
+from .speedups import optimize_for_inference
 
 __all__ = ["QueryInst", "__version__", "add_queryinst_config", "optimize_for_inference"]

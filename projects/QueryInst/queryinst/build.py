@@ -4,6 +4,7 @@ from detectron2.config import CfgNode
 from detectron2.modeling import META_ARCH_REGISTRY
 
 from .checkpoint.foreign_state_dicts import install_state_dict_hook
+from .config import activation_checkpointing
 from .modeling import QueryInst
 from .speedups import speed_up_model
 
@@ -24,7 +25,12 @@ def equip(model: QueryInst, cfg: CfgNode) -> QueryInst:
 
 
 def build_queryinst(cfg: CfgNode) -> QueryInst:
-    """Build the model of MODEL.META_ARCHITECTURE "QueryInst", for Detectron2's ``build_model``."""
+    """Build the model of MODEL.META_ARCHITECTURE "QueryInst", for Detectron2's ``build_model``.
+
+    Raises:
+        ValueError: an impossible value; names it and its key.
+    """
+    activation_checkpointing(cfg)
     return equip(QueryInst(cfg), cfg)
 
 

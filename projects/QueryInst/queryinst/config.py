@@ -80,6 +80,9 @@ def _add_model_keys(cfg: CN) -> None:
     # Build only the last mask head, which is the one that inference runs. A model that is built
     # from an inference-only checkpoint is inference-only without this key.
     queryinst.INFERENCE_ONLY = False
+    # What the model may use to be faster: "auto", names of the table in docs/performance.md, or
+    # nothing, which is the plain algorithm. It computes the same in each case.
+    queryinst.SPEEDUPS = ("auto",)
     # Patterns (regular expressions, matched from the start of the name) of parameters that a
     # checkpoint may lack.
     queryinst.ALLOW_UNLOADED = ()

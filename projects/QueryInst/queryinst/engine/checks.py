@@ -8,6 +8,7 @@ from detectron2.utils import comm
 
 from ..config import activation_checkpointing
 from ..solver import check_solver
+from ..speedups import resolve
 from .amp import check_inference_precision, check_training_precision
 from .evaluation import evaluator_type
 
@@ -21,6 +22,7 @@ def check_run(cfg: CfgNode, *, training: bool, resume: bool = False) -> None:
         ImportError: evaluation needs a package that is not installed.
     """
     activation_checkpointing(cfg)
+    resolve(cfg.MODEL.QUERYINST.SPEEDUPS)
     if training:
         _check_full(cfg)
         check_solver(cfg)

@@ -1,15 +1,41 @@
 """One training step: forward pass in the wanted precision, backward pass, look, update."""
 
 import time
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import torch
 from detectron2.config import CfgNode
 from detectron2.engine import SimpleTrainer
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 
-from .accumulation import Batch, describe_batch, split_batch, without_sync
+from ..structures import WholeBatch
 from .amp import build_grad_scaler, training_autocast
 from .batches import check_finite
+
+Batch = list[dict[str, Any]]
+
+
+def split_batch(batch: Batch, num_parts: int) -> list[Batch]:
+    """Split into consecutive parts that differ by at most one image; fewer if images are fewer."""
+    num_parts = min(num_parts, len(batch))
+    limits = [len(batch) * part // num_parts for part in range(num_parts + 1)]
+    return [batch[start:end] for start, end in zip(limits, limits[1:])]
+
+
+def describe_batch(batch: Batch) -> WholeBatch:
+    """Return what each part needs to know of its batch, so that gradients add up to the whole's."""
+    sizes = [x["image"].shape[-2:] for x in batch]
+    return WholeBatch(
+        num_instances=tuple(len(x["instances"]) for x in batch),
+        size=(max(height for height, _ in sizes), max(width for _, width in sizes)),
+    )
+
+
+def without_sync(model: nn.Module) -> AbstractContextManager:
+    """Return the context of all parts but the last: processes exchange gradients once."""
+    return model.no_sync() if isinstance(model, DistributedDataParallel) else nullcontext()
 
 
 class StepTrainer(SimpleTrainer):

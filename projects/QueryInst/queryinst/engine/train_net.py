@@ -12,6 +12,7 @@ from ..checkpoint import QueryInstCheckpointer
 from ..checkpoint.slim import fit_to_weights
 from ..data.checks import check_datasets
 from ..data.registration import register_from_args
+from ..speedups import speed_up_process
 from .checks import check_output_dir, check_run
 from .errors import describe_error, failing_in_one_line, print_error
 from .evaluation import Results, by_dataset, results_table
@@ -112,4 +113,6 @@ def run(args: argparse.Namespace) -> int:
 
 def _run_in_this_process(args: argparse.Namespace, output_dir: str) -> None:
     with failing_in_one_line(output_dir):
+        if not getattr(args, "eval_only", False):
+            speed_up_process(setup_cfg(args.config_file, getattr(args, "opts", None) or ()))
         main(args)

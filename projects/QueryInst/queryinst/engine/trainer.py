@@ -16,7 +16,7 @@ from detectron2.utils.file_io import PathManager
 from ..checkpoint import QueryInstCheckpointer, build_meta
 from ..data.mapper import build_mapper
 from ..solver import build_optimizer
-from .allocator import set_allocator
+from ..speedups import speed_up_optimizer
 from .amp import inference_autocast, training_precision
 from .batches import LastBatch
 from .evaluation import build_evaluator, by_dataset, write_results
@@ -38,7 +38,6 @@ class Trainer(DefaultTrainer):
         # Not DefaultTrainer's: it hard-codes the checkpointer and DDP's device ids.
         TrainerBase.__init__(self)
         log_at_least_to_terminal()
-        set_allocator(cfg)
         cfg = DefaultTrainer.auto_scale_workers(cfg, comm.get_world_size())
         model = self.build_model(cfg)
         optimizer = self.build_optimizer(cfg, model)
@@ -70,7 +69,10 @@ class Trainer(DefaultTrainer):
 
     @classmethod
     def build_optimizer(cls, cfg: CfgNode, model):
-        return build_optimizer(cfg, model)
+        """As `solver.build_optimizer`, with the speed-ups of the configuration."""
+        optimizer = build_optimizer(cfg, model)
+        speed_up_optimizer(optimizer, cfg.MODEL.QUERYINST.SPEEDUPS)
+        return optimizer
 
     @classmethod
     def build_train_loader(cls, cfg: CfgNode):

@@ -44,10 +44,7 @@ class DynamicBoxHead(nn.Module):
         dropout: float,
         prior_prob: float,
     ):
-        """
-        Raises:
-            ValueError: impossible sizes, each with its key.
-        """
+        """Raises ValueError if a size is impossible; names its key."""
         super().__init__()
         check_sizes(num_classes=num_classes, ffn_dim=ffn_dim, dynamic_dim=dynamic_dim)
         check_sizes(num_cls_fcs=num_cls_fcs, num_reg_fcs=num_reg_fcs)
@@ -94,7 +91,7 @@ class DynamicBoxHead(nn.Module):
         nn.init.zeros_(self.box_deltas.bias)
 
     def forward(self, query_feats: Tensor, roi_feats: Tensor):
-        """One stage for all queries.
+        """Run one stage for all queries.
 
         Args:
             query_feats: (N, Q, C).

@@ -12,7 +12,7 @@ from ..structures import StageOutput
 from .activation_checkpointing import checkpoint_call
 from .box_head import DynamicBoxHead
 from .limits import check_sizes
-from .pooler import build_pooler, to_rois
+from .pooler import RoIFeaturePooler, to_rois
 
 
 class InitialQueries(nn.Module):
@@ -20,10 +20,7 @@ class InitialQueries(nn.Module):
 
     @configurable
     def __init__(self, *, num_queries: int, embed_dim: int):
-        """
-        Raises:
-            ValueError: there is no query.
-        """
+        """Raises ValueError if there is no query."""
         super().__init__()
         check_sizes(num_queries=num_queries)
         whole_image = torch.tensor([0.5, 0.5, 1.0, 1.0])
@@ -115,7 +112,7 @@ class QueryCascade(nn.Module):
         queryinst = cfg.MODEL.QUERYINST
         check_sizes(num_stages=queryinst.NUM_STAGES)
         return {
-            "pooler": build_pooler(cfg, cfg.MODEL.ROI_BOX_HEAD, input_shape),
+            "pooler": RoIFeaturePooler(cfg, cfg.MODEL.ROI_BOX_HEAD, input_shape),
             "stages": [DynamicBoxHead(cfg) for _ in range(queryinst.NUM_STAGES)],
             "bbox_reg_weights": cfg.MODEL.ROI_BOX_HEAD.BBOX_REG_WEIGHTS,
             "activation_checkpointing": "box_heads" in queryinst.ACTIVATION_CHECKPOINTING,

@@ -14,7 +14,7 @@ from ..structures import MatchedIndices, StageOutput
 from .activation_checkpointing import checkpoint_module
 from .dynamic_conv import DynamicConv
 from .limits import check_sizes
-from .pooler import RoIFeaturePooler, build_pooler, to_rois
+from .pooler import RoIFeaturePooler, to_rois
 
 MAX_FEATURES = 2**22  # floats of mask features that `class_scores` copies at once: 16 MB
 
@@ -136,7 +136,7 @@ class MaskBranch(nn.Module):
             for head in heads:
                 checkpoint_module(head)
         return {
-            "pooler": build_pooler(cfg, cfg.MODEL.ROI_MASK_HEAD, input_shape),
+            "pooler": RoIFeaturePooler(cfg, cfg.MODEL.ROI_MASK_HEAD, input_shape),
             "stages": [*(nn.Identity() for _ in range(num_absent)), *heads],
         }
 
@@ -233,10 +233,8 @@ def _build_norm(norm: str, channels: int):
     name = "naiveSyncBN_N" if norm == "naiveSyncBN" else norm
     try:
         return get_norm(name, channels)
-    except KeyError:
-        raise ValueError(f"unknown norm {norm!r}; set MODEL.ROI_MASK_HEAD.NORM") from None
-    except ValueError as error:
+    except (KeyError, ValueError) as error:
         raise ValueError(
-            f"norm {norm!r} refuses {channels} channels ({error}); "
+            f"norm {norm!r} is unknown or refuses {channels} channels ({error}); "
             "set MODEL.ROI_MASK_HEAD.NORM or CONV_DIM"
         ) from None

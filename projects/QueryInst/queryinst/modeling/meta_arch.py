@@ -127,11 +127,7 @@ class QueryInst(nn.Module):
         return self.pixel_mean.device
 
     def train(self, mode: bool = True) -> "QueryInst":
-        """As nn.Module's; with NORM_EVAL batch norms of ``bottom_up`` stay on running statistics.
-
-        Raises:
-            ValueError: the model is inference_only.
-        """
+        """As nn.Module's, with `norm_eval` kept; raises ValueError if the model is inference_only."""
         if mode:
             self._require_all_parameters()
         super().train(mode)
@@ -151,9 +147,8 @@ class QueryInst(nn.Module):
         """Return losses in training, detections otherwise.
 
         Args:
-            batched_inputs: as of Detectron2's DatasetMapper: "image" (3, H, W) in INPUT.FORMAT;
-                "instances" with gt_boxes, gt_classes and gt_masks in training; "height" and "width"
-                of the output.
+            batched_inputs: as of Detectron2's DatasetMapper: "image" (3, H, W) in INPUT.FORMAT, in
+                training "instances", otherwise "height" and "width" of the output.
             whole: in training, the batch that these inputs are a part of, if not all of it.
 
         Returns:
@@ -236,11 +231,7 @@ class QueryInst(nn.Module):
         return (*detections, masks.unflatten(0, detections.scores.shape))
 
     def preprocess_image(self, batched_inputs: list[dict], min_size=(0, 0)) -> ImageList:
-        """Normalize, then pad with zeros to the backbone's divisibility or square size.
-
-        Args:
-            min_size: height, width that the result has at least.
-        """
+        """Normalize, then pad with zeros as `pad_images` does."""
         images = [x["image"].to(self.device) for x in batched_inputs]
         images = [(image - self.pixel_mean) / self.pixel_std for image in images]
         return pad_images(self.backbone, images, min_size)
@@ -266,20 +257,17 @@ class QueryInst(nn.Module):
                 features, outputs[-1], unique_rows, detection_to_row, classes
             )
             fields["pred_masks"] = masks[:, None]
-        counts = keep.sum(1).tolist()
-        results = [Instances(tuple(size)) for size in images.image_sizes]
-        for result, image_boxes in zip(results, boxes.split(counts)):
-            result.pred_boxes = PreciseBoxes(image_boxes)
-        for name, field in fields.items():
-            for result, values in zip(results, field.split(counts)):
-                result.set(name, values)
+        parts = zip(*(field.split(keep.sum(1).tolist()) for field in (boxes, *fields.values())))
+        results = []
+        for size, (image_boxes, *values) in zip(images.image_sizes, parts):
+            results.append(Instances(tuple(size), **dict(zip(fields, values))))
+            results[-1].pred_boxes = PreciseBoxes(image_boxes)
         return results
 
     def _require_all_parameters(self) -> None:
         if self.inference_only:
             raise ValueError(
-                "this model is inference_only: it lacks what training needs, such as all mask heads"
-                " but the last; train the model that it was made from, or set"
+                "this model is inference_only, without the mask heads that training needs; set"
                 " MODEL.QUERYINST.INFERENCE_ONLY False and start from a full file"
             )
 

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 import torch
-from detectron2.config import CfgNode
+from detectron2.config import CfgNode, configurable
 from detectron2.layers import ShapeSpec
 from detectron2.modeling.poolers import ROIPooler, assign_boxes_to_levels
 from torch import Tensor, nn
@@ -44,22 +44,31 @@ class RoIFeaturePooler(ROIPooler):
     The levels are the reference's, except where rounding decides.
     """
 
-    def __init__(
-        self,
-        *,
-        output_size,
-        scales,
-        sampling_ratio,
-        pooler_type,
-        pool_levels: PoolLevels = pool_levels,
-    ):
+    @configurable
+    def __init__(self, *, pool_levels: PoolLevels = pool_levels, **pooler):
         """
         Args:
-            output_size, scales, sampling_ratio, pooler_type: as ROIPooler's.
             pool_levels: called as the function of that name in this module.
+            pooler: ROIPooler's arguments.
         """
-        super().__init__(output_size, scales, sampling_ratio, pooler_type)
+        super().__init__(**pooler)
         self.pool_levels = pool_levels
+
+    @classmethod
+    def from_config(cls, cfg, head: CfgNode, input_shape: dict[str, ShapeSpec]):
+        """As of the POOLER_* keys of `head`, a section of `cfg`, over ROI_HEADS.IN_FEATURES."""
+        names = cfg.MODEL.ROI_HEADS.IN_FEATURES
+        if missing := [name for name in names if name not in input_shape]:
+            raise ValueError(
+                f"the backbone has no feature {missing[0]!r}, only {sorted(input_shape)}; "
+                "set MODEL.ROI_HEADS.IN_FEATURES"
+            )
+        return {
+            "output_size": head.POOLER_RESOLUTION,
+            "scales": tuple(1.0 / input_shape[name].stride for name in names),
+            "sampling_ratio": head.POOLER_SAMPLING_RATIO,
+            "pooler_type": head.POOLER_TYPE,
+        }
 
     def forward(self, features: list[Tensor], rois: Tensor) -> Tensor:
         """Pool each RoI from the level that its size belongs to.
@@ -80,29 +89,6 @@ class RoIFeaturePooler(ROIPooler):
             self.canonical_level,
         )
         return self.pool_levels(self.level_poolers, features, rois, levels)
-
-
-def build_pooler(cfg: CfgNode, head: CfgNode, input_shape: dict[str, ShapeSpec]):
-    """Build the pooler of a head's POOLER_* keys over ROI_HEADS.IN_FEATURES.
-
-    Args:
-        head: ``cfg.MODEL.ROI_BOX_HEAD`` or ``cfg.MODEL.ROI_MASK_HEAD``.
-
-    Raises:
-        ValueError: the backbone lacks a level of IN_FEATURES.
-    """
-    names = cfg.MODEL.ROI_HEADS.IN_FEATURES
-    if missing := [name for name in names if name not in input_shape]:
-        raise ValueError(
-            f"the backbone has no feature {missing[0]!r}, only {sorted(input_shape)}; "
-            "set MODEL.ROI_HEADS.IN_FEATURES"
-        )
-    return RoIFeaturePooler(
-        output_size=head.POOLER_RESOLUTION,
-        scales=tuple(1.0 / input_shape[name].stride for name in names),
-        sampling_ratio=head.POOLER_SAMPLING_RATIO,
-        pooler_type=head.POOLER_TYPE,
-    )
 
 
 def to_rois(boxes: Tensor, image_idx: Tensor) -> Tensor:

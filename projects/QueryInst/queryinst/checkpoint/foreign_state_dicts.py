@@ -1,0 +1,2 @@
+def install_state_dict_hook(model, allow_unloaded=()):
+    pass
