@@ -11,8 +11,11 @@ from pathlib import Path
 
 from queryinst.engine import setup_cfg
 from queryinst.engine.errors import describe_error
+from queryinst.environment import as_line, describe_hardware, describe_versions
+from queryinst.speedups import resolve, speed_up_process
 
 from .case import TASKS, Case, run_case
+from .speedups import measure_speedups
 from .text import describe_result
 
 
@@ -26,7 +29,13 @@ def read_size(text: str) -> tuple[int, int]:
 
 def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--config-file", required=True, metavar="FILE", help="path or zoo name")
+    parser.add_argument("--config-file", metavar="FILE", help="path or zoo name")
+    parser.add_argument(
+        "--speedups",
+        nargs="*",
+        metavar="NAME",
+        help="print what each speed-up, or each of these, saves here, instead of one configuration",
+    )
     parser.add_argument("--task", choices=(*TASKS, "both"), default="both")
     parser.add_argument("--batch", type=int, default=0, help="images (default: 1, in training 2)")
     parser.add_argument(
@@ -80,8 +89,17 @@ def main(argv: list[str] | None = None) -> int:
     args = build_parser().parse_args(argv)
     results = []
     try:
+        if args.speedups is not None:
+            resolve(args.speedups)
+            print(as_line(describe_hardware() | describe_versions()), flush=True)
+            print("\n".join(measure_speedups("cpu", args.repeats, args.speedups)))
+            return 0
+        if not args.config_file:
+            raise ValueError("--config-file or --speedups must be given")
         cfg = setup_cfg(args.config_file, args.opts, weights=args.weights)
         for task in TASKS if args.task == "both" else (args.task,):
+            if task == "training":
+                speed_up_process(cfg)
             results.append(run_case(cfg, case_of(args, task)))
             print("\n".join(describe_result(results[-1])), flush=True)
         if args.json:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from queryinst import model_zoo
 from queryinst.checkpoint import convert_mmdet_state_dict
+from queryinst.speedups import speed_up_process
 
 from .common_inputs import MODELS, NUM_CLASSES, OUTPUT_SIZE, batch_of, load_weights
 from .subjects import build_inference, build_training
@@ -28,6 +29,7 @@ def build(run: dict) -> tuple[Callable[[], Any], Callable[[Any], Any]]:
         inputs = [{"image": x["image"], "height": height, "width": width} for x in inputs]
         subject = build_inference(cfg, inputs)
     else:
+        speed_up_process(cfg)  # as train_net.py does
         subject = build_training(cfg, inputs)
     weights = convert_mmdet_state_dict(load_weights(run["weights"]))
     subject.model.load_state_dict(weights, strict=True)

@@ -19,29 +19,33 @@ class Speedup(NamedTuple):
 
     name: str
     replaces: str
-    where: str  # device, dtype, training or not; elsewhere it falls back by itself
+    tasks: tuple[str, ...]  # "inference", "training"
+    where: str  # device, dtype and conditions; elsewhere it falls back by itself
     auto: tuple[str, ...]  # kinds of processor, or "CUDA", that "auto" takes it on
-    gain: str  # measured: time or memory without it to that with it, and on what
+    gain: str  # measured: time without it to time with it, and on what
 
     def module(self) -> ModuleType:
         return importlib.import_module(f".{self.name}", __package__)
 
 
+_CPUS = ("AVX2", "AVX512")
+_INFERENCE, _TRAINING = ("inference",), ("training",)
+_BOTH = _INFERENCE + _TRAINING
 # In the order in which they are applied.
 SPEEDUPS = (
-    Speedup("channels_last", "memory format of feature maps", "CPU", ("AVX2", "AVX512"), ""),
-    Speedup("fold_norms", "static batch norms", "any device", ("AVX2", "AVX512", "CUDA"), ""),
-    Speedup("conv2d_im2col", "convolutions of few pixels", "CPU", ("AVX2", "AVX512"), ""),
-    Speedup("winograd", "large 3x3 convolutions", "CPU", ("AVX2",), ""),
-    Speedup("conv2d_weight_grad", "weight gradients", "CPU", ("AVX2",), ""),
-    Speedup("roi_align_bag", "RoIAlign", "CPU", ("AVX2", "AVX512"), ""),
-    Speedup("lazy_fpn", "FPN", "CPU", ("AVX2", "AVX512"), ""),
-    Speedup("sync_free_pooling", "pooling", "CUDA", ("CUDA",), ""),
-    Speedup("split_linear", "kernel generator", "CPU", ("AVX2", "AVX512"), ""),
-    Speedup("separable_paste", "paste_masks_in_image", "CPU", ("AVX2", "AVX512"), ""),
-    Speedup("one_by_one", "batches at inference", "CPU", ("AVX2", "AVX512"), ""),
-    Speedup("fused_clip", "clip_grad_norm_", "CPU", ("AVX2", "AVX512"), ""),
-    Speedup("malloc", "glibc's allocator", "CPU", ("AVX2", "AVX512"), ""),
+    Speedup("channels_last", "memory format", _BOTH, "CPU", _CPUS, ""),
+    Speedup("fold_norms", "static batch norms", _BOTH, "any device", (*_CPUS, "CUDA"), ""),
+    Speedup("conv2d_im2col", "convolutions of few pixels", _BOTH, "CPU", _CPUS, ""),
+    Speedup("winograd", "large 3x3 convolutions", _BOTH, "CPU", ("AVX2",), ""),
+    Speedup("conv2d_weight_grad", "weight gradients", _TRAINING, "CPU", ("AVX2",), ""),
+    Speedup("roi_align_bag", "RoIAlign", _BOTH, "CPU", _CPUS, ""),
+    Speedup("lazy_fpn", "FPN", _INFERENCE, "CPU", _CPUS, ""),
+    Speedup("sync_free_pooling", "pooling", _BOTH, "CUDA", ("CUDA",), ""),
+    Speedup("split_linear", "kernel generator", _TRAINING, "CPU", _CPUS, ""),
+    Speedup("separable_paste", "paste_masks_in_image", _INFERENCE, "CPU", _CPUS, ""),
+    Speedup("one_by_one", "batches at inference", _INFERENCE, "CPU", _CPUS, ""),
+    Speedup("fused_clip", "clip_grad_norm_", _TRAINING, "CPU", _CPUS, ""),
+    Speedup("malloc", "glibc's allocator", _TRAINING, "CPU", _CPUS, ""),
 )
 
 
