@@ -14,7 +14,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 from detectron2.config import CfgNode
 
 from queryinst.engine import setup_cfg

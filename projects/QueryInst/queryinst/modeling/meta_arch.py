@@ -127,7 +127,7 @@ class QueryInst(nn.Module):
         return self.pixel_mean.device
 
     def train(self, mode: bool = True) -> "QueryInst":
-        """As nn.Module's, with `norm_eval` kept; raises ValueError if the model is inference_only."""
+        """As nn.Module's, with `norm_eval` kept. Raises ValueError if `inference_only`."""
         if mode:
             self._require_all_parameters()
         super().train(mode)

@@ -1,10 +1,11 @@
 """RoI features of a batch, by Detectron2's ROIPooler."""
 
 from collections.abc import Callable
+from typing import cast
 
 import torch
 from detectron2.config import CfgNode, configurable
-from detectron2.layers import ShapeSpec
+from detectron2.layers import ROIAlign, ShapeSpec
 from detectron2.modeling.poolers import ROIPooler, assign_boxes_to_levels
 from torch import Tensor, nn
 
@@ -28,7 +29,7 @@ def pool_levels(
     Returns:
         (R, C, H', W') in the dtype of the features.
     """
-    height, width = level_poolers[0].output_size
+    height, width = cast(ROIAlign, level_poolers[0]).output_size
     pooled = features[0].new_zeros(len(rois), features[0].shape[1], height, width)
     for level, (x, pooler) in enumerate(zip(features, level_poolers)):
         rows = torch.nonzero(levels == level)[:, 0]

@@ -1,7 +1,7 @@
 """What exists for speed alone: each file replaces a part of `modeling`, and computes the same.
 
-MODEL.QUERYINST.SPEEDUPS chooses among the rows of `table`. A speed-up keeps the names of parameters,
-falls back where it does not apply, and is removed by deleting its file and its row.
+MODEL.QUERYINST.SPEEDUPS chooses among the rows of `table`. A speed-up keeps the names of
+parameters, falls back where it does not apply, and is removed by deleting its file and its row.
 """
 
 from collections.abc import Sequence

@@ -4,7 +4,7 @@ No speed-up by itself: `fold_norms`, `winograd`, `conv2d_im2col` and `conv2d_wei
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
@@ -109,9 +109,9 @@ def speed_up_convolutions(
     for module in model.modules():
         if type(module) is Conv2d:
             module.__class__ = FastConv2d
-            module.ways = ()
-            module.parameters_to_use = own_parameters
-        if type(module) is FastConv2d:
+            fast = cast(FastConv2d, module)
+            fast.ways, fast.parameters_to_use = (), own_parameters
+        if isinstance(module, FastConv2d):
             module.ways = module.ways if way is None else (*module.ways, way)
             module.parameters_to_use = parameters_to_use or module.parameters_to_use
 

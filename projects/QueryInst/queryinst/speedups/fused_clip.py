@@ -1,25 +1,35 @@
 """Gradients clipped by the fused optimizer's step itself, without a pass over all of them."""
 
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
-from ..solver import ClipFullModel
+
+class Clip(Protocol):
+    """What `solver.build_optimizer` gives an optimizer as ``clip_gradients``."""
+
+    max_norm: float
+    norm_type: float
+
+    def __call__(self, optimizer: torch.optim.Optimizer) -> None: ...
 
 
 def apply_to_optimizer(optimizer: torch.optim.Optimizer) -> None:
-    """Let a step of `optimizer` scale gradients, where `solver` would clip them before it."""
+    """Let a step of `optimizer` scale gradients, instead of a pass over them before it."""
     clip = getattr(optimizer, "clip_gradients", None)
-    if isinstance(clip, ClipFullModel):
+    if clip is not None:
         setattr(optimizer, "clip_gradients", ClipInFusedStep(clip))
         optimizer.register_step_post_hook(_forget_scale)
 
 
 class ClipInFusedStep:
-    """Replaces `ClipFullModel` for fused optimizers on the CPU, which divide by ``grad_scale``."""
+    """Replaces `solver.ClipFullModel` for fused optimizers on the CPU.
 
-    def __init__(self, otherwise: ClipFullModel):
+    Their step divides gradients by ``grad_scale`` on its way.
+    """
+
+    def __init__(self, otherwise: Clip):
         self.otherwise = otherwise
 
     def __call__(self, optimizer: torch.optim.Optimizer) -> None:

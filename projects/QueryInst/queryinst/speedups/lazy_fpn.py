@@ -3,8 +3,8 @@
 At inference its output convolution is the largest of all, on a map of which RoIs read a few places:
 most are pooled from coarser levels. RoIAlign and convolution are both linear, so either may come
 first: a pooled bin is nine poolings of the map before the convolution, one for each shift of the
-kernel, times the kernel. Lateral maps are added in place, and the maps of ``bottom_up`` are freed on
-the way.
+kernel, times the kernel. Lateral maps are added in place, and the maps of ``bottom_up`` are freed
+on the way.
 """
 
 from collections.abc import Callable
@@ -20,6 +20,7 @@ from ..modeling import QueryInst
 from ..modeling.pooler import PoolLevels
 from .conditions import is_cpu_float, is_plain
 from .roi_bags import find_bags, sample_axis, supports_bags
+from .slots import replace_pool_levels
 
 # Pooling a bin first takes as long as convolving this many pixels: 1.4 to 1.9 were measured.
 PIXELS_PER_BIN = 2.0
@@ -37,11 +38,9 @@ def apply_to_model(model: QueryInst) -> None:
     fpn = model.backbone
     if type(fpn) is not FPN or not _can_wait(cast(list[Conv2d], fpn.output_convs)[-1]):
         return
-    branches = [model.cascade, *([] if model.mask_head is None else [model.mask_head])]
     fpn.__class__ = LazyFPN
-    cast(LazyFPN, fpn).num_poolings = len(model.cascade.stages) + len(branches) - 1
-    for branch in branches:
-        branch.pooler.pool_levels = LazyPooling(branch.pooler.pool_levels)
+    cast(LazyFPN, fpn).num_poolings = len(model.cascade.stages) + (model.mask_head is not None)
+    replace_pool_levels(model, LazyPooling)
 
 
 def _can_wait(conv: nn.Module) -> bool:

@@ -1,6 +1,7 @@
 """A copy of a model that only predicts, with its static batch norms folded for good."""
 
 import copy
+from typing import cast
 
 import torch
 from detectron2.layers import Conv2d
@@ -27,13 +28,15 @@ def optimize_for_inference(model: QueryInst) -> QueryInst:
     optimized = copy.deepcopy(model)
     optimized.make_inference_only()
     for module in optimized.modules():
-        if type(module) in (Conv2d, FastConv2d) and is_static(module.norm):
-            _fold_for_good(module)
+        if type(module) in (Conv2d, FastConv2d):
+            _fold_for_good(cast(Conv2d, module))
     return optimized.requires_grad_(False)
 
 
 @torch.no_grad()
 def _fold_for_good(conv: Conv2d) -> None:
+    if not is_static(conv.norm):
+        return
     weight, bias = folded(conv)
     if weight.device.type == "cpu":
         weight = weight.contiguous(memory_format=torch.channels_last)

@@ -4,9 +4,10 @@ torchvision's kernel for the CPU runs on one, and its backward pass fills a grad
 map for each call. Gradients go to the features, not to the RoIs, in both.
 """
 
-from typing import Any
+from typing import Any, cast
 
 import torch
+from detectron2.layers import ROIAlign
 from torch import Tensor, nn
 
 from ..modeling import QueryInst
@@ -14,14 +15,13 @@ from ..modeling.pooler import PoolLevels
 from ..precision import at_least_fp32
 from .conditions import is_traced
 from .roi_bags import collect_gradients, find_bags, pool_bags, supports_bags
+from .slots import replace_pool_levels
 
 
 def apply_to_model(model: QueryInst) -> None:
     """Let the poolers of `model` use bags, whose gradients meet at the backbone's levels."""
     model.backbone.register_forward_hook(_collect_gradients)
-    for branch in (model.cascade, model.mask_head):
-        if branch is not None:
-            branch.pooler.pool_levels = BagPooling(branch.pooler.pool_levels)
+    replace_pool_levels(model, BagPooling)
 
 
 class BagPooling:
@@ -39,8 +39,8 @@ class BagPooling:
         all_bags = []
         for level, (align, x) in enumerate(zip(level_poolers, features)):
             rows = torch.nonzero(levels == level)[:, 0]
-            all_bags.append(find_bags(align, x.shape, rois[rows].to(x.dtype), rows))
-        height, width = level_poolers[0].output_size
+            all_bags.append(find_bags(cast(ROIAlign, align), x.shape, rois[rows].to(x.dtype), rows))
+        height, width = cast(ROIAlign, level_poolers[0]).output_size
         pooled = pool_bags(features, all_bags, len(rois), height * width)  # (R, H*W, C)
         return pooled.unflatten(1, (height, width)).permute(0, 3, 1, 2)
 

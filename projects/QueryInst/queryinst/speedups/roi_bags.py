@@ -3,8 +3,8 @@
 No speed-up by itself: `roi_align_bag` and `lazy_fpn` use it. A pooled bin is a weighted sum of
 pixels: sampling_ratio^2 samples of four bilinear neighbours each. With the features as a table of
 one row per pixel that is ``F.embedding_bag``. The backward pass of a pooling is a sum over bins for
-each pixel. Done call by call, each call would fill a gradient of the whole map with zeros and add it
-to the last one's.
+each pixel. Done call by call, each call would fill a gradient of the whole map with zeros and add
+it to the last one's.
 """
 
 from collections.abc import Callable

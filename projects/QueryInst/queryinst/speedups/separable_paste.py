@@ -1,7 +1,7 @@
 """Masks pasted by products with one interpolation matrix for each axis.
 
-Bilinear interpolation is separable, and products are faster than sampling a grid. The result is that
-of Detectron2's ``paste_masks_in_image``, except where rounding decides about 0.5.
+Bilinear interpolation is separable, and products are faster than sampling a grid. The result is
+that of Detectron2's ``paste_masks_in_image``, except where rounding decides about 0.5.
 """
 
 import torch

@@ -7,15 +7,14 @@ from ..modeling import QueryInst
 from ..modeling.pooler import PoolLevels
 from ..precision import at_least_fp32
 from .conditions import is_traced
+from .slots import replace_pool_levels
 
 OUTSIDE = -1e5  # pixels: outside of every image
 
 
 def apply_to_model(model: QueryInst) -> None:
     """Let the poolers of `model` pool without a look at the device."""
-    for branch in (model.cascade, model.mask_head):
-        if branch is not None:
-            branch.pooler.pool_levels = SyncFreePooling(branch.pooler.pool_levels)
+    replace_pool_levels(model, SyncFreePooling)
 
 
 class SyncFreePooling:
