@@ -8,7 +8,7 @@ import cv2
 import matplotlib
 import numpy as np
 import pycocotools.mask as mask_util
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageColor, ImageDraw, ImageFont
 
 from ..data.images import read_image
 from .objects import Annotation, Scene
@@ -16,16 +16,8 @@ from .objects import Annotation, Scene
 Colour = tuple[int, int, int]
 
 # One colour an object, of equal brightness more or less; red is for what is wrong.
-COLOURS = (
-    (0, 158, 255),
-    (255, 176, 0),
-    (64, 220, 96),
-    (214, 120, 255),
-    (0, 214, 204),
-    (255, 128, 178),
-    (196, 216, 0),
-    (150, 150, 255),
-)
+_HEX = ("#009eff", "#ffb000", "#40dc60", "#d678ff", "#00d6cc", "#ff80b2", "#c4d800", "#9696ff")
+COLOURS: list[Colour] = [ImageColor.getrgb(colour)[:3] for colour in _HEX]
 EXTRA_COLOUR = (255, 48, 48)
 IGNORED_COLOUR = (150, 150, 150)
 _OPACITY = 0.40
@@ -73,19 +65,6 @@ def with_header(pair: np.ndarray, left: str, right: str) -> np.ndarray:
     for x, text in ((0, left), ((pair.shape[1] + _GAP) // 2, right)):
         ImageDraw.Draw(header).text((x + 4, 3), text, _INK, _font())
     return np.concatenate([np.asarray(header), pair])
-
-
-def save_png(image: np.ndarray, path: str) -> None:
-    """Write (H, W, 3) RGB as PNG.
-
-    Raises:
-        OSError: one line that names the file.
-    """
-    try:
-        os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
-        Image.fromarray(image).save(path)
-    except OSError as error:
-        raise OSError(f"cannot write {path} ({error.strerror or error})") from error
 
 
 def choose(num_images: int, num_wanted: int) -> list[int]:

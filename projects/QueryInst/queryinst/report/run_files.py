@@ -29,15 +29,7 @@ class RunFiles:
         """The first of the data sets in results.json."""
         return next(iter(self.results))
 
-    def setting(self, key: str, default: Any = None) -> Any:
-        """A value of config.yaml by its dotted key; `default` where it is not there."""
-        node: Any = self.config
-        for name in key.split("."):
-            if not isinstance(node, dict) or name not in node:
-                return default
-            node = node[name]
-        return node
-
+    @property
     def training_time(self) -> str | None:
         """How long the last training took, as "0:07:12", evaluations included; by the log."""
         times = re.findall(r"Total training time: ([^\s(]+(?: days?, [^\s(]+)?)", self.log)
