@@ -121,7 +121,7 @@ class Links(HTMLParser):
         self.texts.append(data)
 
 
-def test_page_is_self_contained_and_holds_the_figures(run):
+def test_make_report_writes_one_page_that_holds_the_figures(run):
     report = make_report(str(run), min_score=0.5)
     page = (run / "report.html").read_text()
     parsed = Links(page)
@@ -146,7 +146,7 @@ def test_page_is_self_contained_and_holds_the_figures(run):
     assert report.counts[:3] == (1, 3, 2)
 
 
-def test_pictures_are_drawn_where_the_objects_are(run):
+def test_make_report_draws_where_the_objects_are(run):
     report = make_report(str(run), min_score=0.5)
     assert [path[-9:] for path in report.picture_paths] == ["001-1.png", "002-2.png"]
     picture = np.asarray(Image.open(report.picture_paths[0])).astype(int)
@@ -172,7 +172,7 @@ def test_pictures_are_drawn_where_the_objects_are(run):
     assert (colour(second[:, -SIZE * scale :], 12, 34) == GRAY).all()  # score 0.4 is not drawn
 
 
-def test_threshold_is_where_most_is_right(run):
+def test_make_report_chooses_the_score_at_which_most_is_right(run):
     report = make_report(str(run))
     # 0.9 finds one, 0.4 another, and the two wrong ones lie between: F1 2/4, or 4/7 with all.
     assert report.counts == (2, 3, 2, 0.4, True)
@@ -184,7 +184,7 @@ def test_threshold_is_where_most_is_right(run):
     assert make_report(str(run)).counts == (0, 3, 0, 0.5, True)
 
 
-def test_inlined_pictures_are_the_pictures(run):
+def test_make_report_inlines_the_pictures(run):
     report = make_report(str(run), num_images=1, min_score=0.5)
     (link,) = Links((run / "report.html").read_text()).links
     inlined = np.asarray(Image.open(io.BytesIO(base64.b64decode(link.partition(",")[2]))))
@@ -192,7 +192,7 @@ def test_inlined_pictures_are_the_pictures(run):
     assert np.abs(inlined.astype(int) - picture[-len(inlined) :]).mean() < 4  # JPEG
 
 
-def test_fewer_pictures_leave_none_of_the_last_report(run):
+def test_make_report_leaves_no_picture_of_the_last_report(run):
     make_report(str(run), min_score=0.5)
     (run / "pictures" / "mine.png").write_bytes(b"kept")
     make_report(str(run), num_images=1, min_score=0.5)
@@ -208,14 +208,14 @@ def test_fewer_pictures_leave_none_of_the_last_report(run):
         f"inference/{NAME}/coco_instances_results.json",
     ],
 )
-def test_a_missing_file_is_named(run, name):
+def test_make_report_names_a_missing_file(run, name):
     (run / name).unlink()
     with pytest.raises(FileNotFoundError, match=re.escape(name)) as caught:
         make_report(str(run), min_score=0.5)
     assert "\n" not in str(caught.value)
 
 
-def test_other_errors_are_one_line(run, tmp_path):
+def test_make_report_raises_errors_of_one_line(run, tmp_path):
     with pytest.raises(FileNotFoundError, match="absent is not a folder"):
         make_report(str(tmp_path / "absent"))
     with pytest.raises(ValueError, match="--num-images 0"):
@@ -230,7 +230,7 @@ def test_other_errors_are_one_line(run, tmp_path):
         make_report(str(run), min_score=0.5)
 
 
-def test_boxes_are_drawn_where_there_are_no_masks(run):
+def test_make_report_draws_boxes_where_there_are_no_masks(run):
     path = run / "inference" / NAME / "coco_instances_results.json"
     boxes = [{k: v for k, v in p.items() if k != "segmentation"} for p in PREDICTIONS]
     path.write_text(json.dumps(boxes))
@@ -242,13 +242,13 @@ def test_boxes_are_drawn_where_there_are_no_masks(run):
     assert (half[34 * 4, 40 * 4] != GRAY).any()  # on its edge
 
 
-def test_losses_are_summed_over_the_stages():
+def test_loss_curves_sum_over_the_stages():
     line = {"iteration": 19, "loss_mask_stage0": 1.0, "loss_mask_stage1": 2.5, "total_loss": 3.5}
     curves = loss_curves([line, {"iteration": 39, "lr": 0.1}], 40)
     assert list(curves.items()) == [("total", [(20, 3.5)]), ("mask", [(20, 3.5)])]
 
 
-def test_ap_of_one_or_of_several_test_sets():
+def test_ap_curves_of_one_or_of_several_test_sets():
     alone = ap_curves(
         [{"iteration": 9, "segm/AP": 5.0}, {"iteration": 20, "segm/AP": 7.0}], "x", 20
     )
@@ -257,7 +257,7 @@ def test_ap_of_one_or_of_several_test_sets():
     assert ap_curves(lines, "x", 20) == {"box AP": [(10, 5.0)]}
 
 
-def test_what_a_resumed_training_did_over_counts():
+def test_parse_metrics_takes_what_a_resumed_training_did_over():
     text = '{"iteration": 0, "a": 1}\n{"iteration": 1, "a": 2}\n{"iteration": 2, "a": 3}\n'
     text += '{"iteration": 1, "a": 5}\n{"itera'  # resumed at 1, then killed
     metrics = parse_metrics(text, "metrics.json")
@@ -328,7 +328,7 @@ def test_line_chart_of_nothing_is_empty():
     assert line_chart({}) == line_chart({"x": [(1, 0.0)]}, log=True) == ""
 
 
-def test_page_without_curves_says_so(run):
+def test_make_report_says_that_there_are_no_curves(run):
     (run / "metrics.json").write_text('{"iteration": 0, "lr": 1}\n')
     make_report(str(run), min_score=0.5)
     page = (run / "report.html").read_text()

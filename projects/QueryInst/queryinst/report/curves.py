@@ -98,10 +98,9 @@ def line_chart(curves: Curves, *, y_max: float | None = None, log: bool = False)
 
 def _set_axes(axes: Axes, points: np.ndarray, y_max: float | None, log: bool) -> None:
     """Set round ticks; those of y enclose the `points` (P, 2)."""
-    low, high = (
-        (points[:, 1].min(), points[:, 1].max()) if log else (0, y_max or points[:, 1].max())
-    )
-    high = max(high, low * 1.01) or 1
+    x_max, highest = points.max(axis=0)
+    low = points[:, 1].min() if log else 0
+    high = max(y_max or highest, low * 1.01) or 1
     if log:
         axes.set_yscale("log")
         # One decade more: the locator ends below `high`, and counts evenly within a decade.
@@ -110,13 +109,13 @@ def _set_axes(axes: Axes, points: np.ndarray, y_max: float | None, log: bool) ->
     else:
         ticks = np.array(MaxNLocator(6, steps=_STEPS).tick_values(low, high))
     low, high = ticks[ticks <= low].max(), ticks[ticks >= high].min()
-    ticks = ticks[(ticks >= low) & (ticks <= high)]
+    ticks = ticks[(low <= ticks) & (ticks <= high)]
     axes.set_yticks(ticks, [f"{tick:g}" for tick in ticks])
     axes.set_ylim(low, high)
     axes.minorticks_off()
     axes.grid(axis="y", color="#e4e8ec", clip_on=False)
     axes.set_axisbelow(True)
-    axes.set_xlim(0, points[:, 0].max())
+    axes.set_xlim(0, x_max)
     axes.xaxis.set_major_locator(MaxNLocator(6, steps=_STEPS, integer=True))
     axes.xaxis.set_major_formatter("{x:,.0f}")
     axes.set_xlabel("iteration", color=_GRAY, labelpad=5)

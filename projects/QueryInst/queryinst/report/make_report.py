@@ -1,5 +1,6 @@
 """Makes the page and the pictures of a finished run."""
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -67,8 +68,9 @@ def make_report(output_dir: str, num_images: int = 24, min_score: float | None =
     scenes = [scene.above(score) for scene in scenes]
     folder = Path(output_dir, "pictures")
     folder.mkdir(exist_ok=True)
-    for old in folder.glob("[0-9][0-9][0-9]*-*.png"):  # which may have been more
-        old.unlink()
+    for path in folder.iterdir():  # an earlier report may have had more pictures
+        if re.fullmatch(r"\d{3,}-.*\.png", path.name):
+            path.unlink()
     pictures = [
         _make_picture(folder, number, scenes[index], names, score)
         for number, index in enumerate(choose(len(scenes), num_images), start=1)

@@ -115,7 +115,8 @@ def _resize(image: np.ndarray, scale: float) -> np.ndarray:
 def _enlarged_mask(obj: Annotation, scale: float, size: tuple[int, int]) -> np.ndarray:
     """The object's mask, or the edge of its box where it has none, (H, W) bool on the canvas."""
     if obj.get("segmentation"):
-        return _resize(mask_util.decode(obj["segmentation"]).astype(np.float32), scale) >= 0.5
+        mask = mask_util.decode(obj["segmentation"]).astype(np.float32)
+        return cv2.resize(mask, size[::-1]) >= 0.5
     canvas = np.zeros(size, np.uint8)
     cv2.rectangle(canvas, [round(side * scale) for side in obj["bbox"]], 1, 2)
     return canvas.astype(bool)
