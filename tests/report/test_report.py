@@ -242,6 +242,25 @@ def test_make_report_draws_boxes_where_there_are_no_masks(run):
     assert (half[34 * 4, 40 * 4] != GRAY).any()  # on its edge
 
 
+@pytest.mark.parametrize("kind", ["polygons", "counts"])
+def test_make_report_matches_masks_of_each_kind(run, tmp_path, kind):
+    coco = json.loads((tmp_path / "truth.json").read_text())
+    for annotation in coco["annotations"][:3]:
+        x, y, width, height = annotation["bbox"]
+        segmentation = [[x, y, x + width, y, x + width, y + height, x, y + height]]
+        if kind == "counts":  # column by column, as COCO's crowds: outside, inside, outside, ...
+            x, y, width, height = map(int, (x, y, width, height))
+            counts = [SIZE * x + y, *[height, SIZE - height] * width]
+            counts[-1] = SIZE * SIZE - sum(counts[:-1])
+            segmentation = {"size": [SIZE, SIZE], "counts": counts}
+        annotation["segmentation"] = segmentation
+    (tmp_path / "truth.json").write_text(json.dumps(coco))
+    report = make_report(str(run), min_score=0.5)
+    assert report.counts[:3] == (1, 3, 2)
+    picture = np.asarray(Image.open(report.picture_paths[0])).astype(int)
+    assert (picture[-SIZE * 4 :][34 * 4, 12 * 4] != GRAY).any()  # within LEFT
+
+
 def test_loss_curves_sum_over_the_stages():
     line = {"iteration": 19, "loss_mask_stage0": 1.0, "loss_mask_stage1": 2.5, "total_loss": 3.5}
     curves = loss_curves([line, {"iteration": 39, "lr": 0.1}], 40)

@@ -12,7 +12,7 @@ from PIL import Image
 from .curves import ap_curves, line_chart, loss_curves
 from .objects import MIN_SCORE, Scene, best_threshold, build_scenes
 from .page import render
-from .pictures import choose, draw_pair, with_header
+from .pictures import draw_pair, with_header
 from .run_files import RunFiles, read_run
 
 
@@ -71,9 +71,11 @@ def make_report(output_dir: str, num_images: int = 24, min_score: float | None =
     for path in folder.iterdir():  # an earlier report may have had more pictures
         if re.fullmatch(r"\d{3,}-.*\.png", path.name):
             path.unlink()
+    # At equal distances, the first and the last among them.
+    indices = np.linspace(0, len(scenes) - 1, min(len(scenes), num_images)).round().astype(int)
     pictures = [
         _make_picture(folder, number, scenes[index], names, score)
-        for number, index in enumerate(choose(len(scenes), num_images), start=1)
+        for number, index in enumerate(indices, start=1)
     ]
     counts = MatchCounts(
         num_matched=sum(scene.num_matched for scene in scenes),

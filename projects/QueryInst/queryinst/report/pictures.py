@@ -49,9 +49,12 @@ def draw_pair(scene: Scene, names: Mapping[int, str]) -> np.ndarray:
         is_crowd = truth["iscrowd"]
         colours[truth["id"]] = IGNORED_COLOUR if is_crowd else COLOURS[index % len(COLOURS)]
         remark = "" if scene.is_matched(truth) else " (missed)"
-        truth_labels.append(_name(truth, names) + (" (not counted)" if is_crowd else remark))
+        truth_labels.append(
+            names[truth["category_id"]] + (" (not counted)" if is_crowd else remark)
+        )
     for prediction in scene.predictions:
-        labels.append(f"{_name(prediction, names)} {prediction['score']:.2f}")
+        name = names.get(prediction["category_id"], prediction["category_id"])
+        labels.append(f"{name} {prediction['score']:.2f}")
     truth_colours = [colours[truth["id"]] for truth in scene.truths]
     left = _draw_objects(image, scene.truths, truth_colours, truth_labels)
     matches = [colours[prediction["match"]] for prediction in scene.predictions]
@@ -65,12 +68,6 @@ def with_header(pair: np.ndarray, left: str, right: str) -> np.ndarray:
     for x, text in ((0, left), ((pair.shape[1] + _GAP) // 2, right)):
         ImageDraw.Draw(header).text((x + 4, 3), text, _INK, _font())
     return np.concatenate([np.asarray(header), pair])
-
-
-def choose(num_images: int, num_wanted: int) -> list[int]:
-    """Indices of images at equal distances, the first and the last among them."""
-    num = min(num_images, num_wanted)
-    return [int(index) for index in np.linspace(0, num_images - 1, num).round()] if num else []
 
 
 def _draw_objects(
@@ -99,10 +96,6 @@ def _enlargement(height: int, width: int) -> float:
     """The factor by which an image of this size is drawn larger, or smaller."""
     factor = _LONG_SIDE / max(height, width)
     return min(float(round(factor)), _MAX_ENLARGEMENT) if factor > 1.5 else min(1.0, factor * 1.5)
-
-
-def _name(obj: Annotation, names: Mapping[int, str]) -> str:
-    return names.get(obj["category_id"], str(obj["category_id"]))
 
 
 def _resize(image: np.ndarray, scale: float) -> np.ndarray:
