@@ -38,10 +38,10 @@ def print_report(report: Report) -> None:
     print(f"{report.dataset_name}:")
     for name, metrics in tasks.items():
         if metrics:
-            shown = "  ".join(
+            figures = "  ".join(
                 f"{key} {_number(metrics.get(key))}" for key in ("AP", "AP50", "AP75")
             )
-            print(f"  {name + ':':6}{shown}{_classes(metrics)}")
+            print(f"  {name + ':':6}{figures}{_classes(metrics)}")
     counts = report.counts
     print(
         f"  found: {counts.num_matched} of {counts.num_objects} objects at IoU 0.5 and score >="

@@ -40,7 +40,7 @@ def enlarged(image):
     return image.repeat(4, axis=0).repeat(4, axis=1)
 
 
-def test_image_folder_and_glob(tmp_path, weights):
+def test_main_takes_images_folders_and_globs(tmp_path, weights):
     single = picture(tmp_path / "single.jpg")
     picture(tmp_path / "folder" / "one.png")
     picture(tmp_path / "folder" / "gray.png", mode="L")
@@ -61,7 +61,7 @@ def test_image_folder_and_glob(tmp_path, weights):
     assert (drawn != enlarged(original)).any()
 
 
-def test_names_of_the_checkpoint_are_drawn(tmp_path, weights, monkeypatch):
+def test_main_draws_the_names_of_the_checkpoint(tmp_path, weights, monkeypatch):
     texts = []
     draw_text = Visualizer.draw_text
 
@@ -76,7 +76,7 @@ def test_names_of_the_checkpoint_are_drawn(tmp_path, weights, monkeypatch):
     assert all(re.fullmatch("(circle|square|star) [5-9][0-9]%", text) for text in texts)
 
 
-def test_threshold_above_all_scores_draws_nothing(tmp_path, weights):
+def test_main_draws_nothing_below_the_threshold(tmp_path, weights):
     out = tmp_path / "drawn.png"
     args = ["--input", picture(tmp_path / "a.png"), "--output", str(out)]
     args += ["--confidence-threshold", "1.0", "--opts", "MODEL.WEIGHTS", weights]
@@ -85,7 +85,7 @@ def test_threshold_above_all_scores_draws_nothing(tmp_path, weights):
     assert np.array_equal(np.asarray(Image.open(out)), enlarged(original))
 
 
-def test_video_keeps_its_frames_and_size(tmp_path, weights):
+def test_main_keeps_a_videos_frames_and_size(tmp_path, weights):
     source = str(tmp_path / "in.avi")
     writer = cv2.VideoWriter(source, cv2.VideoWriter.fourcc(*"MJPG"), 10, (64, 48))
     for value in (40, 120, 200):
@@ -104,7 +104,7 @@ def test_video_keeps_its_frames_and_size(tmp_path, weights):
     assert capture.get(cv2.CAP_PROP_FPS) == pytest.approx(10)
 
 
-def test_codec_that_is_missing_falls_back_to_motion_jpeg(tmp_path, monkeypatch):
+def test_frame_writer_falls_back_to_motion_jpeg(tmp_path, monkeypatch):
     real = cv2.VideoWriter
 
     def without_mpeg4(path, fourcc, fps, size):
@@ -127,7 +127,7 @@ def error_of(capfd, args):
     return lines[-1]
 
 
-def test_an_unreadable_image_is_left_out_and_counted(tmp_path, weights, capfd):
+def test_main_leaves_out_and_counts_an_unreadable_image(tmp_path, weights, capfd):
     broken, whole = tmp_path / "broken.png", picture(tmp_path / "whole.png")
     broken.write_bytes(b"\x89PNG\r\n\x1a\nnothing more")
     args = ["--input", str(broken), whole, "--output", str(tmp_path / "out")]
@@ -136,7 +136,7 @@ def test_an_unreadable_image_is_left_out_and_counted(tmp_path, weights, capfd):
     assert [p.name for p in (tmp_path / "out").iterdir()] == ["whole.png"]
 
 
-def test_errors_are_one_line_each(tmp_path, weights, capfd, monkeypatch):
+def test_main_prints_errors_of_one_line(tmp_path, weights, capfd, monkeypatch):
     image, opts = picture(tmp_path / "a.png"), ["--opts", "MODEL.WEIGHTS", weights]
     monkeypatch.delenv("DISPLAY", raising=False)
     monkeypatch.delenv("WAYLAND_DISPLAY", raising=False)
@@ -159,17 +159,17 @@ def test_errors_are_one_line_each(tmp_path, weights, capfd, monkeypatch):
         assert expected in error_of(capfd, args), args
 
 
-def test_only_small_images_are_enlarged():
+def test_enlargement_is_for_small_images_alone():
     assert [enlargement(*size) for size in ((20, 20), (128, 128), (303, 198))] == [4, 4, 2]
     assert [enlargement(*size) for size in ((480, 640), (330, 200), (3000, 4000))] == [1, 1, 1]
 
 
-def test_a_file_whose_name_looks_like_a_pattern_is_that_file(tmp_path):
+def test_find_images_takes_a_file_whose_name_looks_like_a_pattern(tmp_path):
     path = picture(tmp_path / "a[1].png")
     assert find_images([path, path]) == [path]
 
 
-def test_one_image_goes_to_a_file_several_to_a_folder(tmp_path):
+def test_plan_outputs_gives_one_image_a_file_and_several_a_folder(tmp_path):
     assert plan_outputs(["a.tif"], str(tmp_path / "x.png")) == [str(tmp_path / "x.png")]
     assert plan_outputs(["a.tif"], str(tmp_path / "new")) == [str(tmp_path / "new" / "a.tif")]
     two = plan_outputs(["a.gif", "b/a.gif"], str(tmp_path / "y.png"))

@@ -15,7 +15,7 @@ from PIL import Image
 
 from queryinst.data.registration import register_from_args
 from queryinst.report import make_report
-from queryinst.report.curves import Series, ap_series, line_chart, loss_series
+from queryinst.report.curves import ap_curves, line_chart, loss_curves
 from queryinst.report.run_files import parse_metrics
 
 NAME = "test_report_set"
@@ -78,7 +78,11 @@ def run(tmp_path):
     (output / "inference" / NAME).mkdir(parents=True)
     files = {
         "config.yaml": yaml.safe_dump(
-            {"SOLVER": {"MAX_ITER": 40, "IMS_PER_BATCH": 2, "BASE_LR": 0.1}}
+            {
+                "SOLVER": {"MAX_ITER": 40, "IMS_PER_BATCH": 2, "BASE_LR": 0.1},
+                "DATASETS": {"TRAIN": ["<script>train</script>"]},
+                "MODEL": {"WEIGHTS": "<script>weights</script>"},
+            }
         ),
         "results.json": json.dumps(
             {
@@ -117,20 +121,32 @@ class Links(HTMLParser):
         self.texts.append(data)
 
 
-def test_page_is_self_contained_and_holds_the_figures(run):
+def test_make_report_writes_one_page_that_holds_the_figures(run):
     report = make_report(str(run), min_score=0.5)
     page = (run / "report.html").read_text()
     parsed = Links(page)
     assert len(parsed.links) == 2 and all(x.startswith("data:image/") for x in parsed.links)
     assert not re.search(r"url\(|@import", page)
     text = " ".join(parsed.texts)
-    for expected in ("61.7", "41.3", "44.4", "33.3", "a <script>", "0:08:11", "1 of 2", NAME):
+    for expected in (
+        "61.7",
+        "41.3",
+        "44.4",
+        "33.3",
+        "a <script>",
+        "0:08:11",
+        "1 of 2",
+        NAME,
+        "40 of 2 images each",
+    ):
         assert expected in text, expected
+    for name in ("train", "weights"):  # in the configuration too
+        assert text.count(f"<script>{name}</script>") >= 2
     assert page.count("<svg") == 2
     assert report.counts[:3] == (1, 3, 2)
 
 
-def test_pictures_are_drawn_where_the_objects_are(run):
+def test_make_report_draws_where_the_objects_are(run):
     report = make_report(str(run), min_score=0.5)
     assert [path[-9:] for path in report.picture_paths] == ["001-1.png", "002-2.png"]
     picture = np.asarray(Image.open(report.picture_paths[0])).astype(int)
@@ -156,7 +172,7 @@ def test_pictures_are_drawn_where_the_objects_are(run):
     assert (colour(second[:, -SIZE * scale :], 12, 34) == GRAY).all()  # score 0.4 is not drawn
 
 
-def test_threshold_is_where_most_is_right(run):
+def test_make_report_chooses_the_score_at_which_most_is_right(run):
     report = make_report(str(run))
     # 0.9 finds one, 0.4 another, and the two wrong ones lie between: F1 2/4, or 4/7 with all.
     assert report.counts == (2, 3, 2, 0.4, True)
@@ -168,7 +184,7 @@ def test_threshold_is_where_most_is_right(run):
     assert make_report(str(run)).counts == (0, 3, 0, 0.5, True)
 
 
-def test_inlined_pictures_are_the_pictures(run):
+def test_make_report_inlines_the_pictures(run):
     report = make_report(str(run), num_images=1, min_score=0.5)
     (link,) = Links((run / "report.html").read_text()).links
     inlined = np.asarray(Image.open(io.BytesIO(base64.b64decode(link.partition(",")[2]))))
@@ -176,7 +192,7 @@ def test_inlined_pictures_are_the_pictures(run):
     assert np.abs(inlined.astype(int) - picture[-len(inlined) :]).mean() < 4  # JPEG
 
 
-def test_fewer_pictures_leave_none_of_the_last_report(run):
+def test_make_report_leaves_no_picture_of_the_last_report(run):
     make_report(str(run), min_score=0.5)
     (run / "pictures" / "mine.png").write_bytes(b"kept")
     make_report(str(run), num_images=1, min_score=0.5)
@@ -192,14 +208,14 @@ def test_fewer_pictures_leave_none_of_the_last_report(run):
         f"inference/{NAME}/coco_instances_results.json",
     ],
 )
-def test_a_missing_file_is_named(run, name):
+def test_make_report_names_a_missing_file(run, name):
     (run / name).unlink()
     with pytest.raises(FileNotFoundError, match=re.escape(name)) as caught:
         make_report(str(run), min_score=0.5)
     assert "\n" not in str(caught.value)
 
 
-def test_other_errors_are_one_line(run, tmp_path):
+def test_make_report_raises_errors_of_one_line(run, tmp_path):
     with pytest.raises(FileNotFoundError, match="absent is not a folder"):
         make_report(str(tmp_path / "absent"))
     with pytest.raises(ValueError, match="--num-images 0"):
@@ -214,7 +230,7 @@ def test_other_errors_are_one_line(run, tmp_path):
         make_report(str(run), min_score=0.5)
 
 
-def test_boxes_are_drawn_where_there_are_no_masks(run):
+def test_make_report_draws_boxes_where_there_are_no_masks(run):
     path = run / "inference" / NAME / "coco_instances_results.json"
     boxes = [{k: v for k, v in p.items() if k != "segmentation"} for p in PREDICTIONS]
     path.write_text(json.dumps(boxes))
@@ -226,22 +242,41 @@ def test_boxes_are_drawn_where_there_are_no_masks(run):
     assert (half[34 * 4, 40 * 4] != GRAY).any()  # on its edge
 
 
-def test_losses_are_summed_over_the_stages():
+@pytest.mark.parametrize("kind", ["polygons", "counts"])
+def test_make_report_matches_masks_of_each_kind(run, tmp_path, kind):
+    coco = json.loads((tmp_path / "truth.json").read_text())
+    for annotation in coco["annotations"][:3]:
+        x, y, width, height = annotation["bbox"]
+        segmentation = [[x, y, x + width, y, x + width, y + height, x, y + height]]
+        if kind == "counts":  # column by column, as COCO's crowds: outside, inside, outside, ...
+            x, y, width, height = map(int, (x, y, width, height))
+            counts = [SIZE * x + y, *[height, SIZE - height] * width]
+            counts[-1] = SIZE * SIZE - sum(counts[:-1])
+            segmentation = {"size": [SIZE, SIZE], "counts": counts}
+        annotation["segmentation"] = segmentation
+    (tmp_path / "truth.json").write_text(json.dumps(coco))
+    report = make_report(str(run), min_score=0.5)
+    assert report.counts[:3] == (1, 3, 2)
+    picture = np.asarray(Image.open(report.picture_paths[0])).astype(int)
+    assert (picture[-SIZE * 4 :][34 * 4, 12 * 4] != GRAY).any()  # within LEFT
+
+
+def test_loss_curves_sum_over_the_stages():
     line = {"iteration": 19, "loss_mask_stage0": 1.0, "loss_mask_stage1": 2.5, "total_loss": 3.5}
-    series = loss_series([line, {"iteration": 39, "lr": 0.1}], 40)
-    assert [(s.name, s.points) for s in series] == [("total", [(20, 3.5)]), ("mask", [(20, 3.5)])]
+    curves = loss_curves([line, {"iteration": 39, "lr": 0.1}], 40)
+    assert list(curves.items()) == [("total", [(20, 3.5)]), ("mask", [(20, 3.5)])]
 
 
-def test_ap_of_one_or_of_several_test_sets():
-    alone = ap_series(
+def test_ap_curves_of_one_or_of_several_test_sets():
+    alone = ap_curves(
         [{"iteration": 9, "segm/AP": 5.0}, {"iteration": 20, "segm/AP": 7.0}], "x", 20
     )
-    assert alone == [("mask AP", [(10, 5.0), (20, 7.0)])]
+    assert alone == {"mask AP": [(10, 5.0), (20, 7.0)]}
     lines = [{"iteration": 9, "x/bbox/AP": 5.0, "y/bbox/AP": 1.0, "x/segm/AP": float("nan")}]
-    assert ap_series(lines, "x", 20) == [("box AP", [(10, 5.0)])]
+    assert ap_curves(lines, "x", 20) == {"box AP": [(10, 5.0)]}
 
 
-def test_what_a_resumed_training_did_over_counts():
+def test_parse_metrics_takes_what_a_resumed_training_did_over():
     text = '{"iteration": 0, "a": 1}\n{"iteration": 1, "a": 2}\n{"iteration": 2, "a": 3}\n'
     text += '{"iteration": 1, "a": 5}\n{"itera'  # resumed at 1, then killed
     metrics = parse_metrics(text, "metrics.json")
@@ -264,14 +299,14 @@ def ticks_of(chart, axis):
 
 @pytest.mark.parametrize("highest", [0.013, 0.9, 1, 7, 61.7, 100, 1234, 88000])
 def test_line_chart_has_few_ticks_that_reach_the_highest_value(highest):
-    values = list(ticks_of(line_chart([Series("x", [(10, highest)])]), "y"))
+    values = list(ticks_of(line_chart({"x": [(10, highest)]}), "y"))
     assert values[0] == 0 and values[-1] >= highest and 4 <= len(values) <= 8
     assert values[-1] < 1.5 * highest
 
 
 @pytest.mark.parametrize("lowest, highest", [(0.7, 96), (1, 1), (3, 4), (0.02, 0.03), (1e-5, 7e5)])
 def test_line_chart_has_ticks_of_logarithms_that_enclose_the_values(lowest, highest):
-    chart = line_chart([Series("x", [(10, lowest), (20, highest)])], log=True)
+    chart = line_chart({"x": [(10, lowest), (20, highest)]}, log=True)
     values = list(ticks_of(chart, "y"))
     assert values[0] <= lowest and values[-1] >= highest and 2 <= len(values) <= 16
     assert values == sorted(set(values))
@@ -279,15 +314,15 @@ def test_line_chart_has_ticks_of_logarithms_that_enclose_the_values(lowest, high
 
 
 def test_line_chart_ends_curves_at_the_right_height():
-    chart = line_chart([Series("x", [(10, 1.0), (100, 100.0)])], log=True)
+    chart = line_chart({"x": [(10, 1.0), (100, 100.0)]}, log=True)
     (heights,) = lines_of(chart, "curve-0")
     grid = [height for line in lines_of(chart, r"ytick_\d+") for height in line]
     assert heights == [max(grid), min(grid)]  # the lowest and the highest line of the grid
 
 
 def test_line_chart_says_what_a_point_is_and_where_the_curves_end():
-    series = [Series("mask AP", [(50, 20.0), (1200, 61.74)]), Series("box AP", [(1200, 61.0)])]
-    chart = line_chart(series, y_max=100)
+    curves = {"mask AP": [(50, 20.0), (1200, 61.74)], "box AP": [(1200, 61.0)]}
+    chart = line_chart(curves, y_max=100)
     texts = re.findall(r"<text[^>]*>([^<]+)</text>", chart)
     assert {"mask AP 61.7", "box AP 61", "iteration", "1,200"} <= set(texts)
     titles = re.findall("<title>([^<]+)</title>", chart)
@@ -297,22 +332,22 @@ def test_line_chart_says_what_a_point_is_and_where_the_curves_end():
 
 
 def test_line_chart_is_the_same_each_time_and_names_no_place():
-    series = [Series("x", [(1, 1.0), (2, 3.0)])]
-    chart = line_chart(series)
-    assert chart == line_chart(series) and "http" not in chart.partition(">")[2]
+    curves = {"x": [(1, 1.0), (2, 3.0)]}
+    chart = line_chart(curves)
+    assert chart == line_chart(curves) and "http" not in chart.partition(">")[2]
 
 
 def test_line_chart_escapes_names():
-    chart = line_chart([Series("<script>'\"&$x$", [(1, 1.0)])])
+    chart = line_chart({"<script>'\"&$x$": [(1, 1.0)]})
     texts = Links(chart).texts
     assert "<script>'\"&$x$ 1" in texts and "<script>'\"&$x$ 1 at iteration 1" in texts
 
 
 def test_line_chart_of_nothing_is_empty():
-    assert line_chart([]) == line_chart([Series("x", [(1, 0.0)])], log=True) == ""
+    assert line_chart({}) == line_chart({"x": [(1, 0.0)]}, log=True) == ""
 
 
-def test_page_without_curves_says_so(run):
+def test_make_report_says_that_there_are_no_curves(run):
     (run / "metrics.json").write_text('{"iteration": 0, "lr": 1}\n')
     make_report(str(run), min_score=0.5)
     page = (run / "report.html").read_text()

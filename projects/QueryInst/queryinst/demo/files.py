@@ -16,28 +16,20 @@ def find_images(inputs: Iterable[str]) -> list[str]:
     Raises:
         FileNotFoundError: one of `inputs` stands for no image.
     """
-    found: dict[str, None] = {}
+    paths: dict[str, None] = {}
     for name in inputs:
         path = os.path.expanduser(name)
-        if os.path.isfile(path):
-            files = [path]
-        elif os.path.isdir(path):
-            files = _images_in(path)
-        else:
-            files = [match for match in sorted(glob.glob(path, recursive=True))]
-            files = [match for match in files if os.path.isfile(match)]
-        if not files:
+        is_folder = os.path.isdir(path)
+        pattern = os.path.join(glob.escape(path), "*") if is_folder else path
+        matches = [path] if os.path.isfile(path) else sorted(glob.glob(pattern, recursive=True))
+        suffixes = IMAGE_SUFFIXES if is_folder else ""
+        matches = [p for p in matches if os.path.isfile(p) and p.lower().endswith(suffixes)]
+        if not matches:
             raise FileNotFoundError(
                 f"--input {name} matches no image (working directory {os.getcwd()})"
             )
-        found.update(dict.fromkeys(files))
-    return list(found)
-
-
-def _images_in(folder: str) -> list[str]:
-    names = sorted(os.listdir(folder))
-    paths = [os.path.join(folder, name) for name in names if name.lower().endswith(IMAGE_SUFFIXES)]
-    return [path for path in paths if os.path.isfile(path)]
+        paths.update(dict.fromkeys(matches))
+    return list(paths)
 
 
 def plan_outputs(images: Sequence[str], output: str) -> list[str]:

@@ -5,6 +5,7 @@ import logging
 import os
 import sys
 import time
+from collections import Counter
 from collections.abc import Sequence
 
 import cv2
@@ -190,9 +191,9 @@ def _describe(predictor: Predictor, instances: Instances) -> str:
     """How many of which class, such as "2 circle, 1 star"."""
     names = predictor.metadata.get("thing_classes", None)
     classes = instances.pred_classes.tolist()
-    counts = {c: classes.count(c) for c in sorted(set(classes))}
-    shown = [f"{num} {names[c] if names else f'class {c}'}" for c, num in counts.items()]
-    return ", ".join(shown) or "nothing above the threshold"
+    counts = sorted(Counter(classes).items())
+    texts = [f"{num} {names[c] if names else f'class {c}'}" for c, num in counts]
+    return ", ".join(texts) or "nothing above the threshold"
 
 
 def _save(image_rgb: np.ndarray, path: str) -> None:

@@ -1,22 +1,19 @@
 """Makes the page and the pictures of a finished run."""
 
-import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from PIL import Image
 
-from .curves import ap_series, line_chart, loss_series
+from .curves import ap_curves, line_chart, loss_curves
 from .objects import MIN_SCORE, Scene, best_threshold, build_scenes
 from .page import render
-from .pictures import choose, draw_pair, save_png, with_header
+from .pictures import draw_pair, with_header
 from .run_files import RunFiles, read_run
-from .settings import describe_run
-
-_FOLDER = "pictures"
-_PICTURE = re.compile(r"\d{3,}-.*\.png")
 
 
 class MatchCounts(NamedTuple):
@@ -34,7 +31,7 @@ class Picture(NamedTuple):
 
     pair: np.ndarray  # (H, W, 3) RGB
     caption: str
-    png_path: str  # relative to the page
+    path: Path  # of the PNG file
 
 
 @dataclass
@@ -69,10 +66,16 @@ def make_report(output_dir: str, num_images: int = 24, min_score: float | None =
     scenes, names = build_scenes(run.dataset_name, run.predictions)
     score = best_threshold(scenes) if min_score is None else min_score
     scenes = [scene.above(score) for scene in scenes]
-    _remove_old(output_dir)
+    folder = Path(output_dir, "pictures")
+    folder.mkdir(exist_ok=True)
+    for path in folder.iterdir():  # an earlier report may have had more pictures
+        if re.fullmatch(r"\d{3,}-.*\.png", path.name):
+            path.unlink()
+    # At equal distances, the first and the last among them.
+    indices = np.linspace(0, len(scenes) - 1, min(len(scenes), num_images)).round().astype(int)
     pictures = [
-        _make_picture(output_dir, number, scenes[index], names, score)
-        for number, index in enumerate(choose(len(scenes), num_images), start=1)
+        _make_picture(folder, number, scenes[index], names, score)
+        for number, index in enumerate(indices, start=1)
     ]
     counts = MatchCounts(
         num_matched=sum(scene.num_matched for scene in scenes),
@@ -81,22 +84,19 @@ def make_report(output_dir: str, num_images: int = 24, min_score: float | None =
         min_score=score,
         is_score_chosen=min_score is None,
     )
-    page_path = os.path.join(output_dir, "report.html")
-    _write(page_path, _render(run, counts, pictures, len(scenes)))
-    paths = [os.path.join(output_dir, picture.png_path) for picture in pictures]
-    return Report(page_path, paths, run.dataset_name, run.results[run.dataset_name], counts)
+    page_path = Path(output_dir, "report.html")
+    page_path.write_text(_render(run, counts, pictures, len(scenes)), encoding="utf-8")
+    paths = [str(picture.path) for picture in pictures]
+    return Report(str(page_path), paths, run.dataset_name, run.results[run.dataset_name], counts)
 
 
 def _render(
     run: RunFiles, counts: MatchCounts, pictures: Sequence[Picture], num_images: int
 ) -> str:
-    name, max_iter = run.dataset_name, run.setting("SOLVER.MAX_ITER")
+    name, max_iter = run.dataset_name, run.config["SOLVER"]["MAX_ITER"]
     results = run.results[name]
     metrics = [metric for task in ("segm", "bbox") for metric in results.get(task, ())]
     return render(
-        title=f"{run.setting('MODEL.META_ARCHITECTURE', 'Model')} on {name}",
-        trained_on=", ".join(run.setting("DATASETS.TRAIN", [])) or "unknown data",
-        max_iter=max_iter,
         dataset_name=name,
         num_images=num_images,
         results=results,
@@ -104,37 +104,21 @@ def _render(
         class_names=list(dict.fromkeys(m[3:] for m in metrics if m.startswith("AP-"))),
         counts=counts,
         score=f"{counts.min_score:g}",
-        loss_chart=line_chart(loss_series(run.metrics, max_iter), log=True),
-        ap_chart=line_chart(ap_series(run.metrics, name, max_iter), y_max=100),
+        loss_chart=line_chart(loss_curves(run.metrics, max_iter), log=True),
+        ap_chart=line_chart(ap_curves(run.metrics, name, max_iter), y_max=100),
         pictures=pictures,
-        settings=describe_run(run),
+        config=run.config,
+        training_time=run.training_time,
         config_text=run.config_text,
     )
 
 
-def _remove_old(output_dir: str) -> None:
-    """Remove the pictures of an earlier report, which may have been more."""
-    folder = os.path.join(output_dir, _FOLDER)
-    for name in os.listdir(folder) if os.path.isdir(folder) else ():
-        if _PICTURE.fullmatch(name):
-            os.remove(os.path.join(folder, name))
-
-
 def _make_picture(
-    output_dir: str, number: int, scene: Scene, names: Mapping[int, str], min_score: float
+    folder: Path, number: int, scene: Scene, names: Mapping[int, str], min_score: float
 ) -> Picture:
     pair = draw_pair(scene, names)
     caption = f"{scene.num_matched} of {scene.num_objects} found, {scene.num_extra} more predicted"
-    stem = os.path.splitext(os.path.basename(scene.file_name))[0]
-    png_path = os.path.join(_FOLDER, f"{number:03d}-{stem}.png")
-    picture = with_header(pair, "ground truth", f"predictions, score ≥ {min_score:g}\n{caption}")
-    save_png(picture, os.path.join(output_dir, png_path))
-    return Picture(pair, caption, png_path)
-
-
-def _write(path: str, text: str) -> None:
-    try:
-        with open(path, "w", encoding="utf-8") as file:
-            file.write(text)
-    except OSError as error:
-        raise OSError(f"cannot write {path} ({error.strerror})") from error
+    path = folder / f"{number:03d}-{Path(scene.file_name).stem}.png"
+    header = f"predictions, score ≥ {min_score:g}\n{caption}"
+    Image.fromarray(with_header(pair, "ground truth", header)).save(path)
+    return Picture(pair, caption, path)

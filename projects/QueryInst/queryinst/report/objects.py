@@ -51,7 +51,7 @@ class Scene:
 
 
 def build_scenes(
-    dataset_name: str, predictions: Iterable[Mapping[str, Any]]
+    dataset_name: str, predictions: Iterable[Annotation]
 ) -> tuple[list[Scene], dict[int, str]]:
     """One scene for each image of a registered data set, and its category ids' names.
 
@@ -73,10 +73,12 @@ def build_scenes(
         raise FileNotFoundError(
             f"data set {dataset_name!r}: {error.filename} is missing"
         ) from error
+    kept = [p for p in predictions if p["score"] >= MIN_SCORE]
+    unmatched = {"match": None, "area": 0}  # pycocotools wants an area, whatever it is
+    kept = [{**p, **unmatched, "id": number} for number, p in enumerate(kept, start=1)]
     with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints its progress
         truth_index = _index(coco, coco.get("annotations", []))
-        kept = [p for p in predictions if p["score"] >= MIN_SCORE]
-        prediction_index = _index(coco, [_to_annotation(p, id) for id, p in enumerate(kept, 1)])
+        prediction_index = _index(coco, kept)
         _match(truth_index, prediction_index)
     scenes = []
     for image in coco["images"]:
@@ -101,11 +103,6 @@ def best_threshold(scenes: Sequence[Scene]) -> float:
         if f1 > best_f1:
             best, best_f1 = percent / 100, f1
     return best
-
-
-def _to_annotation(prediction: Mapping[str, Any], id: int) -> Annotation:
-    area = prediction["bbox"][2] * prediction["bbox"][3]  # pycocotools wants one, whatever it is
-    return {**prediction, "id": id, "area": area, "match": None}
 
 
 def _index(coco: Mapping[str, Any], annotations: list[Annotation]) -> COCO:

@@ -8,7 +8,7 @@ import cv2
 import matplotlib
 import numpy as np
 import pycocotools.mask as mask_util
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageColor, ImageDraw, ImageFont
 
 from ..data.images import read_image
 from .objects import Annotation, Scene
@@ -16,16 +16,8 @@ from .objects import Annotation, Scene
 Colour = tuple[int, int, int]
 
 # One colour an object, of equal brightness more or less; red is for what is wrong.
-COLOURS = (
-    (0, 158, 255),
-    (255, 176, 0),
-    (64, 220, 96),
-    (214, 120, 255),
-    (0, 214, 204),
-    (255, 128, 178),
-    (196, 216, 0),
-    (150, 150, 255),
-)
+_HEX = ("#009eff", "#ffb000", "#40dc60", "#d678ff", "#00d6cc", "#ff80b2", "#c4d800", "#9696ff")
+COLOURS: list[Colour] = [ImageColor.getrgb(colour)[:3] for colour in _HEX]
 EXTRA_COLOUR = (255, 48, 48)
 IGNORED_COLOUR = (150, 150, 150)
 _OPACITY = 0.40
@@ -57,9 +49,12 @@ def draw_pair(scene: Scene, names: Mapping[int, str]) -> np.ndarray:
         is_crowd = truth["iscrowd"]
         colours[truth["id"]] = IGNORED_COLOUR if is_crowd else COLOURS[index % len(COLOURS)]
         remark = "" if scene.is_matched(truth) else " (missed)"
-        truth_labels.append(_name(truth, names) + (" (not counted)" if is_crowd else remark))
+        truth_labels.append(
+            names[truth["category_id"]] + (" (not counted)" if is_crowd else remark)
+        )
     for prediction in scene.predictions:
-        labels.append(f"{_name(prediction, names)} {prediction['score']:.2f}")
+        name = names.get(prediction["category_id"], prediction["category_id"])
+        labels.append(f"{name} {prediction['score']:.2f}")
     truth_colours = [colours[truth["id"]] for truth in scene.truths]
     left = _draw_objects(image, scene.truths, truth_colours, truth_labels)
     matches = [colours[prediction["match"]] for prediction in scene.predictions]
@@ -73,25 +68,6 @@ def with_header(pair: np.ndarray, left: str, right: str) -> np.ndarray:
     for x, text in ((0, left), ((pair.shape[1] + _GAP) // 2, right)):
         ImageDraw.Draw(header).text((x + 4, 3), text, _INK, _font())
     return np.concatenate([np.asarray(header), pair])
-
-
-def save_png(image: np.ndarray, path: str) -> None:
-    """Write (H, W, 3) RGB as PNG.
-
-    Raises:
-        OSError: one line that names the file.
-    """
-    try:
-        os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
-        Image.fromarray(image).save(path)
-    except OSError as error:
-        raise OSError(f"cannot write {path} ({error.strerror or error})") from error
-
-
-def choose(num_images: int, num_wanted: int) -> list[int]:
-    """Indices of images at equal distances, the first and the last among them."""
-    num = min(num_images, num_wanted)
-    return [int(index) for index in np.linspace(0, num_images - 1, num).round()] if num else []
 
 
 def _draw_objects(
@@ -122,10 +98,6 @@ def _enlargement(height: int, width: int) -> float:
     return min(float(round(factor)), _MAX_ENLARGEMENT) if factor > 1.5 else min(1.0, factor * 1.5)
 
 
-def _name(obj: Annotation, names: Mapping[int, str]) -> str:
-    return names.get(obj["category_id"], str(obj["category_id"]))
-
-
 def _resize(image: np.ndarray, scale: float) -> np.ndarray:
     """A copy, `scale` times as large."""
     height, width = (max(1, round(side * scale)) for side in image.shape[:2])
@@ -136,7 +108,8 @@ def _resize(image: np.ndarray, scale: float) -> np.ndarray:
 def _enlarged_mask(obj: Annotation, scale: float, size: tuple[int, int]) -> np.ndarray:
     """The object's mask, or the edge of its box where it has none, (H, W) bool on the canvas."""
     if obj.get("segmentation"):
-        return _resize(mask_util.decode(obj["segmentation"]).astype(np.float32), scale) >= 0.5
+        mask = mask_util.decode(obj["segmentation"]).astype(np.float32)
+        return cv2.resize(mask, size[::-1]) >= 0.5
     canvas = np.zeros(size, np.uint8)
     cv2.rectangle(canvas, [round(side * scale) for side in obj["bbox"]], 1, 2)
     return canvas.astype(bool)

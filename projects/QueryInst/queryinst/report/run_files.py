@@ -22,26 +22,12 @@ class RunFiles:
     results: dict[str, dict[str, dict[str, float | None]]]  # data set -> task -> metric -> percent
     metrics: list[dict[str, float]]  # lines of metrics.json, by rising iteration
     predictions: list[dict[str, Any]]  # of `dataset_name`, COCO's fields
-    log: str  # log.txt, empty if there is none
+    training_time: str | None  # of the last training, evaluations included, as "0:07:12"
 
     @property
     def dataset_name(self) -> str:
         """The first of the data sets in results.json."""
         return next(iter(self.results))
-
-    def setting(self, key: str, default: Any = None) -> Any:
-        """A value of config.yaml by its dotted key; `default` where it is not there."""
-        node: Any = self.config
-        for name in key.split("."):
-            if not isinstance(node, dict) or name not in node:
-                return default
-            node = node[name]
-        return node
-
-    def training_time(self) -> str | None:
-        """How long the last training took, as "0:07:12", evaluations included; by the log."""
-        times = re.findall(r"Total training time: ([^\s(]+(?: days?, [^\s(]+)?)", self.log)
-        return times[-1] if times else None
 
 
 def read_run(output_dir: str) -> RunFiles:
@@ -63,13 +49,15 @@ def read_run(output_dir: str) -> RunFiles:
     folder = os.path.join(output_dir, "inference", next(iter(results)))
     candidates = [os.path.join(folder, name) for name in _PREDICTION_FILES]
     predictions_path = next(filter(os.path.isfile, candidates), candidates[0])
+    log = _read(log_path) if os.path.isfile(log_path) else ""
+    times = re.findall(r"Total training time: ([^\s(]+(?: days?, [^\s(]+)?)", log)
     return RunFiles(
         config_text=_read(config_path),
         config=_parse(config_path, yaml.safe_load, dict),
         results=results,
         metrics=parse_metrics(_read(metrics_path), metrics_path),
         predictions=_parse(predictions_path, json.loads, list),
-        log=_read(log_path) if os.path.isfile(log_path) else "",
+        training_time=times[-1] if times else None,
     )
 
 
