@@ -68,6 +68,13 @@ def test_truncated_download_leaves_nothing_and_the_next_one_succeeds(
     assert Path(PathManager.get_local_path(stable(entry))).is_file()
 
 
+def test_a_server_that_goes_silent_is_given_up(zoo, server, entry, monkeypatch):
+    monkeypatch.setattr(downloads, "_TIMEOUT", 0.2)
+    server.stalled |= set(server.files)
+    assert "timed out" in in_one_line(ConnectionError, stable(entry))
+    assert zoo.files() == []
+
+
 def test_without_a_network_the_error_says_url_place_and_size(zoo, entry):
     with socket.socket() as taken:  # bound, but nobody listens
         taken.bind(("127.0.0.1", 0))
@@ -100,8 +107,9 @@ def test_wrong_file_put_there_by_hand_is_refused_and_kept(zoo, server, entry):
 
 
 def test_interrupt_leaves_nothing(zoo, server, entry, monkeypatch):
-    def interrupted(url):
-        yield b"half"
+    def interrupted(url, file):
+        file.write(b"half")
+        file.flush()
         raise KeyboardInterrupt
 
     monkeypatch.setattr(downloads, "_receive", interrupted)
