@@ -27,10 +27,10 @@ help:
 	@echo "VENV=DIR and PYTHON=PROGRAM replace $(VENV) and $(PYTHON); remove $(VENV) to start over"
 
 IS_NEW = $(shell { "$(PYTHON)" -c "import sys; print(sys.version_info >= (3, 11) or '')"; } 2>/dev/null)
-FOUND = $(lastword missing $(shell "$(PYTHON)" --version 2>/dev/null || true))
+VERSION = $(lastword missing $(shell "$(PYTHON)" --version 2>/dev/null || true))
 
 check-python:
-	@$(if $(IS_NEW),,$(error needs Python 3.11 or newer, $(PYTHON) is $(FOUND); set PYTHON=))
+	@$(if $(IS_NEW),,$(error needs Python 3.11 or newer, $(PYTHON) is $(VERSION); set PYTHON=))
 
 install: check-python
 	@"$(PYTHON)" tools/setup_env.py "$(VENV)"

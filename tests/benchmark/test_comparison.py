@@ -31,10 +31,10 @@ def detections(count=6):
 
 
 def changed(name, by):
-    found = detections()
-    value = found[name].clone()
+    own = detections()
+    value = own[name].clone()
     value[2] = ~value[2] if value.dtype == torch.bool else value[2] + by
-    return {**found, name: value}
+    return {**own, name: value}
 
 
 def is_equal(checks):

@@ -30,8 +30,8 @@ def test_the_peak_is_that_of_the_timed_steps():
         touch(600 if first else 200)  # the warm-up's does not count
         first = False
 
-    found, _ = measure(step, device="cpu", warmup=1, repeats=2)
-    assert 150 * MEGABYTE < found.peak_bytes - found.resident_bytes < 400 * MEGABYTE
+    measurement, _ = measure(step, device="cpu", warmup=1, repeats=2)
+    assert 150 * MEGABYTE < measurement.peak_bytes - measurement.resident_bytes < 400 * MEGABYTE
 
 
 @needs_linux
@@ -50,9 +50,9 @@ def test_every_repetition_is_timed_and_the_last_result_returned():
         time.sleep(0.02)
         return next(results)
 
-    found, last = measure(step, device="cpu", warmup=2, repeats=3)
-    assert last == 4 and len(found.seconds) == 3
-    assert min(found.seconds) >= 0.02 and found.cpu_median < 0.02  # asleep, not at work
+    measurement, last = measure(step, device="cpu", warmup=2, repeats=3)
+    assert last == 4 and len(measurement.seconds) == 3
+    assert min(measurement.seconds) >= 0.02 and measurement.cpu_median < 0.02  # asleep, not at work
 
 
 def test_the_median_is_of_the_middle():
@@ -97,8 +97,8 @@ def test_ticks_are_read_off_the_kernels_table(tmp_path, monkeypatch):
 
 def test_without_the_kernels_help_the_peak_is_unknown(tmp_path, monkeypatch):
     monkeypatch.setattr(measuring, "_CLEAR_REFS", tmp_path / "none" / "clear_refs")
-    found, _ = measure(lambda: None, device="cpu", warmup=1, repeats=1)
-    assert found.peak_bytes is None and found.resident_bytes is None
+    measurement, _ = measure(lambda: None, device="cpu", warmup=1, repeats=1)
+    assert measurement.peak_bytes is None and measurement.resident_bytes is None
 
 
 @pytest.mark.parametrize("numbers", [dict(warmup=0, repeats=1), dict(warmup=1, repeats=0)])

@@ -100,10 +100,10 @@ def test_detectron2s_predictor_and_ours_predict_what_the_model_does(
     with torch.no_grad():
         expected = source([{"image": pixels, "height": 64, "width": 64}])[0]["instances"]
     for predictor in (theirs, ours):
-        found = predictor(image)["instances"]
-        assert len(found) == len(expected) > 0
-        assert torch.equal(found.scores, expected.scores)
-        assert torch.equal(found.pred_masks, expected.pred_masks)
+        predicted = predictor(image)["instances"]
+        assert len(predicted) == len(expected) > 0
+        assert torch.equal(predicted.scores, expected.scores)
+        assert torch.equal(predicted.pred_masks, expected.pred_masks)
     assert ours.metadata.thing_classes == ["ellipse", "triangle", "star"]
 
 
@@ -124,9 +124,9 @@ def test_unknown_names_are_refused_with_a_list_of_what_there_is(zoo, server):
 def test_threads_at_once_download_once(zoo, server, make_published, wait_until):
     entry = zoo.publish(make_published(seed=1))
     server.stalled |= set(server.files)
-    found = []
+    paths = []
     threads = [
-        threading.Thread(target=lambda: found.append(PathManager.get_local_path(stable(entry))))
+        threading.Thread(target=lambda: paths.append(PathManager.get_local_path(stable(entry))))
         for _ in range(3)
     ]
     for thread in threads:
@@ -135,7 +135,7 @@ def test_threads_at_once_download_once(zoo, server, make_published, wait_until):
     server.go_on.set()
     for thread in threads:
         thread.join(20)
-    assert len(found) == 3 and len(set(found)) == 1
+    assert len(paths) == 3 and len(set(paths)) == 1
     assert len(server.requests) == 1
 
 

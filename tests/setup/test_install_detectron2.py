@@ -56,8 +56,8 @@ def run(monkeypatch, capsys):
     """Runs the tool on what the probes find in turn: status, stdout, stderr."""
 
     def run(*argv, probes=(), pip=None, check_digest=False):
-        found = iter(probes)
-        monkeypatch.setattr(tool, "run_probe", lambda: next(found))
+        answers = iter(probes)
+        monkeypatch.setattr(tool, "run_probe", lambda: next(answers))
         monkeypatch.setattr(tool.subprocess, "run", (pip or FakePip()).run)
         if not check_digest:
             monkeypatch.setattr(repack, "verify_sha256", lambda path: None)

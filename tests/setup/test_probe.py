@@ -1,4 +1,4 @@
-"""What an interpreter can import, found out in a process of its own."""
+"""What an interpreter can import, asked in a process of its own."""
 
 import pytest
 
