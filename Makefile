@@ -74,4 +74,4 @@ benchmark: install
 
 clean:
 	rm -rf build dist projects/QueryInst/*.egg-info .mypy_cache .pytest_cache
-	@find projects tests tools demo -type d -name __pycache__ -prune -exec rm -rf {} +
+	@find projects tests tools dev demo -type d -name __pycache__ -prune -exec rm -rf {} +
