@@ -27,10 +27,10 @@ help:
 	@echo "VENV=DIR and PYTHON=PROGRAM replace $(VENV) and $(PYTHON); remove $(VENV) to start over"
 
 IS_NEW = $(shell { "$(PYTHON)" -c "import sys; print(sys.version_info >= (3, 11) or '')"; } 2>/dev/null)
-FOUND = $(lastword missing $(shell "$(PYTHON)" --version 2>/dev/null || true))
+VERSION = $(lastword missing $(shell "$(PYTHON)" --version 2>/dev/null || true))
 
 check-python:
-	@$(if $(IS_NEW),,$(error needs Python 3.11 or newer, $(PYTHON) is $(FOUND); set PYTHON=))
+	@$(if $(IS_NEW),,$(error needs Python 3.11 or newer, $(PYTHON) is $(VERSION); set PYTHON=))
 
 install: check-python
 	@"$(PYTHON)" tools/setup_env.py "$(VENV)"
@@ -74,4 +74,4 @@ benchmark: install
 
 clean:
 	rm -rf build dist projects/QueryInst/*.egg-info .mypy_cache .pytest_cache
-	@find projects tests tools demo -type d -name __pycache__ -prune -exec rm -rf {} +
+	@find projects tests tools dev demo -type d -name __pycache__ -prune -exec rm -rf {} +

@@ -21,7 +21,7 @@ def gpus(monkeypatch):
 
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("name, num_gpus", [("cpu", 0), ("cpu", 1), ("cuda", 1), ("cuda:1", 2)])
-def test_device_that_is_there_is_taken(gpus, name, num_gpus, training):
+def test_resolve_device_gives_a_device_that_is_there(gpus, name, num_gpus, training):
     gpus(num_gpus)
     cfg = get_cfg()
     cfg.MODEL.DEVICE = name
@@ -29,13 +29,13 @@ def test_device_that_is_there_is_taken(gpus, name, num_gpus, training):
     assert resolve_device(name, training=training) == name
 
 
-def test_training_without_gpu_is_an_error_that_names_the_key(gpus):
+def test_resolve_device_names_the_key_when_training_lacks_a_gpu(gpus):
     gpus(0)
     with pytest.raises(ValueError, match="'cuda'.*MODEL.DEVICE cpu"):
         resolve_device(get_cfg(), training=True)
 
 
-def test_all_else_falls_back_with_one_warning(gpus, caplog, monkeypatch):
+def test_resolve_device_falls_back_with_one_warning(gpus, caplog, monkeypatch):
     gpus(0)
     monkeypatch.setattr(logger, "_LOG_COUNTER", type(logger._LOG_COUNTER)())
     with caplog.at_level(logging.WARNING):
@@ -44,12 +44,12 @@ def test_all_else_falls_back_with_one_warning(gpus, caplog, monkeypatch):
     assert len(warnings) == 1 and "'cuda'" in warnings[0]
 
 
-def test_gpu_that_is_not_there_is_an_error(gpus):
+def test_resolve_device_refuses_a_gpu_that_is_not_there(gpus):
     gpus(1)
     with pytest.raises(ValueError, match="'cuda:1' does not exist, torch finds 1 GPUs"):
         resolve_device("cuda:1", training=False)
 
 
-def test_name_of_no_device_is_an_error():
+def test_resolve_device_refuses_the_name_of_no_device():
     with pytest.raises(ValueError, match="'gpu' is no device; set MODEL.DEVICE"):
         resolve_device("gpu", training=False)

@@ -86,7 +86,7 @@ def test_links_lead_somewhere(name):
 
 @pytest.mark.parametrize("name", DOCUMENTS)
 def test_paths_are_there(name):
-    own_folders = ("configs", "demo", "docs", "projects", "tests", "tools")
+    own_folders = ("configs", "demo", "dev", "docs", "projects", "tests", "tools")
     files = [path for folder in own_folders for path in (ROOT / folder).rglob("*.*")]
     bare_names = {path.name for path in [*files, *ROOT.glob("*.*")]} | ELSEWHERE
     start = "|".join((*own_folders, r"\.ci"))
@@ -128,8 +128,9 @@ def test_commands_are_understood(name, monkeypatch):
         elif words[:1] == ["python"]:
             script = read(words[1])
             flags = [word for word in words[2:] if word.startswith("--")]
-            package = ROOT / "projects/QueryInst"
-            sources = script + "".join(p.read_text() for p in package.rglob("*.py"))
+            folders = (ROOT / "projects/QueryInst", ROOT / "dev")
+            modules = [path for folder in folders for path in folder.rglob("*.py")]
+            sources = script + "".join(path.read_text() for path in modules)
             assert all(f'"{flag}"' in sources for flag in flags), line
 
 

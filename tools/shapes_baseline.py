@@ -131,7 +131,7 @@ def true_boxes(coco: COCO) -> list[dict[str, Any]]:
 
 def evaluate(coco: COCO, detections: list[dict[str, Any]], kind: str) -> np.ndarray:
     """AP, AP50 and AP75 in percent; `kind` is "segm" or "bbox"."""
-    # COCO takes the first result's fields for what all of them are.
+    # COCO decides by the first result's fields what all of them are.
     used = "segmentation" if kind == "segm" else "bbox"
     keys = ("image_id", "category_id", "score", used)
     results = [{key: detection[key] for key in keys} for detection in detections]

@@ -141,5 +141,5 @@ def _describe_output(task: str, last: Any) -> dict[str, float]:
     if task == "training":
         return {"total_loss": sum(last.values())}
     instances = [output["instances"] for output in last]
-    unique = sum(len(set(found.query_idx.tolist())) for found in instances)
+    unique = sum(len(set(image.query_idx.tolist())) for image in instances)
     return {"detections": sum(map(len, instances)), "unique_queries": unique}

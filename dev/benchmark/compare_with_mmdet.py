@@ -1,6 +1,6 @@
 """Time and memory of this project and of MMDetection, side by side on equal weights and images.
 
-usage: python -m dev.benchmark.compare_with_mmdet --peer VENV [--only GROUP ...] [--rounds N] [--record]
+usage: python -m dev.benchmark.compare_with_mmdet --peer VENV [--only GROUP ...] [--record]
 
 The sides run in turn, each time in a process of its own with default threads; of each side the
 least median counts, as machines slow down for minutes. Ends with status 1 where the outputs differ.
@@ -158,7 +158,7 @@ def run_side(
 
 
 def _amp_opts(task: str, device: str) -> tuple:
-    """MMDetection's autocast takes fp16 on a GPU, bfloat16 on the CPU."""
+    """MMDetection's autocast is fp16 on a GPU, bfloat16 on the CPU."""
     precision = "fp16" if device.startswith("cuda") else "bf16"
     if task == "inference":
         return ("TEST.PRECISION", precision)
@@ -176,12 +176,12 @@ def compare_outputs(
             continue
         ours = outputs[side.name]
         compare = compare_detections if group.task == "inference" else compare_losses
-        found = compare(ours, theirs, limits)
+        side_checks = compare(ours, theirs, limits)
         if group.task == "inference":
             numbers[side.name] = unique_queries(ours, NUM_CLASSES)
             if group.queries == 100:
-                found.append(check_unique(numbers[side.name], UNIQUE_QUERIES))
-        checks += [check._replace(name=f"{side.name}: {check.name}") for check in found]
+                side_checks.append(check_unique(numbers[side.name], UNIQUE_QUERIES))
+        checks += [check._replace(name=f"{side.name}: {check.name}") for check in side_checks]
     return checks, numbers
 
 

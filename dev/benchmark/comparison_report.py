@@ -105,17 +105,17 @@ def ratio_table(outcomes: list[Outcome]) -> list[str]:
     rows = []
     for outcome in outcomes:
         for row in outcome.group.rows:
-            if (found := ratios(outcome, row)) is None:
+            if (values := ratios(outcome, row)) is None:
                 continue
             rows.append(
                 [
                     row.title,
-                    f"{found.time:.2f}",
-                    verdict(found.time, row.time_floor),
-                    verdict(found.time, row.aim),
-                    f"{found.cpu_time:.2f}",
-                    "unknown" if found.memory is None else f"{found.memory:.2f}",
-                    verdict(found.memory, row.memory_floor),
+                    f"{values.time:.2f}",
+                    verdict(values.time, row.time_floor),
+                    verdict(values.time, row.aim),
+                    f"{values.cpu_time:.2f}",
+                    "unknown" if values.memory is None else f"{values.memory:.2f}",
+                    verdict(values.memory, row.memory_floor),
                 ]
             )
     header = ["ratio to MMDetection", "time", "floor", "aim", "CPU time", "peak memory", "floor"]
@@ -204,9 +204,9 @@ def _as_json(outcome: Outcome) -> dict:
         "name": outcome.name,
         "sides": {side: [t.to_dict() for t in turns] for side, turns in outcome.turns.items()},
         "ratios": [
-            {**asdict(row), **found._asdict()}
+            {**asdict(row), **values._asdict()}
             for row in outcome.group.rows
-            if (found := ratios(outcome, row))
+            if (values := ratios(outcome, row))
         ],
         "checks": [{**check._asdict(), "is_met": check.is_met} for check in outcome.checks],
         "unique_queries": dict(outcome.unique),

@@ -55,13 +55,13 @@ MMDET, OURS = Side("MMDetection", "mmdet"), Side("QueryInst", "queryinst")
 OURS_300 = Side("QueryInst, 300 kept", "queryinst", KEPT_300)
 OURS_CHECKPOINTING = Side("QueryInst, checkpointing", "queryinst", CHECKPOINTING)
 MASK_RCNN = Side("Detectron2's Mask R-CNN R-50-FPN", "maskrcnn")
-TRUNK = Side("bare R-50 trunk", "trunk")
+RESNET = Side("bare ResNet-50", "resnet50")
 
 GROUPS = {
     "inference-100": Group(
         "inference",
         100,
-        (MMDET, OURS, MASK_RCNN, TRUNK),
+        (MMDET, OURS, MASK_RCNN, RESNET),
         (
             Row("inference, 100 queries", OURS.name, 0.72, 0.95, 0.60),
             Row("inference, 100 queries, to Mask R-CNN", OURS.name, reference=MASK_RCNN.name),

@@ -52,10 +52,11 @@ def _inference(model: torch.nn.Module, data: dict, device: str, amp: bool):
             return model.test_step(data)
 
     def collect(last) -> list[dict[str, Tensor]]:
-        found = [sample.pred_instances.to("cpu") for sample in last]
+        predictions = [sample.pred_instances.to("cpu") for sample in last]
         topks = [topk.cpu() for topk in kept]
         assert all(
-            (topk % num_classes).equal(instances.labels) for topk, instances in zip(topks, found)
+            (topk % num_classes).equal(instances.labels)
+            for topk, instances in zip(topks, predictions)
         )
         return [
             {
@@ -64,7 +65,7 @@ def _inference(model: torch.nn.Module, data: dict, device: str, amp: bool):
                 "boxes": clip_boxes(instances.bboxes, OUTPUT_SIZE),
                 "masks": instances.masks,
             }
-            for topk, instances in zip(topks, found)
+            for topk, instances in zip(topks, predictions)
         ]
 
     return step, collect
@@ -81,12 +82,12 @@ def _training(cfg, model: torch.nn.Module, data: dict, amp: bool):
 
     def step() -> None:
         losses = model.train_step(data, wrapper)
-        found = {}
+        stage_losses = {}
         for name, value in losses.items():
             stage, _, kind = name.removeprefix("s").partition(".loss_")
             if kind:
-                found[f"loss_{_LOSSES[kind]}_stage{stage}"] = float(value)
-        history.append(found)
+                stage_losses[f"loss_{_LOSSES[kind]}_stage{stage}"] = float(value)
+        history.append(stage_losses)
 
     return step, lambda last: history
 

@@ -38,7 +38,7 @@ def build(run: dict) -> tuple[Callable[[], Any], Callable[[Any], Any]]:
 
 
 def _detections(last: list[dict]) -> list[dict[str, Tensor]]:
-    found = [output["instances"].to("cpu") for output in last]
+    predictions = [output["instances"].to("cpu") for output in last]
     return [
         {
             "topk": instances.query_idx * NUM_CLASSES + instances.pred_classes,
@@ -46,5 +46,5 @@ def _detections(last: list[dict]) -> list[dict[str, Tensor]]:
             "boxes": instances.pred_boxes.tensor,
             "masks": instances.pred_masks,
         }
-        for instances in found
+        for instances in predictions
     ]

@@ -108,13 +108,13 @@ def compare_losses(
 
 def _worst(values) -> float:
     """Not a number if one is none."""
-    found = list(values)
-    return next((v for v in found if v != v), max(found, default=0.0))
+    numbers = list(values)
+    return next((v for v in numbers if v != v), max(numbers, default=0.0))
 
 
 def unique_queries(detections: Sequence[Detections], num_classes: int) -> list[int]:
     """From how many queries the detections of each image come."""
-    return [len(set((found["topk"] // num_classes).tolist())) for found in detections]
+    return [len(set((image["topk"] // num_classes).tolist())) for image in detections]
 
 
 def check_unique(numbers: Sequence[int], bounds: tuple[int, int]) -> Check:

@@ -19,7 +19,7 @@ SIDES = {
     "mmdet": "mmdet_side",
     "queryinst": "queryinst_side",
     "maskrcnn": "yardsticks",
-    "trunk": "yardsticks",
+    "resnet50": "yardsticks",
 }
 
 

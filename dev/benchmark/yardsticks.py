@@ -1,4 +1,4 @@
-"""Further rows: Detectron2's Mask R-CNN R-50-FPN, and the R-50 trunk alone."""
+"""Further rows: Detectron2's Mask R-CNN R-50-FPN, and a ResNet-50 alone."""
 
 from collections.abc import Callable
 from typing import Any
@@ -19,14 +19,14 @@ MASK_RCNN = "COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_3x.yaml"
 NOTES = {
     "maskrcnn": "random weights; the bias of one class makes all 1,000 proposals detections of it,"
     " of which NMS at 0.9 leaves more than the 100 best that are kept and pasted",
-    "trunk": "torchvision's, channels-last, batch norms folded, 800x1216",
+    "resnet50": "torchvision's, channels-last, batch norms folded, 800x1216",
 }
 
 
 def build(run: dict) -> tuple[Callable[[], Any], Callable[[Any], Any]]:
     """The step, and what turns its last result into plain numbers."""
-    if run["side"] == "trunk":
-        return _trunk(run)
+    if run["side"] == "resnet50":
+        return _resnet(run)
     cfg = model_zoo.get_config(MASK_RCNN)
     cfg.MODEL.DEVICE, cfg.MODEL.WEIGHTS = run["device"], ""
     cfg.SOLVER.BASE_LR = 1e-5  # random weights would not survive the real one
@@ -42,7 +42,7 @@ def build(run: dict) -> tuple[Callable[[], Any], Callable[[Any], Any]]:
 
 
 def _tame(model: nn.Module) -> None:
-    """Without statistics the activations of a random trunk would double with every block."""
+    """Without statistics the activations of a random ResNet would double with every block."""
     for name, module in model.named_modules():
         if name.endswith("conv3.norm") and isinstance(module, FrozenBatchNorm2d):
             module.weight.fill_(0.25)
@@ -77,17 +77,17 @@ def _training(cfg, model: nn.Module, inputs: list[dict]):
     return step, lambda last: {"total_loss": last}
 
 
-def _trunk(run: dict):
-    trunk = nn.Sequential(*list(resnet50(weights=None).children())[:-2]).eval()
-    for module in list(trunk.modules()):
+def _resnet(run: dict):
+    resnet = nn.Sequential(*list(resnet50(weights=None).children())[:-2]).eval()
+    for module in list(resnet.modules()):
         _fold(module)
-    trunk.to(run["device"], memory_format=torch.channels_last)
+    resnet.to(run["device"], memory_format=torch.channels_last)
     images = torch.randn(run["batch"] or 1, 3, 800, 1216, device=run["device"])
     images = images.contiguous(memory_format=torch.channels_last)
 
     @torch.no_grad()
     def step():
-        return trunk(images)
+        return resnet(images)
 
     return step, lambda last: {"shape": list(last.shape)}
 

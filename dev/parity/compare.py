@@ -122,14 +122,14 @@ def compare_runs(name: str, kinds: list[str], theirs: dict) -> report.Section:
     batch = full_batch(model.cascade.stages[0].cls_logits.out_features)
     section = report.RunSection(name)
     for kind in kinds:
-        found = {}
+        differences = {}
         for dtype in DTYPES:
             our_runs.set_weights(model, state, dtype)
             record = _run(kind, model, batch, dtype)
-            found[dtype] = compare(
+            differences[dtype] = compare(
                 record, _as_ours(theirs[kind]["records"][str(dtype)], batch), by_stage=True
             )
-        section.add(kind, found[DTYPES[0]], theirs[kind]["noise"], found[DTYPES[1]])
+        section.add(kind, differences[DTYPES[0]], theirs[kind]["noise"], differences[DTYPES[1]])
         model.zero_grad()
     return section
 

@@ -32,14 +32,14 @@ def subject_of(task, cfg=None):
     )
 
 
-def test_every_part_is_measured(result):
+def test_measure_parts_has_every_part(result):
     parts = result.parts
     assert tuple(parts) == (*PARTS[result.case.task], OTHER)
     assert all(seconds > 0 for seconds in parts.values())
 
 
 @pytest.mark.parametrize("task", ["inference", "training"])
-def test_parts_sum_to_the_whole_and_little_is_left(task):
+def test_measure_parts_sums_to_the_whole_and_leaves_little(task):
     start = time.perf_counter()
     seconds = measure_parts(subject_of(task), device="cpu", repeats=3)
     assert 0 < sum(seconds.values()) < time.perf_counter() - start
@@ -63,7 +63,7 @@ def test_own_seconds_are_without_the_parts_inside():
     assert own_seconds(events) == {"other": 20, "box heads": 25, "RoIAlign": 25, "backward": 30}
 
 
-def test_measuring_parts_changes_nothing():
+def test_measure_parts_changes_nothing():
     subject = subject_of("inference")
     before = subject.run()[0]["instances"]
     own = dict(vars(subject.model.cascade))
@@ -73,7 +73,7 @@ def test_measuring_parts_changes_nothing():
     assert torch.equal(before.scores, after.scores)
 
 
-def test_an_error_while_parts_are_measured_leaves_nothing_behind():
+def test_measure_parts_leaves_nothing_behind_after_an_error():
     subject = subject_of("inference")
     places = [(subject.model.cascade, "forward"), (torch.Tensor, "backward")]
     before = [getattr(owner, name) for owner, name in places]
@@ -84,7 +84,7 @@ def test_an_error_while_parts_are_measured_leaves_nothing_behind():
     assert "forward" not in vars(subject.model.cascade)
 
 
-def test_the_json_holds_everything_and_comes_back(result):
+def test_result_to_dict_holds_everything_and_comes_back(result):
     values = json.loads(json.dumps(result.to_dict()))
     assert values.keys() == {
         "case", "measurement", "parts", "model", "hardware", "versions", "output",
@@ -99,13 +99,13 @@ def test_the_json_holds_everything_and_comes_back(result):
     assert Measurement.from_dict(values["measurement"]) == result.measurement
 
 
-def test_the_terminal_shows_each_part_and_the_load(result):
+def test_describe_result_has_each_part_and_the_load(result):
     text = "\n".join(describe_result(result))
     assert all(f"  {part}" in text for part in result.parts)
     assert "GB at the peak" in text and "cores" in text and "images/s" in text
 
 
-def test_training_trains_as_the_trainer_does():
+def test_build_subject_trains_as_the_trainer_does():
     subject = subject_of("training")
     parameter = subject.model.cascade.stages[0].cls_logits.weight
     before = parameter.detach().clone()
@@ -116,7 +116,7 @@ def test_training_trains_as_the_trainer_does():
     assert again.run() == first  # the same inputs and weights in every run
 
 
-def test_detections_fill_the_output_picture():
+def test_build_subject_detects_in_the_output_picture():
     cfg = tiny_cfg(TEST__DETECTIONS_PER_IMAGE=5)
     subject = build_subject(
         cfg, "inference", num_images=2, size=SIZE, output_size=(33, 50), num_instances=0
@@ -129,13 +129,13 @@ def test_detections_fill_the_output_picture():
     ("change", "named"),
     [({"task": "sleep"}, "--task"), ({"batch": -1}, "batch"), ({"repeats": 0}, "--repeats")],
 )
-def test_impossible_cases_are_refused(change, named):
+def test_run_case_refuses_impossible_cases(change, named):
     case = Case(**{"task": "inference", "size": SIZE, "parts": 0, **change})
     with pytest.raises(ValueError, match=named):
         run_case(tiny_cfg(), case)
 
 
-def test_inputs_are_the_same_in_every_run_and_objects_fill_their_boxes():
+def test_random_inputs_are_equal_in_every_run_and_fill_their_boxes():
     kwargs = dict(num_instances=4, num_classes=3)
     first, second = (random_inputs(2, SIZE, **kwargs) for _ in range(2))
     assert all(torch.equal(a["image"], b["image"]) for a, b in zip(first, second))
@@ -147,5 +147,5 @@ def test_inputs_are_the_same_in_every_run_and_objects_fill_their_boxes():
         assert mask.sum() == pytest.approx(0.785 * (box[2:] - box[:2]).prod(), rel=0.25)
 
 
-def test_no_instances_are_no_problem():
+def test_random_inputs_without_instances():
     assert len(random_inputs(1, SIZE, num_instances=0, num_classes=3)[0]["instances"]) == 0

@@ -31,23 +31,23 @@ def detections(count=6):
 
 
 def changed(name, by):
-    found = detections()
-    value = found[name].clone()
+    own = detections()
+    value = own[name].clone()
     value[2] = ~value[2] if value.dtype == torch.bool else value[2] + by
-    return {**found, name: value}
+    return {**own, name: value}
 
 
 def is_equal(checks):
     return all(check.is_met for check in checks)
 
 
-def test_equal_detections_pass_in_any_order():
+def test_compare_detections_passes_equal_ones_in_any_order():
     order = torch.tensor([1, 0, 2, 3, 5, 4])  # equal scores may change places
     shuffled = {key: value[order] for key, value in detections().items()}
     assert is_equal(compare_detections([shuffled], [detections()]))
 
 
-def test_of_the_other_side_only_the_best_as_many_count():
+def test_compare_detections_counts_the_best_as_many_of_the_other_side():
     assert is_equal(
         compare_detections([{k: v[:4] for k, v in detections().items()}], [detections()])
     )
@@ -67,11 +67,11 @@ def test_of_the_other_side_only_the_best_as_many_count():
         ("masks", None),
     ],
 )
-def test_a_wrong_detection_fails(name, by):
+def test_compare_detections_fails_a_wrong_one(name, by):
     assert not is_equal(compare_detections([changed(name, by)], [detections()]))
 
 
-def test_missing_detections_and_images_fail():
+def test_compare_detections_fails_missing_ones_and_missing_images():
     assert not is_equal(compare_detections([detections()], [detections(5)]))
     assert not is_equal(compare_detections([detections()] * 2, [detections()]))
     apart = {**detections(), "topk": detections()["topk"] + 10**6}
@@ -84,7 +84,7 @@ LOSSES = [
 ]
 
 
-def test_equal_losses_pass():
+def test_compare_losses_passes_equal_ones():
     near = [{k: v * (1 + 1e-5) for k, v in step.items()} for step in LOSSES]
     assert is_equal(compare_losses(near, LOSSES))
 
@@ -92,18 +92,18 @@ def test_equal_losses_pass():
 @pytest.mark.parametrize(
     ("step", "factor"), [(0, 1.001), (1, 1.05), (0, float("nan")), (1, float("nan"))]
 )
-def test_a_wrong_loss_fails(step, factor):
+def test_compare_losses_fails_a_wrong_one(step, factor):
     ours = [dict(losses) for losses in LOSSES]
     ours[step]["loss_mask_stage0"] *= factor
     assert not is_equal(compare_losses(ours, LOSSES))
 
 
-def test_missing_losses_and_steps_fail():
+def test_compare_losses_fails_missing_ones_and_missing_steps():
     assert not is_equal(compare_losses(LOSSES[:1], LOSSES))
     assert not is_equal(compare_losses([{"loss_cls_stage0": 2.0}], LOSSES[:1]))
 
 
-def test_queries_are_counted_once():
+def test_unique_queries_counts_each_once():
     topk = torch.tensor([5 * CLASSES, 5 * CLASSES + 1, 7 * CLASSES])
     assert unique_queries([{"topk": topk}], CLASSES) == [2]
     assert check_unique([50, 70], UNIQUE_QUERIES).is_met
@@ -140,12 +140,12 @@ def test_ratios_are_of_the_least_medians():
         (1.0, None, ["0.72, reached", "0.60, reached", "0.95, unknown"]),
     ],
 )
-def test_each_floor_is_marked(seconds, peak, words):
+def test_ratio_table_marks_each_floor(seconds, peak, words):
     cells = report.ratio_table([outcome(seconds, peak)])[2].split(" | ")
     assert [cells[2], cells[3], cells[6].rstrip(" |")] == words
 
 
-def test_the_summary_says_whether_outputs_are_equal_and_how_quiet_it_was():
+def test_summary_lines_say_whether_outputs_are_equal_and_how_quiet_it_was():
     good = report.Record([outcome()], "cpu", False, 3.0, {})
     assert "outputs equal" in report.summary_lines(good)[-1]
     assert "1 % of the cores (quiet)" in report.summary_lines(good)[-1]
@@ -154,7 +154,7 @@ def test_the_summary_says_whether_outputs_are_equal_and_how_quiet_it_was():
     assert "DIFFER: scores" in text and "40 % of the cores (NOT QUIET" in text
 
 
-def test_the_record_is_a_page_and_data(tmp_path):
+def test_write_makes_a_page_and_data(tmp_path):
     record = report.Record([outcome()], "cpu", False, 3.0, {"mmdet": "3.3.0"})
     page, data = report.write(record, tmp_path, datetime.date(2026, 1, 2))
     assert page.stem == data.stem and page.stem.startswith("2026-01-02-")
@@ -169,12 +169,12 @@ def test_the_record_is_a_page_and_data(tmp_path):
     assert group["sides"][MMDET.name][1]["median"] == 2.0
 
 
-def test_further_rows_say_what_they_computed():
+def test_describe_yardstick_says_what_was_computed():
     assert report.describe_yardstick({"detections": 100}, "how") == "detections 100; how"
     assert report.describe_yardstick([{"loss_cls_stage0": 1.0}], "") == ""
 
 
-def test_the_table_asks_what_it_is_to_ask():
+def test_groups_ask_for_the_agreed_ratios():
     rows = {row.title: row for group in GROUPS.values() for row in group.rows}
     floors = [(r.time_floor, r.memory_floor, r.aim) for r in rows.values() if r.time_floor]
     assert floors == [

@@ -22,7 +22,7 @@ def touch(megabytes: int) -> int:
 
 
 @needs_linux
-def test_the_peak_is_that_of_the_timed_steps():
+def test_measure_has_the_peak_of_the_timed_steps():
     first = True
 
     def step():
@@ -30,12 +30,12 @@ def test_the_peak_is_that_of_the_timed_steps():
         touch(600 if first else 200)  # the warm-up's does not count
         first = False
 
-    found, _ = measure(step, device="cpu", warmup=1, repeats=2)
-    assert 150 * MEGABYTE < found.peak_bytes - found.resident_bytes < 400 * MEGABYTE
+    measurement, _ = measure(step, device="cpu", warmup=1, repeats=2)
+    assert 150 * MEGABYTE < measurement.peak_bytes - measurement.resident_bytes < 400 * MEGABYTE
 
 
 @needs_linux
-def test_what_stays_allocated_counts_as_resident():
+def test_reset_peak_counts_what_stays_allocated():
     before = measuring.reset_peak("cpu")
     kept = torch.ones(300 * MEGABYTE, dtype=torch.uint8)
     assert measuring.reset_peak("cpu") - before > 250 * MEGABYTE
@@ -43,25 +43,25 @@ def test_what_stays_allocated_counts_as_resident():
     assert measuring.read_peak("cpu") - before > 250 * MEGABYTE  # the peak remembers
 
 
-def test_every_repetition_is_timed_and_the_last_result_returned():
+def test_measure_times_every_repetition_and_returns_the_last_result():
     results = iter(range(10))
 
     def step():
         time.sleep(0.02)
         return next(results)
 
-    found, last = measure(step, device="cpu", warmup=2, repeats=3)
-    assert last == 4 and len(found.seconds) == 3
-    assert min(found.seconds) >= 0.02 and found.cpu_median < 0.02  # asleep, not at work
+    measurement, last = measure(step, device="cpu", warmup=2, repeats=3)
+    assert last == 4 and len(measurement.seconds) == 3
+    assert min(measurement.seconds) >= 0.02 and measurement.cpu_median < 0.02  # asleep, not at work
 
 
-def test_the_median_is_of_the_middle():
+def test_measurement_median_is_of_the_middle():
     load = Load(2, 1.0, 0.0)
     assert Measurement([3.0, 1.0, 9.0], [1.0, 1.0, 1.0], 0, 0, load).median == 3.0
 
 
 @needs_linux
-def test_load_tells_own_work_from_that_of_others():
+def test_load_meter_tells_own_work_from_that_of_others():
     code = "import time; end = time.time() + 30\nwhile time.time() < end: pass"
     other = subprocess.Popen([sys.executable, "-c", code])
     try:
@@ -78,13 +78,13 @@ def test_load_tells_own_work_from_that_of_others():
     assert load.others > 0.2 and not load.is_quiet
 
 
-def test_an_idle_machine_is_quiet_and_an_unknown_one_is_not():
+def test_load_of_an_idle_machine_is_quiet_and_of_an_unknown_one_is_not():
     assert Load(2, 1.9, 0.02).is_quiet
     assert not Load(2, 1.0, 0.9).is_quiet
     assert Load(4, 1.0, None).others_share is None and not Load(4, 1.0, None).is_quiet
 
 
-def test_ticks_are_read_off_the_kernels_table(tmp_path, monkeypatch):
+def test_busy_ticks_are_read_off_the_kernels_table(tmp_path, monkeypatch):
     stat = tmp_path / "stat"
     stat.write_text("cpu  10 2 3 400 50 6 7 8 9 1\ncpu0 5 1 1\ncpu1 5 1 2\nintr 99\n")
     monkeypatch.setattr(measuring, "_STAT", stat)
@@ -95,13 +95,13 @@ def test_ticks_are_read_off_the_kernels_table(tmp_path, monkeypatch):
     assert LoadMeter().read().others is None
 
 
-def test_without_the_kernels_help_the_peak_is_unknown(tmp_path, monkeypatch):
+def test_measure_without_the_kernels_help_knows_no_peak(tmp_path, monkeypatch):
     monkeypatch.setattr(measuring, "_CLEAR_REFS", tmp_path / "none" / "clear_refs")
-    found, _ = measure(lambda: None, device="cpu", warmup=1, repeats=1)
-    assert found.peak_bytes is None and found.resident_bytes is None
+    measurement, _ = measure(lambda: None, device="cpu", warmup=1, repeats=1)
+    assert measurement.peak_bytes is None and measurement.resident_bytes is None
 
 
 @pytest.mark.parametrize("numbers", [dict(warmup=0, repeats=1), dict(warmup=1, repeats=0)])
-def test_too_few_steps_are_refused(numbers):
+def test_measure_refuses_too_few_steps(numbers):
     with pytest.raises(ValueError, match="--warmup and --repeats"):
         measure(lambda: None, device="cpu", **numbers)

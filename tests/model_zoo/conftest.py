@@ -148,8 +148,8 @@ class Zoo:
 
     def files(self):
         """What is in the cache, by name, without locks."""
-        found = [path for path in self.cache.rglob("*") if path.is_file()]
-        return sorted(path.name for path in found if path.suffix != ".lock")
+        paths = [path for path in self.cache.rglob("*") if path.is_file()]
+        return sorted(path.name for path in paths if path.suffix != ".lock")
 
 
 @pytest.fixture

@@ -43,7 +43,7 @@ def load_in_child(path, results):
     results.put(PathManager.get_local_path(path))
 
 
-def test_wrong_hash_says_both_digests_and_leaves_nothing(zoo, make_published):
+def test_ensure_file_says_both_digests_of_a_wrong_file_and_leaves_nothing(zoo, make_published):
     body = make_published(seed=1)
     entry = zoo.publish(body, sha256_prefix="0123abcd")
     said = in_one_line(ValueError, stable(entry))
@@ -52,9 +52,7 @@ def test_wrong_hash_says_both_digests_and_leaves_nothing(zoo, make_published):
 
 
 @pytest.mark.parametrize("has_length", [True, False])
-def test_truncated_download_leaves_nothing_and_the_next_one_succeeds(
-    zoo, server, entry, has_length
-):
+def test_ensure_file_leaves_nothing_of_a_truncated_download(zoo, server, entry, has_length):
     server.broken |= set(server.files)
     if has_length:
         size = len(next(iter(server.files.values())))
@@ -68,7 +66,14 @@ def test_truncated_download_leaves_nothing_and_the_next_one_succeeds(
     assert Path(PathManager.get_local_path(stable(entry))).is_file()
 
 
-def test_without_a_network_the_error_says_url_place_and_size(zoo, entry):
+def test_ensure_file_gives_up_a_server_that_goes_silent(zoo, server, entry, monkeypatch):
+    monkeypatch.setattr(downloads, "_TIMEOUT", 0.2)
+    server.stalled |= set(server.files)
+    assert "timed out" in in_one_line(ConnectionError, stable(entry))
+    assert zoo.files() == []
+
+
+def test_ensure_file_without_a_network_says_url_place_and_size(zoo, entry):
     with socket.socket() as taken:  # bound, but nobody listens
         taken.bind(("127.0.0.1", 0))
         port = taken.getsockname()[1]
@@ -80,7 +85,7 @@ def test_without_a_network_the_error_says_url_place_and_size(zoo, entry):
     assert "refused" in said and zoo.files() == []
 
 
-def test_file_put_there_by_hand_is_taken(zoo, server, entry):
+def test_ensure_file_accepts_a_file_put_there_by_hand(zoo, server, entry):
     place = Path(cache_path(find_entry(stable(entry)))).parent / file_name(entry)
     place.parent.mkdir(parents=True)
     place.write_bytes(next(iter(server.files.values())))
@@ -89,7 +94,7 @@ def test_file_put_there_by_hand_is_taken(zoo, server, entry):
     assert server.requests == []
 
 
-def test_wrong_file_put_there_by_hand_is_refused_and_kept(zoo, server, entry):
+def test_ensure_file_refuses_and_keeps_a_wrong_file_put_there_by_hand(zoo, server, entry):
     place = Path(cache_path(find_entry(stable(entry)))).parent / file_name(entry)
     place.parent.mkdir(parents=True)
     place.write_bytes(b"by hand")
@@ -99,9 +104,10 @@ def test_wrong_file_put_there_by_hand_is_refused_and_kept(zoo, server, entry):
     assert place.read_bytes() == b"by hand" and server.requests == []
 
 
-def test_interrupt_leaves_nothing(zoo, server, entry, monkeypatch):
-    def interrupted(url):
-        yield b"half"
+def test_ensure_file_leaves_nothing_when_interrupted(zoo, server, entry, monkeypatch):
+    def interrupted(url, file):
+        file.write(b"half")
+        file.flush()
         raise KeyboardInterrupt
 
     monkeypatch.setattr(downloads, "_receive", interrupted)
@@ -110,7 +116,7 @@ def test_interrupt_leaves_nothing(zoo, server, entry, monkeypatch):
     assert zoo.files() == []
 
 
-def test_killed_download_is_not_taken_for_whole(zoo, server, entry, wait_until):
+def test_ensure_file_starts_again_after_a_killed_download(zoo, server, entry, wait_until):
     server.stalled |= set(server.files)
     child = FORK.Process(target=load_in_child, args=(stable(entry), FORK.SimpleQueue()))
     child.start()
@@ -124,7 +130,7 @@ def test_killed_download_is_not_taken_for_whole(zoo, server, entry, wait_until):
     assert len(server.requests) == 2
 
 
-def test_remains_of_a_killed_download_go_even_if_nothing_is_downloaded(zoo, server, entry):
+def test_ensure_file_removes_the_remains_of_a_killed_download(zoo, server, entry):
     place = Path(cache_path(find_entry(stable(entry)))).parent / file_name(entry)
     place.parent.mkdir(parents=True)
     place.with_name(f"{place.name}.part").write_bytes(b"half")
@@ -133,7 +139,7 @@ def test_remains_of_a_killed_download_go_even_if_nothing_is_downloaded(zoo, serv
     assert not [name for name in zoo.files() if name.endswith(".part")]
 
 
-def test_processes_at_once_download_once(zoo, server, entry, wait_until):
+def test_converted_file_of_processes_at_once_is_downloaded_once(zoo, server, entry, wait_until):
     server.stalled |= set(server.files)
     results = FORK.SimpleQueue()
     children = [FORK.Process(target=load_in_child, args=(stable(entry), results)) for _ in range(2)]
@@ -148,7 +154,7 @@ def test_processes_at_once_download_once(zoo, server, entry, wait_until):
     assert len(server.requests) == 1
 
 
-def test_cache_that_cannot_be_written_is_one_line(zoo, server, entry):
+def test_converted_file_in_a_cache_that_cannot_be_written_is_one_line(zoo, server, entry):
     zoo.cache.mkdir()
     (zoo.cache / "queryinst").write_text("a file in the place of a folder")
     said = in_one_line(OSError, stable(entry))
@@ -157,7 +163,9 @@ def test_cache_that_cannot_be_written_is_one_line(zoo, server, entry):
 
 
 @pytest.mark.parametrize("step", ["download", "conversion"])
-def test_full_disk_is_one_line_and_leaves_nothing_half(zoo, entry, monkeypatch, step):
+def test_converted_file_on_a_full_disk_is_one_line_and_leaves_nothing_half(
+    zoo, entry, monkeypatch, step
+):
     suffix, fsync = ".part" if step == "download" else ".tmp", os.fsync
 
     def full(descriptor):

@@ -36,7 +36,7 @@ def published():
 
 
 @pytest.mark.parametrize("entry", ENTRIES, ids=lambda entry: entry.name)
-def test_every_tensor_arrives_and_nothing_else(zoo, server, published, entry):
+def test_converted_file_has_every_tensor_and_nothing_else(zoo, server, published, entry):
     path = published(entry)
     zoo.publish(path, name=entry.name, config=entry.config)
     cfg = model_zoo.get_config(entry.config, trained=True)
@@ -53,7 +53,7 @@ def test_every_tensor_arrives_and_nothing_else(zoo, server, published, entry):
     assert len(server.requests) == 1
 
 
-def test_the_file_of_another_model_is_refused(zoo, published):
+def test_converted_file_of_another_model_is_refused(zoo, published):
     small, large = ENTRIES[0], next(entry for entry in ENTRIES if entry.recipe.queries == 300)
     zoo.publish(published(large), name=small.name, config=small.config)
     with pytest.raises(ValueError, match="NUM_QUERIES is 100, the file has 300"):

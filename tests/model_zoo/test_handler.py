@@ -30,7 +30,7 @@ def states_equal(left, right):
     return left.keys() == right.keys() and all(torch.equal(left[k], right[k]) for k in left)
 
 
-def test_published_file_fills_a_model_by_detectron2s_own_checkpointer(
+def test_handler_lets_detectron2s_own_checkpointer_fill_a_model(
     zoo, server, make_model, make_published, caplog
 ):
     source, body = make_model(seed=1), make_published(seed=1)
@@ -53,7 +53,7 @@ def test_published_file_fills_a_model_by_detectron2s_own_checkpointer(
     assert server.requests == [entry["url"].removeprefix(f"{server.url}/")]
 
 
-def test_later_calls_need_neither_network_nor_the_published_file(
+def test_converted_file_needs_neither_network_nor_the_published_file_again(
     zoo, server, make_published, monkeypatch
 ):
     entry = zoo.publish(make_published(seed=1))
@@ -73,7 +73,7 @@ def test_later_calls_need_neither_network_nor_the_published_file(
     assert len(server.requests) == 2
 
 
-def test_aliases_and_forced_downloads(zoo, server, make_published):
+def test_handler_knows_aliases_and_forced_downloads(zoo, server, make_published):
     entry = zoo.publish(make_published(seed=1))
     path = PathManager.get_local_path(stable(entry))
     alias = f"queryinst://{TINY}"
@@ -86,9 +86,7 @@ def test_aliases_and_forced_downloads(zoo, server, make_published):
     assert torch.load(path)["meta"]["source"] == entry["url"]
 
 
-def test_detectron2s_predictor_and_ours_predict_what_the_model_does(
-    zoo, make_model, make_published
-):
+def test_handler_serves_detectron2s_predictor_and_ours(zoo, make_model, make_published):
     source = make_model(seed=1)
     entry = zoo.publish(make_published(seed=1))
     cfg = model_zoo.get_config(TINY, trained=True)
@@ -100,14 +98,14 @@ def test_detectron2s_predictor_and_ours_predict_what_the_model_does(
     with torch.no_grad():
         expected = source([{"image": pixels, "height": 64, "width": 64}])[0]["instances"]
     for predictor in (theirs, ours):
-        found = predictor(image)["instances"]
-        assert len(found) == len(expected) > 0
-        assert torch.equal(found.scores, expected.scores)
-        assert torch.equal(found.pred_masks, expected.pred_masks)
+        predicted = predictor(image)["instances"]
+        assert len(predicted) == len(expected) > 0
+        assert torch.equal(predicted.scores, expected.scores)
+        assert torch.equal(predicted.pred_masks, expected.pred_masks)
     assert ours.metadata.thing_classes == ["ellipse", "triangle", "star"]
 
 
-def test_unknown_names_are_refused_with_a_list_of_what_there_is(zoo, server):
+def test_find_entry_refuses_unknown_names_with_a_list_of_what_there_is(zoo, server):
     entry = zoo.publish(b"never fetched")
     wrong = stable(entry).replace(entry["sha256_prefix"], "00000000")
     for path in (wrong, "queryinst://mmdet/tiny", "queryinst://COCO/nothing"):
@@ -121,12 +119,14 @@ def test_unknown_names_are_refused_with_a_list_of_what_there_is(zoo, server):
     assert server.requests == []
 
 
-def test_threads_at_once_download_once(zoo, server, make_published, wait_until):
+def test_converted_file_of_threads_at_once_is_downloaded_once(
+    zoo, server, make_published, wait_until
+):
     entry = zoo.publish(make_published(seed=1))
     server.stalled |= set(server.files)
-    found = []
+    paths = []
     threads = [
-        threading.Thread(target=lambda: found.append(PathManager.get_local_path(stable(entry))))
+        threading.Thread(target=lambda: paths.append(PathManager.get_local_path(stable(entry))))
         for _ in range(3)
     ]
     for thread in threads:
@@ -135,7 +135,7 @@ def test_threads_at_once_download_once(zoo, server, make_published, wait_until):
     server.go_on.set()
     for thread in threads:
         thread.join(20)
-    assert len(found) == 3 and len(set(found)) == 1
+    assert len(paths) == 3 and len(set(paths)) == 1
     assert len(server.requests) == 1
 
 
@@ -147,7 +147,7 @@ def test_threads_at_once_download_once(zoo, server, make_published, wait_until):
         ({"MODEL__ROI_HEADS__NUM_CLASSES": 4}, "MODEL.ROI_HEADS.NUM_CLASSES is 3, the file has 4"),
     ],
 )
-def test_another_model_is_refused_with_both_numbers_and_the_key(
+def test_convert_published_refuses_another_model_with_both_numbers_and_the_key(
     zoo, make_model, make_published, override, facts
 ):
     entry = zoo.publish(make_published(**override))
@@ -159,7 +159,7 @@ def test_another_model_is_refused_with_both_numbers_and_the_key(
     assert zoo.files() == [entry["url"].rpartition("/")[2]]  # nothing was written beside it
 
 
-def test_files_that_hold_something_else_are_refused(zoo, make_model, make_published):
+def test_convert_published_refuses_files_that_hold_something_else(zoo, make_model, make_published):
     model = make_model()
     foreign = {**model.state_dict(), "roi_head.extra.weight": torch.zeros(1)}
     lacking = {k: v for k, v in model.state_dict().items() if not k.endswith("cls_logits.bias")}
@@ -174,7 +174,7 @@ def test_files_that_hold_something_else_are_refused(zoo, make_model, make_publis
         PathManager.get_local_path(stable(entry))
 
 
-def test_configurations_may_lie_beside_models_yaml(zoo, make_model, make_published):
+def test_config_of_finds_configurations_beside_models_yaml(zoo, make_model, make_published):
     config = zoo.write_config("own.yaml", QUERYINST={"NUM_QUERIES": 5})
     source = make_model(seed=1, MODEL__QUERYINST__NUM_QUERIES=5)
     body = make_published(seed=1, MODEL__QUERYINST__NUM_QUERIES=5)
@@ -188,7 +188,7 @@ def test_configurations_may_lie_beside_models_yaml(zoo, make_model, make_publish
     assert entry["config"] == "own.yaml"
 
 
-def test_importing_again_changes_nothing(zoo, make_published):
+def test_register_handler_again_changes_nothing(zoo, make_published):
     entry = zoo.publish(make_published(seed=1))
     importlib.reload(model_zoo)
     importlib.reload(queryinst)

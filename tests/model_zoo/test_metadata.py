@@ -21,7 +21,7 @@ BY_MMDETECTION = {
 }
 
 
-def test_published_figures_are_those_that_were_published():
+def test_load_models_has_the_figures_that_were_published():
     by_mmdetection = [entry for entry in PACKAGED if entry.url]
     published = {e.sha256_prefix: (e.published.box_ap, e.published.mask_ap) for e in by_mmdetection}
     assert published == BY_MMDETECTION
@@ -40,7 +40,7 @@ def test_published_figures_are_those_that_were_published():
 
 
 @pytest.mark.parametrize("entry", PACKAGED, ids=lambda entry: entry.name)
-def test_sizes_and_recipe_are_the_configurations(entry):
+def test_load_models_has_the_configurations_sizes_and_recipes(entry):
     cfg = get_config(entry.config)
     model = build_on_meta(cfg)
     assert {str(value.device) for value in model.state_dict().values()} == {"meta"}
@@ -88,7 +88,7 @@ def nested(entry, path, value):
         ("recipe.crop", "no", "recipe, crop is 'no'; it must be true or false"),
     ],
 )
-def test_wrong_fields_are_named_with_file_and_entry(tmp_path, path, value, said):
+def test_load_models_names_file_entry_and_wrong_field(tmp_path, path, value, said):
     first, second = PLAIN[:2]
     file = tmp_path / "models.yaml"
     file.write_text(yaml.safe_dump({"models": [first, nested(second, path, value)]}))
@@ -108,7 +108,7 @@ def test_wrong_fields_are_named_with_file_and_entry(tmp_path, path, value, said)
         ("models: [nothing]", "entry 1 is 'nothing'; it must be a mapping"),
     ],
 )
-def test_wrong_files_are_named(tmp_path, monkeypatch, text, said):
+def test_load_models_names_a_wrong_file(tmp_path, monkeypatch, text, said):
     file = tmp_path / "models.yaml"
     file.write_text(text)
     monkeypatch.setenv("QUERYINST_MODELS_YAML", str(file))
@@ -117,7 +117,7 @@ def test_wrong_files_are_named(tmp_path, monkeypatch, text, said):
     assert str(caught.value).startswith(str(file)) and "\n" not in str(caught.value)
 
 
-def test_names_and_configurations_are_unique(tmp_path):
+def test_load_models_refuses_equal_names_and_configurations(tmp_path):
     first, second = PLAIN[:2]
     file = tmp_path / "models.yaml"
     for field in ("name", "config"):
@@ -126,7 +126,7 @@ def test_names_and_configurations_are_unique(tmp_path):
             load_models(file)
 
 
-def test_variable_replaces_the_packaged_file(zoo, monkeypatch):
+def test_load_models_reads_the_variables_file(zoo, monkeypatch):
     zoo.publish(b"")
     assert [entry.name for entry in load_models()] == ["tiny"]
     monkeypatch.setenv("QUERYINST_MODELS_YAML", "nowhere.yaml")

@@ -14,7 +14,7 @@ PAPER = "COCO-InstanceSegmentation/queryinst_R_50_FPN_3x_300q_paper.yaml"
 SMALL = "Shapes-InstanceSegmentation/queryinst_R_18_FPN.yaml"
 
 
-def test_every_configuration_is_found_from_any_working_directory(tmp_path, monkeypatch):
+def test_get_config_file_works_from_any_working_directory(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     names = [path.relative_to(ROOT / "configs") for path in (ROOT / "configs").rglob("*.yaml")]
     assert len(names) >= 8
@@ -22,7 +22,7 @@ def test_every_configuration_is_found_from_any_working_directory(tmp_path, monke
         assert Path(model_zoo.get_config_file(name.as_posix())) == ROOT / "configs" / name
 
 
-def test_config_is_complete_and_not_frozen():
+def test_get_config_is_complete_and_not_frozen():
     cfg = model_zoo.get_config("COCO-InstanceSegmentation/queryinst_R_50_FPN_3x_300q.yaml")
     assert cfg.MODEL.META_ARCHITECTURE == "QueryInst"
     assert cfg.MODEL.QUERYINST.NUM_QUERIES == 300
@@ -30,12 +30,12 @@ def test_config_is_complete_and_not_frozen():
 
 
 @pytest.mark.parametrize("name", ["nothing.yaml", "../pyproject.toml", str(ROOT / "setup.cfg"), ""])
-def test_unknown_name_is_an_error_that_lists_the_names(name):
+def test_get_config_lists_the_names_if_there_is_none_of_that_name(name):
     with pytest.raises(RuntimeError, match="no configuration.*there are: .*" + SMALL):
         model_zoo.get_config(name)
 
 
-def test_model_is_built_without_loading_anything(monkeypatch):
+def test_get_loads_nothing(monkeypatch):
     monkeypatch.setattr(torch.hub, "load_state_dict_from_url", None)
     monkeypatch.setattr("fvcore.common.checkpoint.Checkpointer.load", None)
     model = model_zoo.get(SMALL, device="cpu")
@@ -43,7 +43,7 @@ def test_model_is_built_without_loading_anything(monkeypatch):
     assert model.training and model.device == torch.device("cpu")
 
 
-def test_model_falls_back_to_the_cpu(monkeypatch):
+def test_get_falls_back_to_the_cpu(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert model_zoo.get(SMALL, device="cuda").device == torch.device("cpu")
 
@@ -57,7 +57,7 @@ def test_model_falls_back_to_the_cpu(monkeypatch):
     ],
 )
 @pytest.mark.parametrize("name", [SMALL, PAPER])
-def test_configurations_without_published_weights_are_refused(ask, name):
+def test_get_checkpoint_url_refuses_configurations_without_published_weights(ask, name):
     with pytest.raises(RuntimeError) as caught:
         ask(name)
     assert f"no published weights for '{name}'; there are for: {R50}" in str(caught.value)
@@ -66,7 +66,7 @@ def test_configurations_without_published_weights_are_refused(ask, name):
         ask("nothing.yaml")
 
 
-def test_trained_configurations_name_their_weights_and_nothing_is_downloaded(zoo):
+def test_get_config_trained_names_the_weights_and_downloads_nothing(zoo):
     url = "queryinst://mmdet/queryinst_r50_fpn_1x_coco/5a8f1998.pth"
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("QUERYINST_MODELS_YAML")
@@ -76,7 +76,7 @@ def test_trained_configurations_name_their_weights_and_nothing_is_downloaded(zoo
     assert zoo.files() == []
 
 
-def test_trained_model_has_the_published_weights(zoo, make_model, make_published):
+def test_get_trained_has_the_published_weights(zoo, make_model, make_published):
     source = make_model(seed=1)
     entry = zoo.publish(make_published(seed=1))
     model = model_zoo.get(entry["config"], trained=True, device="cpu")
@@ -85,14 +85,14 @@ def test_trained_model_has_the_published_weights(zoo, make_model, make_published
         assert torch.equal(model.state_dict()[name], value), name
 
 
-def test_trained_model_is_complete_or_refused(zoo, make_published):
+def test_get_trained_is_complete_or_refused(zoo, make_published):
     # A training may start from another class count; the model of the zoo may not.
     entry = zoo.publish(make_published(MODEL__ROI_HEADS__NUM_CLASSES=4))
     with pytest.raises(ValueError, match="NUM_CLASSES is 3, the file has 4"):
         model_zoo.get(entry["config"], trained=True)
 
 
-def test_published_weights_are_evaluated_by_their_name(zoo, make_published, tiny_data, make_args):
+def test_main_evaluates_published_weights_by_their_name(zoo, make_published, tiny_data, make_args):
     entry = zoo.publish(make_published(seed=1))
     weights = f"queryinst://{entry['config'].removesuffix('.yaml')}"
     config = {"config_file": entry["config"], "eval_only": True}

@@ -28,7 +28,7 @@ def row_of(entry):
     ]
 
 
-def test_each_table_has_its_publishers_models_and_says_who_published_the_ap():
+def test_readme_has_each_publishers_models_and_says_who_published_the_ap():
     entries = load_models(PACKAGED_MODELS_YAML)
     tables = list(TABLE.finditer(README.read_text()))
     publishers = list(dict.fromkeys(entry.published.by for entry in entries))
@@ -40,7 +40,7 @@ def test_each_table_has_its_publishers_models_and_says_who_published_the_ap():
         assert rows == [row_of(entry) for entry in entries if entry.published.by == by]
 
 
-def test_configurations_that_the_tables_link_are_there():
+def test_readme_links_configurations_that_are_there():
     links = re.findall(r"^\| \[queryinst_\w+\]\((.+?)\)", README.read_text(), re.MULTILINE)
     assert len(links) == len(load_models(PACKAGED_MODELS_YAML))
     assert all((README.parent / link).is_file() for link in links)

@@ -1,4 +1,4 @@
-"""Run full-size MMDetection for dev/parity/compare.py and save what it computes. In the peer environment.
+"""Run full-size MMDetection for dev/parity and save what it computes. In the peer environment.
 
 usage: run_reference.py parameters OUT
        run_reference.py {predict,predict+train,steps} OUT MODEL

@@ -28,7 +28,7 @@ def line_of(lines, label):
     return next(line for line in lines if line.split()[0] == label)
 
 
-def test_complete_environment_is_ready(report):
+def test_collect_env_calls_a_complete_environment_ready(report):
     gpus = [("A100", 80 * 2**30)]
     hardware = "processor EPYC, cores 2, instructions AVX2"
     status, lines = report(
@@ -40,13 +40,13 @@ def test_complete_environment_is_ready(report):
     assert not any(line.startswith(("problem", "GPU")) for line in lines)
 
 
-def test_cpu_alone_is_ready_and_says_how_to_train(report):
+def test_collect_env_calls_a_cpu_alone_ready_and_says_how_to_train(report):
     status, lines = report(findings())
     assert status == 0 and "MODEL.DEVICE cpu" in line_of(lines, "GPU")
 
 
 @pytest.mark.parametrize("name", collect_env.OPTIONAL)
-def test_missing_option_is_no_problem_and_says_what_for(report, name):
+def test_collect_env_says_what_a_missing_option_is_for(report, name):
     status, lines = report(findings(name))
     assert status == 0
     assert line_of(lines, name).split(maxsplit=1)[1] == (
@@ -55,31 +55,31 @@ def test_missing_option_is_no_problem_and_says_what_for(report, name):
 
 
 @pytest.mark.parametrize("name", collect_env.REQUIRED)
-def test_missing_requirement_is_a_problem(report, name):
+def test_collect_env_calls_a_missing_requirement_a_problem(report, name):
     status, lines = report(findings(name))
     assert status == 1 and lines[-1].endswith("not ready")
     assert f"{name} does not import: ModuleNotFoundError" in line_of(lines, "problem")
 
 
-def test_missing_detectron2_is_said_once_with_its_remedy(report):
+def test_collect_env_says_once_that_detectron2_is_missing(report):
     missing = [("detectron2.data.DatasetMapper", "ModuleNotFoundError")]
     _, lines = report(findings("detectron2", "queryinst", missing=missing))
     problems = [line for line in lines if line.startswith("problem")]
     assert len(problems) == 1 and "queryinst-install-detectron2" in problems[0]
 
 
-def test_lacking_capability_is_a_problem(report):
+def test_collect_env_calls_a_missing_capability_a_problem(report):
     status, lines = report(findings(missing=[("detectron2.model_zoo.get", "no pkg_resources")]))
     assert status == 1
     assert "Detectron2 lacks detectron2.model_zoo.get: no pkg_resources" in lines[-2]
 
 
-def test_crash_is_a_problem(report):
+def test_collect_env_calls_a_crash_a_problem(report):
     status, lines = report(Probe(crash="exit status -11: no message"))
     assert status == 1 and "exit status -11" in lines[-2]
 
 
-def test_arguments_are_refused(capsys):
+def test_collect_env_refuses_arguments(capsys):
     assert collect_env.main(["--all"]) == 2
     assert collect_env.main(["--help"]) == 0
     assert "verdict" in capsys.readouterr().out

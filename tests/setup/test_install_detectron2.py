@@ -56,8 +56,8 @@ def run(monkeypatch, capsys):
     """Runs the tool on what the probes find in turn: status, stdout, stderr."""
 
     def run(*argv, probes=(), pip=None, check_digest=False):
-        found = iter(probes)
-        monkeypatch.setattr(tool, "run_probe", lambda: next(found))
+        answers = iter(probes)
+        monkeypatch.setattr(tool, "run_probe", lambda: next(answers))
         monkeypatch.setattr(tool.subprocess, "run", (pip or FakePip()).run)
         if not check_digest:
             monkeypatch.setattr(repack, "verify_sha256", lambda path: None)
@@ -74,14 +74,14 @@ def assert_one_line(stderr, *texts):
         assert text in stderr
 
 
-def test_nothing_is_done_if_it_works(run):
+def test_install_detectron2_does_nothing_if_it_works(run):
     pip = FakePip()
     status, stdout, _ = run(probes=[WORKING], pip=pip)
     assert status == 0 and pip.calls == []
     assert stdout.startswith("Detectron2 is there and works")
 
 
-def test_download_then_install(run, tmp_path):
+def test_install_detectron2_downloads_then_installs(run, tmp_path):
     pip = FakePip()
     constraint = tmp_path / "constraints.txt"
     constraint.touch()
@@ -93,19 +93,19 @@ def test_download_then_install(run, tmp_path):
     assert "installed Detectron2" in stdout
 
 
-def test_given_wheel_needs_no_download(run, tmp_path):
+def test_install_detectron2_downloads_nothing_for_a_given_wheel(run, tmp_path):
     pip = FakePip()
     source = _write_labgym(tmp_path / "labgym.whl")
     status, _, _ = run("--from-wheel", str(source), probes=[DAMAGED, WORKING], pip=pip)
     assert status == 0 and "download" not in pip.verbs()
 
 
-def test_damaged_one_is_named_before_it_is_replaced(run):
+def test_install_detectron2_names_a_damaged_one_before_replacing_it(run):
     _, stdout, _ = run(probes=[DAMAGED, WORKING])
     assert "does not work: detectron2.x: ImportError: undefined symbol" in stdout
 
 
-def test_wheel_dir_installs_nothing(run, tmp_path):
+def test_install_detectron2_wheel_dir_installs_nothing(run, tmp_path):
     pip = FakePip()
     source = _write_labgym(tmp_path / "labgym.whl")
     out = tmp_path / "out"
@@ -114,7 +114,7 @@ def test_wheel_dir_installs_nothing(run, tmp_path):
     assert stdout == f"wrote {out / repack.WHEEL_NAME}\n" and (out / repack.WHEEL_NAME).is_file()
 
 
-def test_no_network(run):
+def test_install_detectron2_without_a_network(run):
     said = (
         "WARNING: Retrying after connection broken\n"
         "ERROR: Could not find a version that satisfies the requirement labgym==3.1.2\n"
@@ -126,42 +126,42 @@ def test_no_network(run):
     assert_one_line(stderr, "is there a network?", "No matching distribution found")
 
 
-def test_environment_that_refuses_pip(run):
+def test_install_detectron2_in_an_environment_that_refuses_pip(run):
     said = "error: externally-managed-environment\n\nx This environment is ...\nhint: See PEP 668"
     status, _, stderr = run(probes=[ABSENT], pip=FakePip(failing="install", stderr=said))
     assert status == 1
     assert_one_line(stderr, "externally-managed-environment")
 
 
-def test_wrong_digest_installs_nothing(run):
+def test_install_detectron2_installs_nothing_of_a_wrong_digest(run):
     pip = FakePip()
     status, _, stderr = run(probes=[ABSENT], pip=pip, check_digest=True)
     assert status == 1 and "install" not in pip.verbs()
     assert_one_line(stderr, "has sha256", f"expected {repack.SOURCE_SHA256}")
 
 
-def test_no_pip(run, monkeypatch):
+def test_install_detectron2_without_pip(run, monkeypatch):
     monkeypatch.setattr(tool.importlib.util, "find_spec", lambda name: None)
     status, _, stderr = run(probes=[ABSENT])
     assert status == 1
     assert_one_line(stderr, "has no pip", "-m ensurepip")
 
 
-def test_no_torchvision(run):
+def test_install_detectron2_without_torchvision(run):
     modules = TORCH | {"torchvision": Module(error="RuntimeError: operator nms does not exist")}
     status, _, stderr = run(probes=[Probe(modules=modules, missing=ABSENT.missing)])
     assert status == 1
     assert_one_line(stderr, "torchvision cannot be imported", "operator nms does not exist")
 
 
-def test_what_does_not_work_is_removed_again(run):
+def test_install_detectron2_removes_again_what_does_not_work(run):
     pip = FakePip()
     status, _, stderr = run(probes=[ABSENT, DAMAGED], pip=pip)
     assert status == 1 and pip.calls[-1] == ["uninstall", "--yes", "detectron2"]
     assert_one_line(stderr, "detectron2.x: ImportError: undefined symbol", "removed it again")
 
 
-def test_from_source_builds_upstream(run, monkeypatch):
+def test_install_detectron2_from_source_builds_upstream(run, monkeypatch):
     said = (
         "  error: subprocess-exited-with-error\n  │ fatal: Could not resolve host\n  hint: see pip"
     )
@@ -173,7 +173,7 @@ def test_from_source_builds_upstream(run, monkeypatch):
     assert_one_line(stderr, "could not build git+https", "Could not resolve host")
 
 
-def test_from_source_without_a_compiler(run, monkeypatch):
+def test_install_detectron2_from_source_without_a_compiler(run, monkeypatch):
     monkeypatch.setattr(tool.shutil, "which", lambda name: None if name == "c++" else name)
     status, _, stderr = run("--from-source", probes=[ABSENT])
     assert status == 1
@@ -181,7 +181,7 @@ def test_from_source_without_a_compiler(run, monkeypatch):
 
 
 @pytest.mark.parametrize("works_already", [True, False])
-def test_from_source_replaces_the_copy_alone(run, monkeypatch, works_already):
+def test_install_detectron2_from_source_replaces_the_copy_alone(run, monkeypatch, works_already):
     """Asked for upstream, the repacked copy does not do; anything else that works does."""
     pip = FakePip(failing="wheel")
     monkeypatch.setattr(tool.shutil, "which", lambda name: name)
@@ -190,7 +190,7 @@ def test_from_source_replaces_the_copy_alone(run, monkeypatch, works_already):
     assert (status, pip.verbs()) == ((0, []) if works_already else (1, ["wheel"]))
 
 
-def test_missing_file_is_named(run, tmp_path):
+def test_install_detectron2_names_a_missing_file(run, tmp_path):
     status, _, stderr = run("--from-wheel", str(tmp_path / "none.whl"))
     assert status == 1
     assert_one_line(stderr, "none.whl does not exist")
@@ -204,7 +204,7 @@ def bare_python(tmp_path_factory):
     return folder / "bin" / "python"
 
 
-def test_tool_in_an_environment_without_torch(bare_python, tmp_path):
+def test_install_detectron2_in_an_environment_without_torch(bare_python, tmp_path):
     done = subprocess.run(
         [bare_python, ROOT / "tools" / "install_detectron2.py"],
         cwd=tmp_path,
@@ -215,7 +215,7 @@ def test_tool_in_an_environment_without_torch(bare_python, tmp_path):
     assert_one_line(done.stderr, "No module named 'torch'", "install torch and torchvision first")
 
 
-def test_report_in_an_environment_without_torch(bare_python, tmp_path):
+def test_collect_env_in_an_environment_without_torch(bare_python, tmp_path):
     done = subprocess.run(
         [bare_python, ROOT / "tools" / "collect_env.py"],
         cwd=tmp_path,
@@ -227,7 +227,7 @@ def test_report_in_an_environment_without_torch(bare_python, tmp_path):
     assert done.stdout.splitlines()[-1].split() == ["verdict", "not", "ready"]
 
 
-def test_import_of_queryinst_without_detectron2_names_the_tool(bare_python):
+def test_queryinst_without_detectron2_names_the_tool(bare_python):
     done = subprocess.run(
         [bare_python, "-c", "import queryinst"],
         env={"PYTHONPATH": str(ROOT / "projects" / "QueryInst")},

@@ -87,7 +87,7 @@ print(queryinst.__file__)
 """
 
 
-def test_installed_configs_are_found_from_elsewhere(site, tmp_path):
+def test_wheel_installed_finds_its_configs_from_elsewhere(site, tmp_path):
     *configs, module = python(
         site, "-W", "ignore", "-c", CHECK, *CONFIGS, cwd=tmp_path
     ).splitlines()
@@ -96,7 +96,7 @@ def test_installed_configs_are_found_from_elsewhere(site, tmp_path):
     assert module == str(site / "queryinst" / "__init__.py")
 
 
-def test_installed_tools_run_and_carry_the_licence(site, tmp_path):
+def test_wheel_installed_has_tools_that_run_and_the_licence(site, tmp_path):
     said = python(site, "-m", "queryinst_setup.install_detectron2", "--help", cwd=tmp_path)
     assert "--from-source" in said
     assert "verdict" in python(site, "-m", "queryinst_setup.collect_env", "--help", cwd=tmp_path)
@@ -106,7 +106,7 @@ def test_installed_tools_run_and_carry_the_licence(site, tmp_path):
     assert "Version 2.0, January 2004" in python(site, "-c", program, cwd=tmp_path)
 
 
-def test_report_of_a_checkout_on_the_path_is_ready(tmp_path):
+def test_collect_env_calls_a_checkout_on_the_path_ready(tmp_path):
     sources = ROOT / "projects" / "QueryInst"
     said = python(sources, "-m", "queryinst_setup.collect_env", cwd=tmp_path)
     assert "ready: QueryInst can run here" in said

@@ -1,4 +1,4 @@
-"""What an interpreter can import, found out in a process of its own."""
+"""What an interpreter can import, asked in a process of its own."""
 
 import pytest
 
@@ -12,7 +12,7 @@ def module(tmp_path, monkeypatch):
     return lambda name, text: (tmp_path / f"{name}.py").write_text(text)
 
 
-def test_versions_and_errors(module):
+def test_run_probe_has_versions_and_errors(module):
     module("with_version", "__version__ = '1.2'\nprint('hello')\n")
     module("failing", "raise OSError('libX.so:\\n  cannot open')\n")
     probe = run_probe(["with_version", "failing", "no_such_module"], capabilities=())
@@ -23,7 +23,7 @@ def test_versions_and_errors(module):
     assert probe.modules["no_such_module"].error.startswith("ModuleNotFoundError")
 
 
-def test_missing_capabilities_are_named(module):
+def test_run_probe_names_missing_capabilities(module):
     module("a_library", "present = 1\n")
     pairs = [("a_library", "present"), ("a_library", "absent"), ("no_such_module", "x")]
     probe = run_probe([], capabilities=pairs)
@@ -31,7 +31,7 @@ def test_missing_capabilities_are_named(module):
     assert "AttributeError" in probe.missing[0][1]
 
 
-def test_crash_is_one_line(module):
+def test_run_probe_has_one_line_for_a_crash(module):
     module(
         "crashing",
         "import os, sys\nsys.stderr.write('one\\ntwo\\n')\nsys.stderr.flush()\nos._exit(7)\n",
@@ -40,7 +40,7 @@ def test_crash_is_one_line(module):
     assert probe.crash == "exit status 7: two"
 
 
-def test_folder_in_the_working_directory_is_no_package(tmp_path, monkeypatch):
+def test_run_probe_takes_no_folder_of_the_working_directory_for_a_package(tmp_path, monkeypatch):
     (tmp_path / "a_clone").mkdir()
     monkeypatch.chdir(tmp_path)
     assert run_probe(["a_clone"], capabilities=()).modules["a_clone"].error is not None

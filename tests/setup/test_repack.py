@@ -55,7 +55,7 @@ def wheel(tmp_path):
     return repack.repack(write_source(tmp_path / "labgym.whl"), tmp_path / "out")
 
 
-def test_two_runs_give_the_same_bytes(tmp_path, wheel):
+def test_repack_gives_the_same_bytes_twice(tmp_path, wheel):
     source = write_source(tmp_path / "elsewhere.whl")
     again = repack.repack(source, tmp_path / "again")
     assert again.name == "detectron2-0.6+labgym3.1.2-py3-none-any.whl"
@@ -63,7 +63,7 @@ def test_two_runs_give_the_same_bytes(tmp_path, wheel):
     assert [path.name for path in wheel.parent.iterdir()] == [wheel.name]
 
 
-def test_only_detectron2_is_taken_under_its_own_name(wheel):
+def test_repack_keeps_only_detectron2_under_its_own_name(wheel):
     with zipfile.ZipFile(wheel) as archive:
         names = archive.namelist()
         contents = {name: archive.read(name) for name in names}
@@ -74,7 +74,7 @@ def test_only_detectron2_is_taken_under_its_own_name(wheel):
     assert contents["detectron2/config.py"].startswith(b"import detectron2.data\n")
 
 
-def test_repacked_zoo_works_without_pkg_resources(wheel):
+def test_repack_has_a_zoo_that_works_without_pkg_resources(wheel):
     with zipfile.ZipFile(wheel) as archive:
         zoo = archive.read("detectron2/model_zoo/model_zoo.py").decode()
         common = archive.read("detectron2/data/common.py").decode()
@@ -84,7 +84,7 @@ def test_repacked_zoo_works_without_pkg_resources(wheel):
     assert zoo.startswith("# Changed for the QueryInst project")
 
 
-def test_record_lists_every_file_with_its_digest(wheel):
+def test_repack_records_every_file_with_its_digest(wheel):
     with zipfile.ZipFile(wheel) as archive:
         rows = [
             row.rsplit(",", 2)
@@ -99,7 +99,7 @@ def test_record_lists_every_file_with_its_digest(wheel):
             assert int(size) == len(content)
 
 
-def test_licence_and_notice_say_whose_it_is_and_what_was_changed(wheel):
+def test_repack_says_whose_it_is_and_what_was_changed(wheel):
     with zipfile.ZipFile(wheel) as archive:
         licence = archive.read(f"{repack.DIST_INFO}/LICENSE").decode()
         notice = archive.read(f"{repack.DIST_INFO}/NOTICE").decode()
@@ -113,33 +113,33 @@ def test_licence_and_notice_say_whose_it_is_and_what_was_changed(wheel):
 
 @pytest.mark.parametrize("name", ["model_zoo__model_zoo", "data__common"])
 @pytest.mark.parametrize("content", [b"something else\n", None])
-def test_missing_text_to_mend_is_an_error(tmp_path, name, content):
+def test_repack_refuses_files_without_the_text_to_mend(tmp_path, name, content):
     source = write_source(tmp_path / "labgym.whl", **{name: content})
     with pytest.raises(repack.RepackError, match="cannot be mended"):
         repack.repack(source, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
-def test_unknown_mention_of_labgym_is_an_error(tmp_path):
+def test_repack_refuses_an_unknown_mention_of_labgym(tmp_path):
     source = write_source(tmp_path / "labgym.whl", config=b"from LabGym import detectron2\n")
     with pytest.raises(repack.RepackError, match="config.py names LabGym"):
         repack.repack(source, tmp_path / "out")
 
 
-def test_wheel_without_detectron2_is_an_error(tmp_path):
+def test_repack_refuses_a_wheel_without_detectron2(tmp_path):
     with zipfile.ZipFile(tmp_path / "other.whl", "w") as archive:
         archive.writestr("other/__init__.py", "")
     with pytest.raises(repack.RepackError, match="no folder LabGym/detectron2/"):
         repack.repack(tmp_path / "other.whl", tmp_path)
 
 
-def test_file_that_is_no_wheel_is_an_error(tmp_path):
+def test_repack_refuses_a_file_that_is_no_wheel(tmp_path):
     (tmp_path / "broken.whl").write_bytes(b"PK\x03\x04 cut off")
     with pytest.raises(repack.RepackError, match="cannot read"):
         repack.repack(tmp_path / "broken.whl", tmp_path)
 
 
-def test_wrong_digest_is_an_error(tmp_path):
+def test_repack_refuses_a_wrong_digest(tmp_path):
     path = tmp_path / "labgym.whl"
     path.write_bytes(b"abc")
     repack.verify_sha256(path, hashlib.sha256(b"abc").hexdigest())
@@ -147,7 +147,7 @@ def test_wrong_digest_is_an_error(tmp_path):
         repack.verify_sha256(path)
 
 
-def test_pip_installs_it(tmp_path, wheel):
+def test_repack_makes_what_pip_installs(tmp_path, wheel):
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "install", "--quiet"]
     target = ["--target", str(tmp_path / "site")]
     subprocess.run([*pip, "--no-deps", "--no-index", *target, str(wheel)], check=True)

@@ -37,14 +37,14 @@ def env(tmp_path):
     return tmp_path / "with space" / "env"
 
 
-def test_second_run_does_nothing(tool, env):
+def test_setup_env_does_nothing_in_a_second_run(tool, env):
     assert tool.main([str(env)]) == 0
     assert tool.calls == [env.name, "wheel", CHECKOUT, "install_detectron2.py"]
     assert tool.main([str(env)]) == 0
     assert len(tool.calls) == 4
 
 
-def test_changed_input_installs_again_into_the_same_environment(tool, env, monkeypatch):
+def test_setup_env_installs_again_when_an_input_changed(tool, env, monkeypatch):
     tool.main([str(env)])
     monkeypatch.setattr(tool, "fingerprint", lambda venv: "of other constraints")
     assert tool.main([str(env)]) == 0
@@ -52,7 +52,7 @@ def test_changed_input_installs_again_into_the_same_environment(tool, env, monke
 
 
 @pytest.mark.parametrize("failing, num_again", [("wheel", 3), (CHECKOUT, 3), ("env", 4)])
-def test_failed_run_is_gone_on_with(tool, env, capsys, failing, num_again):
+def test_setup_env_goes_on_with_a_failed_run(tool, env, capsys, failing, num_again):
     tool.failing = failing
     assert tool.main([str(env)]) == 1
     assert capsys.readouterr().err == "setup_env: error: pip ended with status 1\n"
@@ -61,7 +61,7 @@ def test_failed_run_is_gone_on_with(tool, env, capsys, failing, num_again):
     assert len(tool.calls) == num_again
 
 
-def test_half_made_environment_is_made_anew(tool, env):
+def test_setup_env_makes_a_half_made_environment_anew(tool, env):
     env.mkdir(parents=True)
     tool.write_state(env, {"owned": True})
     (env / "lib").mkdir()
@@ -72,7 +72,7 @@ def test_half_made_environment_is_made_anew(tool, env):
     assert env.parent.exists()
 
 
-def test_other_python_version_makes_it_anew(tool, env, monkeypatch):
+def test_setup_env_makes_it_anew_for_another_python_version(tool, env, monkeypatch):
     tool.main([str(env)])
     monkeypatch.setattr(tool.sys, "version_info", (sys.version_info[0], 99))
     tool.calls = []
@@ -80,14 +80,14 @@ def test_other_python_version_makes_it_anew(tool, env, monkeypatch):
     assert tool.calls[0] == env.name
 
 
-def test_folder_of_something_else_is_left_alone(tool, tmp_path, capsys):
+def test_setup_env_leaves_a_folder_of_something_else_alone(tool, tmp_path, capsys):
     (tmp_path / "precious.txt").touch()
     assert tool.main([str(tmp_path)]) == 1
     assert "no working environment; remove it or set VENV=" in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ["precious.txt"] and tool.calls == []
 
 
-def test_environment_that_was_there_is_used_and_never_emptied(tool, env, monkeypatch):
+def test_setup_env_uses_an_environment_that_was_there_and_never_empties_it(tool, env, monkeypatch):
     (env / "bin").mkdir(parents=True)
     (env / "bin" / "python").touch()
     assert tool.main([str(env)]) == 0
@@ -97,6 +97,6 @@ def test_environment_that_was_there_is_used_and_never_emptied(tool, env, monkeyp
     assert (env / "bin" / "python").exists()
 
 
-def test_wrong_usage_shows_how(tool, capsys):
+def test_setup_env_shows_its_usage(tool, capsys):
     assert tool.main([]) == 2
     assert "usage: setup_env.py VENV" in capsys.readouterr().err

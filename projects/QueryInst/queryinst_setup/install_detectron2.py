@@ -193,8 +193,8 @@ def _most_telling(lines: list[str]) -> str:
     """The line that says why: git's last, else pip's last error, else simply the last."""
     bare = [line.strip(" │|") for line in lines]
     for prefix in ("fatal: ", "ERROR: ", "error: "):
-        if found := [line for line in bare if line.startswith(prefix)]:
-            return found[-1].removeprefix(prefix)
+        if telling := [line for line in bare if line.startswith(prefix)]:
+            return telling[-1].removeprefix(prefix)
     return bare[-1]
 
 

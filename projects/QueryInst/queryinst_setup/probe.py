@@ -1,4 +1,4 @@
-"""What the interpreter can import, found out in a process of its own.
+"""What the interpreter can import, asked in a process of its own.
 
 A process, because an import may crash the interpreter (libraries that do not fit each other), and
 because what was just installed is not seen by an interpreter that runs already.
@@ -11,7 +11,7 @@ import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
-# What QueryInst takes from Detectron2, as (module, attribute). The version says little: upstream's
+# What QueryInst uses of Detectron2, as (module, attribute). The version says little: upstream's
 # HEAD has called itself 0.6 since 2021.
 CAPABILITIES = (
     ("detectron2.checkpoint", "DetectionCheckpointer"),
@@ -87,7 +87,7 @@ class Module:
 
 @dataclass
 class Probe:
-    """What the process found.
+    """What the process answered.
 
     missing: (name, error) of each capability of Detectron2 that is not there.
     hardware: one line; empty if queryinst does not import.

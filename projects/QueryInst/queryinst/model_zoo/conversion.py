@@ -1,4 +1,4 @@
-"""From a file in MMDetection's layout to a checkpoint that any Detectron2 loader takes."""
+"""From a file in MMDetection's layout to a checkpoint that any Detectron2 loader reads."""
 
 import logging
 from typing import Any
@@ -35,8 +35,8 @@ def convert_published(
             has both numbers and the key.
         OSError: `target` can't be written.
     """
-    shown = f"{source} ({entry.name} of models.yaml)"
-    state = _fill(model_state(cfg), tensors_of(read_checkpoint(source, shown), shown), shown)
+    label = f"{source} ({entry.name} of models.yaml)"
+    state = _fill(model_state(cfg), tensors_of(read_checkpoint(source, label), label), label)
     checkpoint = {"model": state, "meta": _meta(entry, cfg, digest)}
     try:
         write_checkpoint(target, checkpoint)
@@ -59,10 +59,10 @@ def build_on_meta(cfg: CfgNode) -> torch.nn.Module:
         return build_model(cfg)
 
 
-def _fill(state: dict[str, Tensor], tensors: dict[str, Tensor], shown: str) -> dict[str, Tensor]:
+def _fill(state: dict[str, Tensor], tensors: dict[str, Tensor], label: str) -> dict[str, Tensor]:
     """The file's tensors by the model's names, all that the model's state dict has."""
     try:
-        plan = plan_load(state, tensors, shown=shown, partial=False, complete=True)
+        plan = plan_load(state, tensors, shown=label, partial=False, complete=True)
     except KeyError as error:
         raise ValueError(str(error.args[0])) from error
     return plan.whole_state(state)

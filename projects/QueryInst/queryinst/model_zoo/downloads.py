@@ -1,13 +1,14 @@
 """Published files: downloaded whole and with the right digest, or not at all."""
 
-import hashlib
 import http.client
 import logging
 import os
+import shutil
+import ssl
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import IO
 
 from tqdm import tqdm
 
@@ -16,8 +17,15 @@ from ..checkpoint.files import remove_quietly, sha256_of
 
 logger = logging.getLogger(__name__)
 
-_CHUNK = 1 << 20  # bytes
 _TIMEOUT = 60  # seconds without a byte
+# What a connection raises; any other OSError is the disk's.
+_OF_THE_NETWORK = (
+    ConnectionError,
+    TimeoutError,
+    http.client.HTTPException,
+    ssl.SSLError,
+    urllib.error.URLError,
+)
 
 
 @dataclass(frozen=True)
@@ -50,7 +58,10 @@ def ensure_file(published: PublishedFile, path: str, *, force: bool = False) -> 
     remove_quietly(partial)  # of a run that was killed: the lock says that it is nobody's
     if force or not os.path.isfile(path):
         return _download(published, path, partial)
-    digest = _sha256_of(path)
+    try:
+        digest = sha256_of(path)
+    except OSError as error:
+        raise OSError(f"{path} can't be read ({reason_of(error)})") from error
     if not digest.startswith(published.sha256_prefix):
         raise ValueError(
             f"{path} is not the published file: its sha256 is {digest}, and that of {published.url}"
@@ -59,74 +70,47 @@ def ensure_file(published: PublishedFile, path: str, *, force: bool = False) -> 
     return digest
 
 
-def _sha256_of(path: str) -> str:
-    try:
-        return sha256_of(path)
-    except OSError as error:
-        raise OSError(f"{path} can't be read ({reason_of(error)})") from error
-
-
 def _download(published: PublishedFile, path: str, partial: str) -> str:
+    """Download under the name `partial`, which becomes `path` when the digest is right."""
+    url, size = published.url, f"about {published.approximate_size_mb} MB"
+    logger.info("Downloading %s (%s) to %s", url, size, path)
     try:
-        digest = _write(published, partial, path)
+        with open(partial, "wb") as file:
+            _receive(url, file)
+            file.flush()
+            os.fsync(file.fileno())
+        digest = sha256_of(partial)
         if not digest.startswith(published.sha256_prefix):
             raise ValueError(
-                f"what {published.url} gave has the sha256 {digest}, which should begin with"
+                f"what {url} gave has the sha256 {digest}, which should begin with"
                 f" {published.sha256_prefix}; it was removed, as it is not the published file"
             )
-        try:
-            os.replace(partial, path)
-        except OSError as error:
-            raise unwritable(path, error) from error
+        os.replace(partial, path)
+    except _OF_THE_NETWORK as error:
+        raise ConnectionError(
+            f"{url} could not be downloaded ({reason_of(error)}); without a network, get this file"
+            f" ({size}) elsewhere and put it at {path}"
+        ) from error
+    except OSError as error:
+        raise unwritable(path, error) from error
     finally:  # also when interrupted; after the renaming there is nothing of that name
         remove_quietly(partial)
     return digest
 
 
-def _write(published: PublishedFile, partial: str, path: str) -> str:
-    """Download to the name `partial`; `path` is for the message alone. Returns the sha256."""
-    size = f"about {published.approximate_size_mb} MB"
-    logger.info("Downloading %s (%s) to %s", published.url, size, path)
-    digest = hashlib.sha256()
-    try:
-        with open(partial, "wb") as file:
-            for chunk in _receive(published.url):
-                file.write(chunk)
-                digest.update(chunk)
-            file.flush()
-            os.fsync(file.fileno())
-    except (ConnectionError, http.client.HTTPException) as error:
-        raise ConnectionError(
-            f"{published.url} could not be downloaded ({reason_of(error)}); without a network, get"
-            f" this file ({size}) elsewhere and put it at {path}"
-        ) from error
-    except OSError as error:
-        raise unwritable(partial, error) from error
-    return digest.hexdigest()
+def _receive(url: str, file: IO[bytes]) -> None:
+    """Write what the address gives to a file, with a bar where stderr is a terminal.
 
-
-def _receive(url: str) -> Iterator[bytes]:
-    """The body in chunks. What fails is a ConnectionError, so that it isn't taken for the disk's.
-
-    Without a length in the answer's head, an early end shows in the digest alone.
+    torch.hub's download has no timeout, and does not compare with the length that was promised.
     """
     request = urllib.request.Request(url, headers={"User-Agent": f"queryinst/{__version__}"})
-    try:
-        with urllib.request.urlopen(request, timeout=_TIMEOUT) as response:
-            length = response.length  # None if the head doesn't say
-            done = 0
-            # disable=None: no bar where stderr is not a terminal
-            with tqdm(
-                total=length, unit="B", unit_scale=True, disable=None, mininterval=0.5
-            ) as bar:
-                while chunk := response.read(_CHUNK):
-                    done += len(chunk)
-                    bar.update(len(chunk))
-                    yield chunk
-    except OSError as error:  # urllib's, a timeout, a reset
-        raise ConnectionError(reason_of(error)) from error
-    if length is not None and done < length:
-        raise ConnectionError(f"it ended after {done} of {length} bytes")
+    with urllib.request.urlopen(request, timeout=_TIMEOUT) as response:
+        length = response.length  # None if the head doesn't say: the digest alone tells the end
+        with tqdm.wrapattr(response, "read", total=length, disable=None) as body:
+            shutil.copyfileobj(body, file, 1 << 20)
+        if response.length:
+            done = length - response.length
+            raise ConnectionError(f"it ended after {done} of {length} bytes")
 
 
 def unwritable(path: str, error: BaseException) -> OSError:

@@ -61,7 +61,7 @@ class ModelEntry:
 
     @property
     def checkpoint_url(self) -> str | None:
-        """What any Detectron2 loader takes; None if the file has no stable address."""
+        """What any Detectron2 loader reads; None if the file has no stable address."""
         return f"{PREFIX}mmdet/{self.name}/{self.sha256_prefix}.pth" if self.url else None
 
     @property

@@ -63,14 +63,14 @@ def get(config_path: str, trained: bool = False, device: str | None = None) -> t
     cfg.MODEL.DEVICE = resolve_device(device or cfg, training=False)
     model = build_model(cfg)
     if trained:
-        model.eval()  # in evaluation mode nothing may be left unfilled
+        model.eval()  # in evaluation mode no key may be missing
         QueryInstCheckpointer(model).load(cfg.MODEL.WEIGHTS)
         model.train()
     return model
 
 
 def get_checkpoint_url(config_path: str) -> str:
-    """The queryinst:// name of that model's published weights, which any Detectron2 loader takes.
+    """The queryinst:// name of that model's published weights, which any Detectron2 loader reads.
 
     Raises:
         RuntimeError: there is no such configuration, or nobody published its weights at a stable
