@@ -1,36 +1,76 @@
-"""Who may import whom, read off the source."""
+"""Who may import whom, read off the source. CONTRIBUTING.md says the same to a person."""
 
 import ast
+import re
 import sys
 from pathlib import Path
 
-import pytest
-
 import queryinst
 
+ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = Path(queryinst.__file__).parent
-FILES = sorted(path.relative_to(PACKAGE) for path in PACKAGE.rglob("*.py"))
+
+# Each folder and module of the package: what it may import of the package besides itself.
+MAY_IMPORT = {
+    "config": "",
+    "structures": "",
+    "precision": "",
+    "devices": "",
+    "environment": "",
+    "modeling": "structures precision",
+    "data": "config structures",
+    "solver": "config structures",
+    "checkpoint": "config structures",
+    "model_zoo": "checkpoint config devices",
+    "speedups": "modeling solver structures precision",
+    "build": "modeling speedups checkpoint config",
+    "engine": "config structures precision devices environment modeling data solver checkpoint"
+    " model_zoo speedups build",
+    "convert": "checkpoint config engine model_zoo",
+    "demo": "data engine",
+    "report": "data environment",
+    "testing": "config",
+}
+# What these may import from outside, besides the standard library.
+FROM_OUTSIDE = {
+    "config": "detectron2",
+    "structures": "detectron2 torch",
+    "precision": "torch",
+    "modeling": "detectron2 torch numpy scipy",
+}
+# Within modeling/: what needs no labels, and what compares with them.
+ARCHITECTURE = {"backbone", "box_head", "cascade", "dynamic_conv", "mask_head", "pooler"}
+TRAINING = {"criterion", "losses", "matcher", "targets"}
+COMMAND_LINES = {"train_net", "demo", "tools", "dev", "tests", "queryinst_setup"}
 
 
 def module_name(path: Path) -> str:
-    parts = ["queryinst", *path.with_suffix("").parts]
+    parts = ["queryinst", *path.relative_to(PACKAGE).with_suffix("").parts]
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
-MODULES = {module_name(path): PACKAGE / path for path in FILES}
+MODULES = {module_name(path): path for path in sorted(PACKAGE.rglob("*.py"))}
+
+
+def part_of(name: str) -> str:
+    """The folder or module right below the package; empty for the package itself."""
+    return name.split(".")[1] if "." in name else ""
+
+
+PARTS = {part_of(name) for name in MODULES} - {"", "_version"}
 
 
 def imported_by(name: str) -> set[str]:
     """Full names of the modules that module ``name`` imports, wherever in the file it does."""
     path = MODULES[name]
     package = name if path.name == "__init__.py" else name.rpartition(".")[0]
-    found = set()
+    imported = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
+            imported |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
-            found |= _from_import(node, package)
-    return found
+            imported |= _from_import(node, package)
+    return imported
 
 
 def _from_import(node: ast.ImportFrom, package: str) -> set[str]:
@@ -43,90 +83,80 @@ def _from_import(node: ast.ImportFrom, package: str) -> set[str]:
     return modules or {source}
 
 
-def own(name: str) -> set[str]:
-    return {imported for imported in imported_by(name) if imported.split(".")[0] == "queryinst"}
+def is_own(name: str) -> bool:
+    return name.split(".")[0] == "queryinst"
 
 
-def below(prefix: str) -> list[str]:
-    return [name for name in MODULES if f"{name}.".startswith(f"queryinst.{prefix}.")]
+def modeling_imports(name: str) -> set[str]:
+    """The modules of modeling/ that one of them imports, as their bare names."""
+    prefix = "queryinst.modeling."
+    imported = imported_by(f"{prefix}{name}")
+    return {other.removeprefix(prefix) for other in imported if other.startswith(prefix)}
 
 
-def is_in(name: str, *packages: str) -> bool:
-    return any(f"{name}.".startswith(f"queryinst.{package}.") for package in packages)
-
-
-def test_the_reader_of_imports_finds_every_kind():
+def test_imported_by_sees_every_kind_of_import():
     assert "queryinst.config" in imported_by("queryinst")  # from .config import f
     assert "queryinst.data" in imported_by("queryinst")  # from . import data
     assert "torch" in imported_by("queryinst.solver")
     assert "queryinst.modeling.dynamic_conv" in imported_by("queryinst.modeling.box_head")
 
 
-GROUND_FLOOR = {"config", "structures"}
-GROUND_FLOOR |= {"modeling.precision", "modeling.losses", "modeling.dynamic_conv"}
+def test_imports_keep_their_direction():
+    wrong = []
+    for name in MODULES:
+        part = part_of(name)
+        allowed = {part, "_version", *MAY_IMPORT.get(part, "").split()}
+        for other in sorted(filter(is_own, imported_by(name))):
+            if part in PARTS and part_of(other) not in allowed:
+                wrong.append(f"{name} imports {other}")
+    assert not wrong, "\n".join(wrong)
 
 
-@pytest.mark.parametrize("name", sorted(GROUND_FLOOR))
-def test_the_ground_floor_needs_torch_and_detectron2_alone(name):
-    others = {f"queryinst.{other}" for other in GROUND_FLOOR}
-    roots = {other.split(".")[0] for other in imported_by(f"queryinst.{name}") - others}
-    assert roots - set(sys.stdlib_module_names) <= {"torch", "detectron2"}
+def test_imports_from_outside_are_few_where_the_algorithm_is():
+    wrong = []
+    for name in MODULES:
+        allowed = {"queryinst", *FROM_OUTSIDE.get(part_of(name), "").split()}
+        roots = {other.split(".")[0] for other in imported_by(name)} - set(sys.stdlib_module_names)
+        if part_of(name) in FROM_OUTSIDE:
+            wrong += [f"{name} imports {root}" for root in sorted(roots - allowed)]
+    assert not wrong, "\n".join(wrong)
 
 
-@pytest.mark.parametrize(
-    "name, allowed",
-    [
-        ("initial_queries", set()),
-        ("box_head", {"dynamic_conv"}),
-        ("mask_head", {"dynamic_conv"}),
-        ("cascade", {"box_head"}),
-        ("matcher", {"losses"}),
-        ("criterion", {"losses", "mask_targets"}),
-    ],
-)
-def test_what_the_named_modules_build_on(name, allowed):
-    named = {"initial_queries", "box_head", "mask_head", "cascade", "matcher", "criterion"}
-    named |= {"losses", "mask_targets", "dynamic_conv", "postprocessing", "meta_arch"}
-    found = own(f"queryinst.modeling.{name}")
-    assert found & {f"queryinst.modeling.{other}" for other in named - allowed} == set()
+def test_imports_name_no_command_line_and_no_test_helper():
+    wrong = []
+    for name in MODULES:
+        for other in sorted(imported_by(name)):
+            if other.split(".")[0] in COMMAND_LINES or other == "queryinst.testing":
+                wrong.append(f"{name} imports {other}")
+    assert not wrong, "\n".join(wrong)
 
 
-def test_the_architecture_knows_neither_matching_nor_losses():
-    training = {f"queryinst.modeling.{name}" for name in ("matcher", "criterion", "losses")}
-    for name in ("initial_queries", "dynamic_conv", "box_head", "cascade", "mask_head"):
-        assert own(f"queryinst.modeling.{name}") & training == set(), name
+def test_modeling_keeps_architecture_and_training_apart():
+    """Labels enter in the meta architecture alone, which nothing else in the folder imports."""
+    names = {name.rpartition(".")[2] for name in MODULES if name.startswith("queryinst.modeling.")}
+    assert ARCHITECTURE | TRAINING <= names
+    wrong = []
+    for name in sorted(names):
+        barred = {"meta_arch"}
+        barred |= TRAINING if name in ARCHITECTURE else set()
+        barred |= ARCHITECTURE if name in TRAINING else set()
+        wrong += [f"{name} imports {other}" for other in sorted(modeling_imports(name) & barred)]
+    assert not wrong, "\n".join(wrong)
 
 
-def test_nothing_in_modeling_imports_the_meta_architecture():
-    for name in set(below("modeling")) - {"queryinst.modeling"}:
-        assert "queryinst.modeling.meta_arch" not in own(name), name
-        assert "queryinst.modeling" not in own(name), name
+def contributing_table() -> dict[str, set[str]]:
+    """CONTRIBUTING.md's table in the form of MAY_IMPORT."""
+    lines = (ROOT / "CONTRIBUTING.md").read_text().split("| may import |\n| --- | --- | --- |\n")[1]
+    table: dict[str, set[str]] = {}
+    for line in lines.partition("\n\n")[0].splitlines():
+        cells = line.strip("| ").split(" | ")
+        parts, allowed = (re.findall(r"`(\w+)(?:/|\.py)?`", cells[i]) for i in (0, 2))
+        if cells[2].strip() == "all above":
+            allowed = list(table)
+        table |= {part: set(allowed) for part in parts}
+    return table
 
 
-# What of a checkpoint's rules the model itself needs: Detectron2's checkpointer gives it state
-# dicts in others' names.
-RULES_OF_LOADING = {"queryinst.checkpoint.loading", "queryinst.checkpoint.mmdet"}
-
-
-@pytest.mark.parametrize("name", sorted(MODULES))
-def test_layers(name):
-    imported = own(name)
-    if name == "queryinst.modeling.meta_arch":
-        imported -= RULES_OF_LOADING
-    if is_in(name, "modeling"):
-        barred = ("engine", "data", "solver", "checkpoint", "model_zoo")
-    elif is_in(name, "data", "solver", "checkpoint", "model_zoo"):
-        barred = ("engine", "modeling")
-    elif is_in(name, "engine"):
-        barred = ("modeling",)
-    else:
-        barred = ()
-    assert [other for other in sorted(imported) if is_in(other, *barred)] == []
-    if name != "queryinst.testing":
-        assert "queryinst.testing" not in imported
-
-
-@pytest.mark.parametrize("name", sorted(MODULES))
-def test_nothing_imports_a_command_line(name):
-    roots = {imported.split(".")[0] for imported in imported_by(name)}
-    assert roots & {"train_net", "demo", "tools", "tests", "queryinst_setup"} == set()
+def test_contributing_says_the_same():
+    assert contributing_table() == {part: set(names.split()) for part, names in MAY_IMPORT.items()}
+    assert PARTS == MAY_IMPORT.keys()
