@@ -57,11 +57,13 @@ def build_parser() -> argparse.ArgumentParser:
         default=Case.instances,
         help="objects of each image in training (default: %(default)s)",
     )
-    parser.add_argument("--warmup", type=int, default=Case.warmup, help="steps before")
-    parser.add_argument("--repeats", type=int, default=Case.repeats, help="steps that are timed")
-    parser.add_argument(
-        "--parts", type=int, default=Case.parts, help="steps that are timed by part; 0: none"
-    )
+    for name, what in (
+        ("warmup", "before"),
+        ("repeats", "that are timed"),
+        ("parts", "that are timed by part; 0: none"),
+    ):
+        default = getattr(Case, name)
+        parser.add_argument(f"--{name}", type=int, default=default, help=f"steps {what}")
     parser.add_argument(
         "--weights", default="", help="path or URL (default: the initial, random ones)"
     )

@@ -15,7 +15,7 @@ from PIL import Image
 
 import queryinst
 
-from ..devices import processor_name
+from ..environment import processor_name
 
 
 def render(**context: Any) -> str:
