@@ -57,6 +57,16 @@ def build_parser() -> argparse.ArgumentParser:
         default=Case.instances,
         help="objects of each image in training (default: %(default)s)",
     )
+    parser.add_argument(
+        "--weights", default="", help="path or URL (default: the initial, random ones)"
+    )
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write all of it here as well")
+    _add_steps(parser)
+    parser.add_argument("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE")
+    return parser
+
+
+def _add_steps(parser: argparse.ArgumentParser) -> None:
     for name, what in (
         ("warmup", "before"),
         ("repeats", "that are timed"),
@@ -64,12 +74,6 @@ def build_parser() -> argparse.ArgumentParser:
     ):
         default = getattr(Case, name)
         parser.add_argument(f"--{name}", type=int, default=default, help=f"steps {what}")
-    parser.add_argument(
-        "--weights", default="", help="path or URL (default: the initial, random ones)"
-    )
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write all of it here as well")
-    parser.add_argument("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE")
-    return parser
 
 
 def case_of(args: argparse.Namespace, task: str) -> Case:
