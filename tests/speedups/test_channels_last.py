@@ -39,6 +39,14 @@ def test_apply_to_model_leaves_what_is_channels_last_uncopied():
     assert seen[0] is images
 
 
+def test_apply_to_model_takes_images_by_keyword():
+    model = build_model(tiny_cfg(MODEL__QUERYINST__SPEEDUPS=("channels_last",)))
+    images = torch.randn(1, 3, 64, 64)
+    ours, expected = model.backbone(x=images), model.backbone(images)
+    for name, level in expected.items():
+        torch.testing.assert_close(ours[name], level)
+
+
 class Finest(nn.Module):
     def __init__(self, backbone: nn.Module):
         super().__init__()

@@ -248,6 +248,38 @@ def test_SPEEDUPS_empty_is_a_model_that_enters_no_line_of_this_folder(build, ent
         assert len(counts) > 10, "which proves nothing of the plain model"
 
 
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_speed_up_model_keeps_losses_and_detections_where_nothing_learns(mode, small_ones_too):
+    batch, results = make_batch(PREDICTED), []
+    for names in ((), ALL):
+        model = speed_up(PREDICTED, names)
+        with mode(), EventStorage():
+            results.append(predict(model, batch) | model.train()(batch))
+    assert_same(*reversed(results))
+
+
+def only_biases_learn(model: QueryInst) -> None:
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(name.endswith("bias"))
+
+
+def weights_channels_last(model: QueryInst) -> None:
+    model.to(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize("change", [only_biases_learn, weights_channels_last])
+@pytest.mark.parametrize("before", [True, False])
+def test_speed_up_model_keeps_changed_models(change, before, small_ones_too):
+    """Whether they are changed before or after."""
+    batch, results = make_batch(PREDICTED), []
+    for names in ((), ALL):
+        model = copy.deepcopy(plain_model(PREDICTED))
+        for step in (change, None) if before else (None, change):
+            speed_up_model(model, names) if step is None else step(model)
+        results.append(train(model, batch))
+    assert_same(*reversed(results))
+
+
 def test_speed_up_optimizer_keeps_the_parameters_of_two_steps(entries, small_ones_too):
     """In float32, which the fused step needs."""
     results = []

@@ -149,7 +149,8 @@ def convolve(
     for way in ways:
         if (y := way.whole(x, weight, bias, at)) is not None:
             return y
-    learns = torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad)
+    inputs = (x, weight) if bias is None else (x, weight, bias)
+    learns = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in inputs)
     if learns and any(way.supports_backward(x, weight, at) for way in ways):
         return _Convolve.apply(ways, x, weight, bias, at)
     if not learns:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from ..modeling import QueryInst
 from .conv2d import folded, is_static, own_parameters, speed_up_convolutions
 
+
 def apply_to_model(model: QueryInst) -> None:
     """Let the convolutions of `model` run without their norm's pass where it is static."""
     speed_up_convolutions(model, parameters_to_use=folded_parameters)
