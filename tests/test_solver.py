@@ -217,14 +217,14 @@ def test_the_schedule_moves_the_rate_of_an_optimizer_that_clips():
 @pytest.mark.parametrize(
     "key, value, message",
     [
-        ("OPTIMIZER", "LION", "'LION' is none of ADAMW, SGD; set SOLVER.OPTIMIZER"),
+        ("OPTIMIZER", "LION", "'LION' must be one of ADAMW, SGD; set SOLVER.OPTIMIZER"),
         ("BASE_LR", 0.0, "0.0 must be > 0; set SOLVER.BASE_LR"),
         ("BASE_LR", float("nan"), "nan must be > 0; set SOLVER.BASE_LR"),
         ("WEIGHT_DECAY", -0.1, "-0.1 must be >= 0; set SOLVER.WEIGHT_DECAY"),
         ("WEIGHT_DECAY_BIAS", -0.1, "-0.1 must be >= 0; set SOLVER.WEIGHT_DECAY_BIAS"),
         ("BACKBONE_MULTIPLIER", -1.0, "-1.0 must be >= 0; set SOLVER.BACKBONE_MULTIPLIER"),
         ("MAX_ITER", 0, "0 must be >= 1; set SOLVER.MAX_ITER"),
-        ("CLIP_GRADIENTS.CLIP_TYPE", "all", "'all' is none of full_model, norm, value; set"),
+        ("CLIP_GRADIENTS.CLIP_TYPE", "all", "'all' must be one of full_model, norm, value; set"),
         ("CLIP_GRADIENTS.CLIP_VALUE", 0.0, "0.0 must be > 0; set SOLVER.CLIP_GRADIENTS.CLIP"),
         ("CLIP_GRADIENTS.NORM_TYPE", -2.0, "-2.0 must be > 0; set SOLVER.CLIP_GRADIENTS.NORM"),
         ("STEPS", (9, 5), "(9, 5) must increase between 0 and SOLVER.MAX_ITER 40000; set"),

@@ -11,7 +11,7 @@ from detectron2.layers import ShapeSpec
 from detectron2.modeling.backbone import build_resnet_backbone
 
 from queryinst.checkpoint import QueryInstCheckpointer
-from queryinst.checkpoint.layouts import TRUNK, to_model_names
+from queryinst.checkpoint.layouts import BOTTOM_UP, to_model_names
 
 STAGES = {f"res{i + 1}": f"layer{i}" for i in range(1, 5)}
 
@@ -71,7 +71,7 @@ def assert_trunk_filled(model, source, changed, but=()):
     ours, theirs = trunk_of(model), trunk_of(source)
     names = [name for name in ours if not name.endswith(but or "num_batches_tracked")]
     assert all(torch.equal(ours[name], theirs[name]) for name in names)
-    assert all(name.startswith(TRUNK) for name in changed())
+    assert all(name.startswith(BOTTOM_UP) for name in changed())
 
 
 @pytest.mark.parametrize("legacy", [False, True])
@@ -88,9 +88,9 @@ def test_torchvision_file_fills_the_trunk(
     changed = snapshot(model)
     QueryInstCheckpointer(model).load(str(path))
     assert_trunk_filled(model, source, changed)
-    assert messages("trunk") == [
-        f"Backbone weights from MODEL.WEIGHTS {path}: all 265 tensors of the trunk filled; the"
-        " rest starts afresh"
+    assert messages("bottom_up") == [
+        f"Backbone weights from MODEL.WEIGHTS {path}: all 265 keys of bottom_up are loaded; the"
+        " rest is re-initialized"
     ]
 
 
@@ -110,7 +110,7 @@ def test_detectron2_pickle_fills_the_trunk(
     changed = snapshot(model)
     QueryInstCheckpointer(model).load(path)
     assert_trunk_filled(model, source, changed)
-    assert len(messages("all 265 tensors of the trunk")) == 1
+    assert len(messages("all 265 keys of bottom_up")) == 1
 
 
 @pytest.mark.parametrize("blobs", [False, True])
@@ -126,12 +126,12 @@ def test_caffe2_pickle_fills_the_trunk(make_model, snapshot, tmp_path, messages,
     x = torch.rand(1, norm.num_features, 2, 2)
     affine = x * norm.weight[:, None, None] + norm.bias[:, None, None]
     torch.testing.assert_close(norm.eval()(x), affine)  # Caffe2's norm is this and no more
-    assert len(messages("all 265 tensors of the trunk")) == 1
+    assert len(messages("all 265 keys of bottom_up")) == 1
 
 
 def test_trunk_under_its_full_names_fills_the_trunk(make_model, snapshot, tmp_path):
     source, model = make_model(1), make_model(2)
-    state = {n: v for n, v in source.state_dict().items() if n.startswith(TRUNK)}
+    state = {n: v for n, v in source.state_dict().items() if n.startswith(BOTTOM_UP)}
     torch.save({"model": state}, tmp_path / "trunk.pth")
     changed = snapshot(model)
     QueryInstCheckpointer(model).load(str(tmp_path / "trunk.pth"))
@@ -149,9 +149,9 @@ def test_renamed_torchvision_weights_compute_the_same(depth):
             value.copy_(0.9 + 0.2 * torch.rand(value.shape, generator=generator))
             if value.ndim > 1:  # centred, so that the outputs neither vanish nor overflow
                 value.sub_(1).mul_(20 / value[0].numel() ** 0.5)
-    names = [TRUNK + name for name in ours.state_dict()]
+    names = [BOTTOM_UP + name for name in ours.state_dict()]
     renamed = to_model_names(theirs.state_dict(), names)
-    renamed = {name.removeprefix(TRUNK): value for name, value in renamed.items()}
+    renamed = {name.removeprefix(BOTTOM_UP): value for name, value in renamed.items()}
     ours.load_state_dict(renamed, strict=True, assign=True)
     image = torch.rand(1, 3, 64, 64)
     layers = torch.nn.Sequential(*list(theirs.children())[:-2])
@@ -166,8 +166,10 @@ def test_torchvision_names_of_every_depth_have_a_rule(depth):
     with torch.device("meta"):
         theirs = getattr(torchvision.models, f"resnet{depth}")(weights=None).state_dict()
         ours = build_trunk(depth).state_dict()
-    renamed = to_model_names(theirs, [TRUNK + name for name in ours])
-    assert {n: v.shape for n, v in renamed.items()} == {TRUNK + n: v.shape for n, v in ours.items()}
+    renamed = to_model_names(theirs, [BOTTOM_UP + name for name in ours])
+    assert {n: v.shape for n, v in renamed.items()} == {
+        BOTTOM_UP + n: v.shape for n, v in ours.items()
+    }
 
 
 def test_backbone_of_another_depth_is_refused(make_model, snapshot, tmp_path):
@@ -177,7 +179,7 @@ def test_backbone_of_another_depth_is_refused(make_model, snapshot, tmp_path):
     model = make_model(2)
     changed = snapshot(model)
     with pytest.raises(
-        ValueError, match=r"deep.pth .* 15 of its tensors unused .*res4\.6.*MODEL.RESNETS.DEPTH"
+        ValueError, match=r"deep.pth .* 15 unexpected keys .*res4\.6.*MODEL.RESNETS.DEPTH"
     ):
         QueryInstCheckpointer(model).load(str(tmp_path / "deep.pth"))
     assert not changed()
@@ -189,7 +191,7 @@ def test_incomplete_backbone_is_refused(make_model, snapshot, tmp_path):
     torch.save(state, tmp_path / "part.pth")
     model = make_model(2)
     changed = snapshot(model)
-    with pytest.raises(ValueError, match=r"2 parameters left unfilled \(backbone.bottom_up.res2"):
+    with pytest.raises(ValueError, match=r"2 missing keys \(backbone.bottom_up.res2"):
         QueryInstCheckpointer(model).load(str(tmp_path / "part.pth"))
     assert not changed()
 
@@ -197,7 +199,7 @@ def test_incomplete_backbone_is_refused(make_model, snapshot, tmp_path):
 def test_backbone_with_extra_tensors_is_refused(make_model, tmp_path):
     state = as_torchvision(trunk_of(make_model(1))) | {"layer5.0.conv1.weight": torch.zeros(1)}
     torch.save(state, tmp_path / "more.pth")
-    with pytest.raises(ValueError, match=r"1 of its tensors unused \(layer5.0.conv1.weight\)"):
+    with pytest.raises(ValueError, match=r"1 unexpected keys \(layer5.0.conv1.weight\)"):
         QueryInstCheckpointer(make_model(2)).load(str(tmp_path / "more.pth"))
 
 
@@ -205,7 +207,7 @@ def test_backbone_with_other_norms_is_refused(make_model, tmp_path):
     torch.save(as_torchvision(trunk_of(make_model(1))), tmp_path / "bn.pth")
     model = make_model(2)
     model.backbone.bottom_up.stem.conv1.norm = torch.nn.GroupNorm(2, 8)
-    with pytest.raises(ValueError, match="2 of its tensors unused .*MODEL.RESNETS.NORM"):
+    with pytest.raises(ValueError, match="2 unexpected keys .*MODEL.RESNETS.NORM"):
         QueryInstCheckpointer(model).load(str(tmp_path / "bn.pth"))
 
 

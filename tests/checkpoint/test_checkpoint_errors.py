@@ -255,7 +255,7 @@ def test_resume_with_a_state_that_does_not_fit(tmp_path):
     "overrides, match",
     [
         ({"MODEL__ROI_HEADS__NUM_CLASSES": 5}, "MODEL.ROI_HEADS.NUM_CLASSES is 5, the file has 3"),
-        ({"MODEL__MASK_ON": False}, r"tensors unused \(first mask_head.stages.0"),
+        ({"MODEL__MASK_ON": False}, r"unexpected keys \(first mask_head.stages.0"),
     ],
 )
 def test_resume_takes_no_part_of_a_model(make_model, snapshot, tmp_path, overrides, match):

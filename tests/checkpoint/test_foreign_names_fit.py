@@ -85,19 +85,19 @@ def test_another_class_count_is_for_training_alone(make_model, snapshot, tmp_pat
     match = "MODEL.ROI_HEADS.NUM_CLASSES is 3, the file has 5"
     refused(make_model(2).eval(), path, match, snapshot)
     QueryInstCheckpointer(make_model(2)).load(path)
-    (line,) = messages("start afresh")
-    assert path in line and "these 4 layers start afresh: cascade.stages.0.cls_logits" in line
+    (line,) = messages("re-initialized")
+    assert path in line and "these 4 layers are re-initialized: cascade.stages.0.cls_logits" in line
 
 
 @pytest.mark.parametrize("training", [False, True])
 def test_what_is_missing_or_too_much_is_refused(make_model, snapshot, tmp_path, training):
     model = make_model(2).train(training)
     path = save(make_model(1), tmp_path / "w.pth", **{"neck.fpn_convs.1.conv.bias": None})
-    match = r"1 parameters left unfilled \(backbone.fpn_output3.bias\)"
+    match = r"1 missing keys \(backbone.fpn_output3.bias\)"
     refused(model, path, match, snapshot)
     more = {"neck.fpn_convs.1.conv.scale": torch.zeros(1)}
     path = save(make_model(1), tmp_path / "w.pth", **more)
-    match = r"1 of its tensors unused \(backbone.fpn_output3.scale\)"
+    match = r"1 unexpected keys \(backbone.fpn_output3.scale\)"
     refused(model, path, match, snapshot)
     path = save(make_model(1), tmp_path / "w.pth", **{"ema.weight": torch.zeros(1)})
     refused(model, path, "no rule, first 'ema.weight'; only QueryInst", snapshot, KeyError)

@@ -41,7 +41,7 @@ def test_another_class_count_starts_the_class_layers_afresh(
     assert kept == {f"{layer}.{leaf}" for layer in CLASS_LAYERS for leaf in ("weight", "bias")}
     assert messages("classes") == [
         f"MODEL.WEIGHTS {path} has {num_classes} classes, MODEL.ROI_HEADS.NUM_CLASSES is 3: these"
-        f" 4 layers start afresh: {', '.join(CLASS_LAYERS)}"
+        f" 4 layers are re-initialized: {', '.join(CLASS_LAYERS)}"
     ]
 
 
@@ -86,13 +86,13 @@ def test_masks_stay_unused_without_mask_head(make_model, tmp_path, messages, tra
     assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
     unused = sum(name.startswith("mask_head.") for name in state)
     assert len(messages("MODEL.MASK_ON is False")) == 1
-    assert f"its {unused} tensors of mask_head stay unused" in messages("MASK_ON")[0]
+    assert f"its {unused} keys of mask_head are not loaded" in messages("MASK_ON")[0]
 
 
 def test_masks_stay_unused_and_classes_change_at_once(make_model, tmp_path, messages):
     path = save(make_model(1, MODEL__ROI_HEADS__NUM_CLASSES=5), tmp_path / "w.pth")
     QueryInstCheckpointer(make_model(2, MODEL__MASK_ON=False)).load(path)
-    assert len(messages("stay unused")) == len(messages("2 layers start afresh")) == 1
+    assert len(messages("not loaded")) == len(messages("2 layers are re-initialized")) == 1
 
 
 def test_missing_masks_are_an_error(make_model, snapshot, tmp_path):
@@ -126,7 +126,7 @@ def test_patterns_match_from_the_start_of_the_name(make_model, snapshot, tmp_pat
     torch.save(state, tmp_path / "w.pth")
     model = make_model(2)
     model.allow_unloaded = ("box_deltas",)
-    match = r"1 parameters? left unfilled \(cascade.stages.1.box_deltas.bias\)"
+    match = r"1 missing keys \(cascade.stages.1.box_deltas.bias\)"
     refused(model, str(tmp_path / "w.pth"), match, snapshot)
 
 
@@ -197,8 +197,8 @@ def test_what_is_left_over_is_counted_and_named(make_model, snapshot, tmp_path):
     state["backbone.fpn_output3.bias"] = torch.zeros(16, dtype=torch.int64)
     torch.save(state, tmp_path / "w.pth")
     match = (
-        r"1 parameters left unfilled \(initial_queries.boxes_cxcywh_norm\),"
-        r" 4 of its tensors unused \(first extra.0, extra.1, extra.2\),"
+        r"1 missing keys \(initial_queries.boxes_cxcywh_norm\),"
+        r" 4 unexpected keys \(first extra.0, extra.1, extra.2\),"
         r" 2 of another shape or type \(first backbone.fpn_output2.bias, \(15,\) float32 in the"
         r" file, \(16,\) float32 in the model\); name other weights"
     )
@@ -214,12 +214,12 @@ def test_weights_of_another_architecture(make_model, snapshot, tmp_path):
         refused(
             make_model(2).train(training),
             str(tmp_path / "mask_rcnn.pth"),
-            r"unfilled .*6 of its tensors unused \(first proposal_generator.* another architecture",
+            r"missing .*6 unexpected keys \(first proposal_generator.* another architecture",
             snapshot,
         )
 
 
 def test_weights_without_any_name_in_common(make_model, snapshot, tmp_path):
     torch.save({"encoder.weight": torch.zeros(1)}, tmp_path / "w.pth")
-    match = r"1 of its tensors unused \(encoder.weight\); these are weights of another architecture"
+    match = r"1 unexpected keys \(encoder.weight\); these are weights of another architecture"
     refused(make_model(2), str(tmp_path / "w.pth"), match, snapshot)

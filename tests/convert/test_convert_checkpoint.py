@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from queryinst._version import __version__
 from queryinst.checkpoint import build_meta, read_meta
 from queryinst.checkpoint.files import read_checkpoint
-from queryinst.checkpoint.slim import to_slim
+from queryinst.checkpoint.inference_only import to_inference_only
 from queryinst.convert import convert_checkpoint
 from queryinst.engine import setup_cfg
 from queryinst.testing import tiny_cfg
@@ -60,7 +60,7 @@ def test_from_mmdetection(tmp_path, ours, theirs, config_file, assert_holds, ver
     assert done.meta == read_meta(target) == checkpoint["meta"] == expected
     assert (done.source_digest, done.target_digest) == (sha256(source), sha256(target))
     assert done.layout == "MMDetection's names" and done.notes == []
-    assert done.coverage == f"fills all {len(ours)} tensors of the configuration's model"
+    assert done.coverage == f"matches all {len(ours)} keys of the configuration's model"
 
 
 def test_the_authors_biases_and_what_is_no_weight_are_told(tmp_path, theirs, config_file):
@@ -69,9 +69,9 @@ def test_the_authors_biases_and_what_is_no_weight_are_told(tmp_path, theirs, con
     source = save(tmp_path / "in.pth", state, METAS["2.x"], optimizer={"state": {}}, hooks=[])
     done = convert_checkpoint(source, str(tmp_path / "out.pth"), config_file=config_file)
     assert done.notes == [
-        f"folded into the running means behind them: 1 biases in 1 mask heads, first {bias}",
-        "left out: 1 tensors that no model of ours has: ['backbone.fc.bias']",
-        "left out, as it is no weights: optimizer, hooks",
+        f"folded into the running means after them: 1 biases in 1 mask heads, first {bias}",
+        "left out: 1 tensors that no model here has: ['backbone.fc.bias']",
+        "left out, because these are not weights: optimizer, hooks",
     ]
     mean = read(tmp_path / "out.pth")["model"]["mask_head.stages.1.convs.2.norm.running_mean"]
     assert torch.equal(mean, state[bias.replace("conv.bias", "bn.running_mean")] - 0.25)
@@ -86,7 +86,7 @@ def test_to_mmdetection_and_back(tmp_path, ours, theirs, config_file, assert_hol
     assert_holds(checkpoint["state_dict" if middle == "pth" else "model"], theirs)
     assert checkpoint["meta"]["CLASSES"] == []
     done = convert_checkpoint(there, back)
-    assert "tensors of the configuration's model" in done.coverage  # from the file
+    assert "keys of the configuration's model" in done.coverage  # from the file
     assert_holds(read(back)["model"], ours)
     first = read_meta(back)
     assert first["source"] == "in.pth" and first["digest"] == sha256(tmp_path / "in.pth")
@@ -111,7 +111,7 @@ def test_a_checkpoint_of_ours_keeps_what_it_says_of_itself(tmp_path, ours, asser
     torch.save(checkpoint, tmp_path / "in.pth")
     target = str(tmp_path / "out.safetensors")
     done = convert_checkpoint(str(tmp_path / "in.pth"), target)
-    assert done.notes == ["left out, as it is no weights: optimizer, iteration"]
+    assert done.notes == ["left out, because these are not weights: optimizer, iteration"]
     assert done.layout == "this project's names"
     assert_holds(read(target)["model"], ours)
     provenance = {"source": "in.pth", "digest": done.source_digest, "licence": "a licence"}
@@ -128,7 +128,7 @@ def test_convert_checkpoint_brings_old_keys_up_to_date(tmp_path, ours):
     meta = build_meta(tiny_cfg(), None) | {"config": yaml.safe_dump(config)}
     torch.save({"model": ours, "meta": meta}, tmp_path / "in.pth")
     done = convert_checkpoint(str(tmp_path / "in.pth"), str(tmp_path / "out.pth"))
-    assert "tensors of the configuration's model" in done.coverage
+    assert "keys of the configuration's model" in done.coverage
     expected = tiny_cfg(MODEL__QUERYINST__ACTIVATION_CHECKPOINTING=("backbone",))
     assert yaml.safe_load(done.meta["config"]) == yaml.safe_load(expected.dump())
 
@@ -234,17 +234,21 @@ def test_groups_and_kinds(tmp_path, ours, config_file):
 def test_slim(tmp_path, ours, config_file, assert_holds):
     torch.save({"model": ours}, tmp_path / "in.pth")
     slim, again = str(tmp_path / "slim.pth"), str(tmp_path / "again.safetensors")
-    done = convert_checkpoint(str(tmp_path / "in.pth"), slim, slim=True, config_file=config_file)
+    done = convert_checkpoint(
+        str(tmp_path / "in.pth"), slim, inference_only=True, config_file=config_file
+    )
     assert read_meta(slim)["kind"] == "slim"
-    assert_holds(read(slim)["model"], to_slim(ours))
+    assert_holds(read(slim)["model"], to_inference_only(ours))
     assert not any(group.name == "mask head, stage 0" for group in done.groups)
     assert os.path.getsize(slim) < os.path.getsize(tmp_path / "in.pth")
     convert_checkpoint(slim, again)  # checked against a slim model
     assert read_meta(again)["kind"] == "slim"
-    assert_holds(read(again)["model"], to_slim(ours))
-    with pytest.raises(ValueError, match="slim.pth.* slim already"):
-        convert_checkpoint(slim, str(tmp_path / "b.pth"), slim=True)
-    with pytest.raises(ValueError, match="slim.pth is slim, and MMDetection's models have all"):
+    assert_holds(read(again)["model"], to_inference_only(ours))
+    with pytest.raises(ValueError, match="slim.pth.* inference-only already"):
+        convert_checkpoint(slim, str(tmp_path / "b.pth"), inference_only=True)
+    with pytest.raises(
+        ValueError, match="slim.pth is inference-only, and MMDetection's models have all"
+    ):
         convert_checkpoint(slim, str(tmp_path / "b.pth"), to="mmdet")
     assert not (tmp_path / "b.pth").exists()
 

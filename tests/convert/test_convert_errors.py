@@ -61,7 +61,14 @@ def test_impossible_targets(refused, tmp_path, source):
 
 
 def test_slim_is_not_for_mmdetection(refused, tmp_path, source):
-    refused(source, tmp_path / "o.pth", ValueError, "--slim is for this", slim=True, to="mmdet")
+    refused(
+        source,
+        tmp_path / "o.pth",
+        ValueError,
+        "--inference-only is only for this",
+        inference_only=True,
+        to="mmdet",
+    )
     refused(source, tmp_path / "o.pth", ValueError, "--to 'onnx' must be one of", to="onnx")
 
 
@@ -146,7 +153,7 @@ def test_objects_of_packages_that_are_not_installed(
         torch.save(data, path, _use_new_zipfile_serialization=not legacy)
     refused(path, target, ValueError, "wants .*mmengine_of_the_test.HistoryBuffer, .*allow-pickle")
     done = convert_checkpoint(str(path), str(target), allow_pickle=True)
-    assert "left out, as it is no weights: message_hub" in done.notes
+    assert "left out, because these are not weights: message_hub" in done.notes
     assert_holds(read_checkpoint(str(target), "out.pth")["model"], ours)
 
 
@@ -164,7 +171,9 @@ def run(*arguments):
 
 
 def test_the_command_line(tmp_path, source, config_file):
-    done = run(source, tmp_path / "out.safetensors", "--config-file", config_file, "--slim")
+    done = run(
+        source, tmp_path / "out.safetensors", "--config-file", config_file, "--inference-only"
+    )
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
     assert lines[0] == f"{source}: MMDetection's names"

@@ -10,8 +10,8 @@ from detectron2.modeling import build_model
 from PIL import Image
 
 from queryinst.checkpoint import QueryInstCheckpointer, build_meta
-from queryinst.checkpoint.meta import as_slim
-from queryinst.checkpoint.slim import is_slim, to_slim
+from queryinst.checkpoint.inference_only import is_inference_only, to_inference_only
+from queryinst.checkpoint.meta import as_inference_only
 from queryinst.engine.predictor import Predictor, cfg_from_checkpoint
 from queryinst.testing import tiny_cfg
 
@@ -108,13 +108,15 @@ def test_without_meta_both_ways_out_are_named(tmp_path, model, image):
 def test_a_slim_checkpoint_predicts_as_the_full_one(tmp_path, model, image, with_config_file):
     full = Predictor.from_checkpoint(save(tmp_path, model, meta_of(tiny_cfg())))
     path = str(tmp_path / "slim.pth")
-    meta = as_slim(meta_of(tiny_cfg()))  # whose configuration may be that of the full model
-    torch.save({"model": to_slim(model.state_dict()), "meta": meta}, path)
+    meta = as_inference_only(
+        meta_of(tiny_cfg())
+    )  # whose configuration may be that of the full model
+    torch.save({"model": to_inference_only(model.state_dict()), "meta": meta}, path)
     if with_config_file:
         slim = Predictor(tiny_cfg(MODEL__WEIGHTS=path))
     else:
         slim = Predictor.from_checkpoint(path, ["MODEL.QUERYINST.INFERENCE_ONLY", "False"])
-    assert is_slim(slim.model.state_dict()) and slim.cfg.MODEL.QUERYINST.INFERENCE_ONLY
+    assert is_inference_only(slim.model.state_dict()) and slim.cfg.MODEL.QUERYINST.INFERENCE_ONLY
     found, expected = slim(image)["instances"], full(image)["instances"]
     assert len(expected) > 0 and torch.equal(found.pred_masks, expected.pred_masks)
     assert torch.equal(found.pred_boxes.tensor, expected.pred_boxes.tensor)
@@ -128,8 +130,8 @@ def test_predictor_reads_a_checkpoint_with_old_keys(tmp_path, model, image):
     queryinst |= {"CHECKPOINT_BOX_HEADS": True, "CHECKPOINT_BACKBONE": False, "SLIM": True}
     full = Predictor.from_checkpoint(save(tmp_path, model, meta_of(tiny_cfg())))
     path = str(tmp_path / "old.pth")
-    meta = as_slim(meta_of(tiny_cfg(), config=yaml.safe_dump(config)))
-    torch.save({"model": to_slim(model.state_dict()), "meta": meta}, path)
+    meta = as_inference_only(meta_of(tiny_cfg(), config=yaml.safe_dump(config)))
+    torch.save({"model": to_inference_only(model.state_dict()), "meta": meta}, path)
     old = Predictor.from_checkpoint(path, ["MODEL.QUERYINST.NUM_QUERIES", "6"])
     assert old.cfg.MODEL.QUERYINST.ACTIVATION_CHECKPOINTING == ("box_heads",)
     assert old.cfg.MODEL.QUERYINST.INFERENCE_ONLY is True

@@ -9,8 +9,8 @@ import pytest
 import torch
 from detectron2.utils import logger as detectron2_logger
 
-from queryinst.checkpoint.meta import as_slim
-from queryinst.checkpoint.slim import to_slim
+from queryinst.checkpoint.inference_only import to_inference_only
+from queryinst.checkpoint.meta import as_inference_only
 from queryinst.engine import main, setup_cfg
 
 TEST = ("DATASETS.TEST", "('tiny_val',)")
@@ -145,7 +145,7 @@ def test_a_box_detector_is_evaluated_by_its_boxes(evaluate, tmp_path):
 @pytest.fixture(scope="module")
 def slim_file(trained):
     final = torch.load(trained.output / "model_final.pth")
-    slim = {"model": to_slim(final["model"]), "meta": as_slim(final["meta"])}
+    slim = {"model": to_inference_only(final["model"]), "meta": as_inference_only(final["meta"])}
     torch.save(slim, trained.output / "slim.pth")
     return "slim.pth"
 

@@ -11,7 +11,7 @@ from detectron2.structures import ImageList, Instances
 from detectron2.utils.events import get_event_storage
 from torch import Tensor, nn
 
-from ..checkpoint.loading import plan_load
+from ..checkpoint.loading import match_state_dict
 from ..checkpoint.mmdet import is_mmdet
 from ..structures import PreciseBoxes, StageOutput, WholeBatch
 from .backbone import (
@@ -141,16 +141,16 @@ class QueryInst(nn.Module):
         """
         own = self.state_dict()
         if is_mmdet(name for name in state_dict if name not in own):
-            plan = plan_load(
+            matched = match_state_dict(
                 own,
                 state_dict,
-                shown="a state dict in MMDetection's names",
+                label="a state dict in MMDetection's names",
                 partial=self.training,
                 allow_unloaded=self.allow_unloaded,
             )
-            for note in plan.notes:
+            for note in matched.notes:
                 logger.info("%s", note)
-            own.update(plan.tensors)
+            own.update(matched.tensors)
             state_dict, strict = own, True
         return super().load_state_dict(state_dict, strict=strict, assign=assign)
 

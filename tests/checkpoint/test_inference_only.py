@@ -7,7 +7,7 @@ from detectron2.modeling import build_model
 from torch import nn
 
 from queryinst.checkpoint import QueryInstCheckpointer, build_meta, read_meta
-from queryinst.checkpoint.slim import fit_to_weights, is_slim, to_slim
+from queryinst.checkpoint.inference_only import fit_to_weights, is_inference_only, to_inference_only
 from queryinst.testing import tiny_cfg
 
 SLIM = {"MODEL__QUERYINST__INFERENCE_ONLY": True}
@@ -26,7 +26,9 @@ def source(make_model):
 @pytest.fixture
 def slim_file(source, tmp_path):
     meta = build_meta(tiny_cfg(**SLIM), None)
-    torch.save({"model": to_slim(source.state_dict()), "meta": meta}, tmp_path / "slim.pth")
+    torch.save(
+        {"model": to_inference_only(source.state_dict()), "meta": meta}, tmp_path / "slim.pth"
+    )
     return str(tmp_path / "slim.pth")
 
 
@@ -47,30 +49,37 @@ def refused(model, path, match, snapshot, **options):
 
 def test_what_is_dropped(source):
     state = source.state_dict()
-    slim = to_slim(state)
+    slim = to_inference_only(state)
     assert slim.keys() == state_without_the_first_head(source).keys()
     assert all(value is state[name] for name, value in slim.items())
-    assert is_slim(slim) and not is_slim(state) and not is_slim([])
+    assert is_inference_only(slim) and not is_inference_only(state) and not is_inference_only([])
 
 
 def test_only_the_highest_of_many_heads_is_kept():
     names = [f"mask_head.stages.{i}.deconv.bias" for i in (10, 2, 9)] + ["cascade.stages.0.x"]
-    assert list(to_slim(dict.fromkeys(names, 0))) == ["mask_head.stages.10.deconv.bias", names[-1]]
+    assert list(to_inference_only(dict.fromkeys(names, 0))) == [
+        "mask_head.stages.10.deconv.bias",
+        names[-1],
+    ]
 
 
 @pytest.mark.parametrize(
     "overrides, slim, match",
     [
         ({"MODEL__MASK_ON": False}, False, "tensors hold no mask heads .* MODEL.MASK_ON True"),
-        ({"MODEL__QUERYINST__NUM_STAGES": 1}, False, "one mask head alone: they are slim already"),
-        ({}, True, "one mask head alone: they are slim already"),
+        (
+            {"MODEL__QUERYINST__NUM_STAGES": 1},
+            False,
+            "one mask head alone: they are inference-only already",
+        ),
+        ({}, True, "one mask head alone: they are inference-only already"),
     ],
 )
 def test_nothing_to_drop(make_model, overrides, slim, match):
     state = make_model(**overrides).state_dict()
-    state = to_slim(state) if slim else state
+    state = to_inference_only(state) if slim else state
     with pytest.raises(ValueError, match=match) as error:
-        to_slim(state)
+        to_inference_only(state)
     assert "\n" not in str(error.value) and f"these {len(state)} tensors" in str(error.value)
 
 
@@ -79,8 +88,8 @@ def test_a_slim_model_is_filled(make_model, source, slim_file, messages, trainin
     model = make_model(2, **SLIM).train(training)
     QueryInstCheckpointer(model).load(slim_file)
     assert_holds(model, state_without_the_first_head(source))
-    said = f"MODEL.WEIGHTS {slim_file} is slim: its one mask head is all that evaluation runs"
-    assert messages("is slim") == [said]
+    said = f"MODEL.WEIGHTS {slim_file} is inference-only: it has only the last mask head"
+    assert messages("is inference-only") == [said]
 
 
 @pytest.mark.parametrize("wrap", [lambda model: model, nn.DataParallel])
@@ -90,8 +99,8 @@ def test_a_full_model_in_evaluation_mode_becomes_slim(
     model = make_model(2).eval()
     QueryInstCheckpointer(wrap(model)).load(slim_file)
     assert_holds(model, state_without_the_first_head(source))
-    (line,) = messages("is slim")
-    assert slim_file in line and line.endswith("; the others of the model are dropped")
+    (line,) = messages("is inference-only")
+    assert slim_file in line and line.endswith("; the model's others are removed")
 
 
 def test_a_full_model_in_training_mode_is_refused(make_model, slim_file, snapshot):
@@ -107,7 +116,7 @@ def test_training_does_not_go_on_from_a_slim_file(make_model, slim_file, snapsho
     refused(make_model(2), slim_file, "is slim, .*training", snapshot, save_dir=str(tmp_path))
     model = make_model(2).eval()  # --eval-only --resume
     QueryInstCheckpointer(model, str(tmp_path)).resume_or_load("", resume=True)
-    assert is_slim(model.state_dict())
+    assert is_inference_only(model.state_dict())
 
 
 def test_a_slim_file_that_does_not_fit_changes_nothing(make_model, slim_file, snapshot):
@@ -137,7 +146,7 @@ def test_a_slim_model_takes_its_part_of_a_full_file(
     loader.resume_or_load(str(tmp_path / "full.pth"), resume=resume)
     assert_holds(model, state_without_the_first_head(source))
     num = sum(name.startswith(DROPPED) for name in source.state_dict())
-    (line,) = messages("stay unused")
+    (line,) = messages("not loaded")
     assert (
         "full.pth" in line
         and f"(MODEL.QUERYINST.INFERENCE_ONLY), so {num} tensors of mask heads" in line
@@ -148,7 +157,7 @@ def test_a_slim_model_takes_its_part_of_a_full_file(
 def test_without_our_meta_a_slim_file_is_an_incomplete_one(
     make_model, source, snapshot, tmp_path, training
 ):
-    torch.save(to_slim(source.state_dict()), tmp_path / "bare.pth")
+    torch.save(to_inference_only(source.state_dict()), tmp_path / "bare.pth")
     match = "MODEL.QUERYINST.INFERENCE_ONLY is False, the file has the last mask head alone"
     refused(make_model(2).train(training), str(tmp_path / "bare.pth"), match, snapshot)
     slim = make_model(2, **SLIM)
