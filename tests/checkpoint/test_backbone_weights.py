@@ -76,7 +76,7 @@ def assert_trunk_filled(model, source, changed, but=()):
 
 @pytest.mark.parametrize("legacy", [False, True])
 @pytest.mark.parametrize("counters", [False, True])
-def test_torchvision_file_fills_the_trunk(
+def test_to_model_names_reads_a_torchvision_resnet(
     make_model, snapshot, tmp_path, messages, legacy, counters
 ):
     source, model = make_model(1), make_model(2)
@@ -96,7 +96,7 @@ def test_torchvision_file_fills_the_trunk(
 
 @pytest.mark.parametrize("numpy_1", [False, True])
 @pytest.mark.parametrize("protocol", [2, 4, 5])
-def test_detectron2_pickle_fills_the_trunk(
+def test_to_model_names_reads_a_detectron2_pickle(
     make_model, snapshot, tmp_path, messages, protocol, numpy_1
 ):
     source, model = make_model(1), make_model(2)
@@ -114,7 +114,7 @@ def test_detectron2_pickle_fills_the_trunk(
 
 
 @pytest.mark.parametrize("blobs", [False, True])
-def test_caffe2_pickle_fills_the_trunk(make_model, snapshot, tmp_path, messages, blobs):
+def test_to_model_names_reads_a_caffe2_pickle(make_model, snapshot, tmp_path, messages, blobs):
     source, model = make_model(1), make_model(2)
     state = as_caffe2(trunk_of(source))
     path = write_pickle(tmp_path / "R-50.pkl", {"blobs": state} if blobs else state, 2)
@@ -129,7 +129,7 @@ def test_caffe2_pickle_fills_the_trunk(make_model, snapshot, tmp_path, messages,
     assert len(messages("all 265 keys of bottom_up")) == 1
 
 
-def test_trunk_under_its_full_names_fills_the_trunk(make_model, snapshot, tmp_path):
+def test_to_model_names_reads_bottom_up_by_its_full_names(make_model, snapshot, tmp_path):
     source, model = make_model(1), make_model(2)
     state = {n: v for n, v in source.state_dict().items() if n.startswith(BOTTOM_UP)}
     torch.save({"model": state}, tmp_path / "trunk.pth")
@@ -139,7 +139,7 @@ def test_trunk_under_its_full_names_fills_the_trunk(make_model, snapshot, tmp_pa
 
 
 @pytest.mark.parametrize("depth", [18, 50])
-def test_renamed_torchvision_weights_compute_the_same(depth):
+def test_to_model_names_keeps_what_torchvision_computes(depth):
     generator = torch.Generator().manual_seed(0)
     with torch.device("meta"):  # no time is spent on initial values
         theirs = getattr(torchvision.models, f"resnet{depth}")(weights=None).eval()
@@ -162,7 +162,7 @@ def test_renamed_torchvision_weights_compute_the_same(depth):
 
 
 @pytest.mark.parametrize("depth", [34, 101, 152])
-def test_torchvision_names_of_every_depth_have_a_rule(depth):
+def test_to_model_names_has_rules_for_every_depth_of_torchvision(depth):
     with torch.device("meta"):
         theirs = getattr(torchvision.models, f"resnet{depth}")(weights=None).state_dict()
         ours = build_trunk(depth).state_dict()
@@ -172,7 +172,7 @@ def test_torchvision_names_of_every_depth_have_a_rule(depth):
     }
 
 
-def test_backbone_of_another_depth_is_refused(make_model, snapshot, tmp_path):
+def test_match_state_dict_refuses_a_backbone_of_another_depth(make_model, snapshot, tmp_path):
     state = as_torchvision(trunk_of(make_model(1)))
     state |= {n.replace("layer3.1.", "layer3.6."): v for n, v in state.items() if "layer3.1." in n}
     torch.save(state, tmp_path / "deep.pth")
@@ -185,7 +185,7 @@ def test_backbone_of_another_depth_is_refused(make_model, snapshot, tmp_path):
     assert not changed()
 
 
-def test_incomplete_backbone_is_refused(make_model, snapshot, tmp_path):
+def test_match_state_dict_refuses_an_incomplete_backbone(make_model, snapshot, tmp_path):
     state = as_torchvision(trunk_of(make_model(1)))
     del state["layer4.2.conv3.weight"], state["layer1.0.downsample.1.bias"]
     torch.save(state, tmp_path / "part.pth")
@@ -196,14 +196,14 @@ def test_incomplete_backbone_is_refused(make_model, snapshot, tmp_path):
     assert not changed()
 
 
-def test_backbone_with_extra_tensors_is_refused(make_model, tmp_path):
+def test_match_state_dict_refuses_a_backbone_with_unexpected_keys(make_model, tmp_path):
     state = as_torchvision(trunk_of(make_model(1))) | {"layer5.0.conv1.weight": torch.zeros(1)}
     torch.save(state, tmp_path / "more.pth")
     with pytest.raises(ValueError, match=r"1 unexpected keys \(layer5.0.conv1.weight\)"):
         QueryInstCheckpointer(make_model(2)).load(str(tmp_path / "more.pth"))
 
 
-def test_backbone_with_other_norms_is_refused(make_model, tmp_path):
+def test_match_state_dict_refuses_a_backbone_with_other_norms(make_model, tmp_path):
     torch.save(as_torchvision(trunk_of(make_model(1))), tmp_path / "bn.pth")
     model = make_model(2)
     model.backbone.bottom_up.stem.conv1.norm = torch.nn.GroupNorm(2, 8)
@@ -211,10 +211,10 @@ def test_backbone_with_other_norms_is_refused(make_model, tmp_path):
         QueryInstCheckpointer(model).load(str(tmp_path / "bn.pth"))
 
 
-def test_backbone_is_not_enough_to_evaluate(make_model, snapshot, tmp_path):
+def test_match_state_dict_refuses_a_backbone_in_evaluation(make_model, snapshot, tmp_path):
     torch.save(as_torchvision(trunk_of(make_model(1))), tmp_path / "resnet.pth")
     model = make_model(2).eval()
     changed = snapshot(model)
-    with pytest.raises(ValueError, match="resnet.pth holds a backbone alone; evaluation"):
+    with pytest.raises(ValueError, match="resnet.pth holds only a backbone; evaluation"):
         QueryInstCheckpointer(model).load(str(tmp_path / "resnet.pth"))
     assert not changed()

@@ -47,7 +47,7 @@ def refused(model, path, match, snapshot, **options):
     assert not changed()
 
 
-def test_what_is_dropped(source):
+def test_to_inference_only_removes_earlier_mask_heads(source):
     state = source.state_dict()
     slim = to_inference_only(state)
     assert slim.keys() == state_without_the_first_head(source).keys()
@@ -55,7 +55,7 @@ def test_what_is_dropped(source):
     assert is_inference_only(slim) and not is_inference_only(state) and not is_inference_only([])
 
 
-def test_only_the_highest_of_many_heads_is_kept():
+def test_to_inference_only_keeps_only_the_highest_of_many_heads():
     names = [f"mask_head.stages.{i}.deconv.bias" for i in (10, 2, 9)] + ["cascade.stages.0.x"]
     assert list(to_inference_only(dict.fromkeys(names, 0))) == [
         "mask_head.stages.10.deconv.bias",
@@ -70,12 +70,14 @@ def test_only_the_highest_of_many_heads_is_kept():
         (
             {"MODEL__QUERYINST__NUM_STAGES": 1},
             False,
-            "one mask head alone: they are inference-only already",
+            "only one mask head: they are inference-only already",
         ),
-        ({}, True, "one mask head alone: they are inference-only already"),
+        ({}, True, "only one mask head: they are inference-only already"),
     ],
 )
-def test_nothing_to_drop(make_model, overrides, slim, match):
+def test_to_inference_only_refuses_a_state_with_nothing_to_remove(
+    make_model, overrides, slim, match
+):
     state = make_model(**overrides).state_dict()
     state = to_inference_only(state) if slim else state
     with pytest.raises(ValueError, match=match) as error:
@@ -84,7 +86,7 @@ def test_nothing_to_drop(make_model, overrides, slim, match):
 
 
 @pytest.mark.parametrize("training", [False, True])
-def test_a_slim_model_is_filled(make_model, source, slim_file, messages, training):
+def test_load_fills_an_inference_only_model(make_model, source, slim_file, messages, training):
     model = make_model(2, **SLIM).train(training)
     QueryInstCheckpointer(model).load(slim_file)
     assert_holds(model, state_without_the_first_head(source))
@@ -93,7 +95,7 @@ def test_a_slim_model_is_filled(make_model, source, slim_file, messages, trainin
 
 
 @pytest.mark.parametrize("wrap", [lambda model: model, nn.DataParallel])
-def test_a_full_model_in_evaluation_mode_becomes_slim(
+def test_load_makes_a_full_model_in_evaluation_inference_only(
     make_model, source, slim_file, messages, wrap
 ):
     model = make_model(2).eval()
@@ -103,23 +105,27 @@ def test_a_full_model_in_evaluation_mode_becomes_slim(
     assert slim_file in line and line.endswith("; the model's others are removed")
 
 
-def test_a_full_model_in_training_mode_is_refused(make_model, slim_file, snapshot):
-    match = "is slim, for evaluation .* lacks all mask heads but the last, and training needs every"
+def test_load_refuses_an_inference_only_file_in_training(make_model, slim_file, snapshot):
+    match = "is inference-only: it has only the last mask head, and training needs every"
     refused(make_model(2), slim_file, match, snapshot)
     model = make_model(2)
     model.allow_unloaded = ("mask_head",)
     refused(model, slim_file, match, snapshot)
 
 
-def test_training_does_not_go_on_from_a_slim_file(make_model, slim_file, snapshot, tmp_path):
+def test_resume_or_load_refuses_an_inference_only_file(make_model, slim_file, snapshot, tmp_path):
     (tmp_path / "last_checkpoint").write_text("slim.pth")
-    refused(make_model(2), slim_file, "is slim, .*training", snapshot, save_dir=str(tmp_path))
+    refused(
+        make_model(2), slim_file, "is inference-only: .*training", snapshot, save_dir=str(tmp_path)
+    )
     model = make_model(2).eval()  # --eval-only --resume
     QueryInstCheckpointer(model, str(tmp_path)).resume_or_load("", resume=True)
     assert is_inference_only(model.state_dict())
 
 
-def test_a_slim_file_that_does_not_fit_changes_nothing(make_model, slim_file, snapshot):
+def test_load_changes_nothing_if_an_inference_only_file_does_not_fit(
+    make_model, slim_file, snapshot
+):
     model = make_model(2, MODEL__QUERYINST__NUM_STAGES=3).eval()
     refused(model, slim_file, "MODEL.QUERYINST.NUM_STAGES is 3, the file has 2", snapshot)
     model = make_model(2, MODEL__ROI_MASK_HEAD__NUM_CONV=2, **SLIM).eval()
@@ -127,7 +133,9 @@ def test_a_slim_file_that_does_not_fit_changes_nothing(make_model, slim_file, sn
 
 
 @pytest.mark.parametrize("training", [False, True])
-def test_a_box_detector_takes_the_rest(make_model, source, slim_file, messages, training):
+def test_load_fills_a_box_detector_from_an_inference_only_file(
+    make_model, source, slim_file, messages, training
+):
     model = make_model(2, MODEL__MASK_ON=False).train(training)
     QueryInstCheckpointer(model).load(slim_file)
     state = source.state_dict()
@@ -137,7 +145,7 @@ def test_a_box_detector_takes_the_rest(make_model, source, slim_file, messages, 
 
 @pytest.mark.parametrize("resume", [False, True])
 @pytest.mark.parametrize("training", [False, True])
-def test_a_slim_model_takes_its_part_of_a_full_file(
+def test_load_fills_an_inference_only_model_from_a_full_file(
     make_model, source, tmp_path, messages, training, resume
 ):
     QueryInstCheckpointer(source, str(tmp_path)).save("full")
@@ -149,16 +157,16 @@ def test_a_slim_model_takes_its_part_of_a_full_file(
     (line,) = messages("not loaded")
     assert (
         "full.pth" in line
-        and f"(MODEL.QUERYINST.INFERENCE_ONLY), so {num} tensors of mask heads" in line
+        and f"MODEL.QUERYINST.INFERENCE_ONLY is True, so {num} keys of mask heads" in line
     )
 
 
 @pytest.mark.parametrize("training", [False, True])
-def test_without_our_meta_a_slim_file_is_an_incomplete_one(
+def test_load_refuses_an_inference_only_file_without_meta(
     make_model, source, snapshot, tmp_path, training
 ):
     torch.save(to_inference_only(source.state_dict()), tmp_path / "bare.pth")
-    match = "MODEL.QUERYINST.INFERENCE_ONLY is False, the file has the last mask head alone"
+    match = "MODEL.QUERYINST.INFERENCE_ONLY is False, the file has only the last mask head"
     refused(make_model(2).train(training), str(tmp_path / "bare.pth"), match, snapshot)
     slim = make_model(2, **SLIM)
     QueryInstCheckpointer(slim).load(str(tmp_path / "bare.pth"))
@@ -166,7 +174,7 @@ def test_without_our_meta_a_slim_file_is_an_incomplete_one(
 
 
 @pytest.mark.parametrize("built_slim", [True, False])
-def test_a_slim_model_is_saved_as_one(make_model, tmp_path, built_slim):
+def test_save_writes_the_kind_of_an_inference_only_model(make_model, tmp_path, built_slim):
     model, cfg = make_model(1), tiny_cfg()
     if built_slim:
         model, cfg = make_model(1, **SLIM), tiny_cfg(**SLIM)
@@ -181,13 +189,13 @@ def test_a_slim_model_is_saved_as_one(make_model, tmp_path, built_slim):
     assert rest["meta"]["kind"] == "slim"
 
 
-def test_kinds_by_the_configuration():
+def test_build_meta_takes_the_kind_from_the_configuration():
     kinds = [build_meta(tiny_cfg(**keys), None)["kind"] for keys in ({}, SLIM)]
     assert kinds == ["train", "slim"]
     assert build_meta(tiny_cfg(MODEL__MASK_ON=False, **SLIM), None)["kind"] == "train"
 
 
-def test_a_configuration_is_fitted_to_its_weights(make_model, slim_file, source, tmp_path):
+def test_fit_to_weights_sets_inference_only(make_model, slim_file, source, tmp_path):
     QueryInstCheckpointer(source, str(tmp_path), meta=build_meta(tiny_cfg(), None)).save("full")
     for weights in ("", str(tmp_path / "full.pth")):
         cfg = tiny_cfg(MODEL__WEIGHTS=weights)

@@ -42,7 +42,9 @@ def sha256(path):
 
 @pytest.mark.parametrize("suffix", ["pth", "safetensors"])
 @pytest.mark.parametrize("version", METAS)
-def test_from_mmdetection(tmp_path, ours, theirs, config_file, assert_holds, version, suffix):
+def test_convert_checkpoint_reads_mmdetections_files(
+    tmp_path, ours, theirs, config_file, assert_holds, version, suffix
+):
     source = save(tmp_path / "in.pth", theirs, METAS[version])
     target = str(tmp_path / "folder" / f"out.{suffix}")
     done = convert_checkpoint(source, target, config_file=config_file)
@@ -63,7 +65,9 @@ def test_from_mmdetection(tmp_path, ours, theirs, config_file, assert_holds, ver
     assert done.coverage == f"matches all {len(ours)} keys of the configuration's model"
 
 
-def test_the_authors_biases_and_what_is_no_weight_are_told(tmp_path, theirs, config_file):
+def test_convert_checkpoint_notes_folded_biases_and_what_it_leaves_out(
+    tmp_path, theirs, config_file
+):
     bias = "roi_head.mask_head.1.convs.2.conv.bias"
     state = {**theirs, bias: torch.full((16,), 0.25), "backbone.fc.bias": torch.zeros(4)}
     source = save(tmp_path / "in.pth", state, METAS["2.x"], optimizer={"state": {}}, hooks=[])
@@ -78,7 +82,9 @@ def test_the_authors_biases_and_what_is_no_weight_are_told(tmp_path, theirs, con
 
 
 @pytest.mark.parametrize("middle, end", [("pth", "safetensors"), ("safetensors", "pth")])
-def test_to_mmdetection_and_back(tmp_path, ours, theirs, config_file, assert_holds, middle, end):
+def test_convert_checkpoint_writes_mmdetections_names_and_reads_them_back(
+    tmp_path, ours, theirs, config_file, assert_holds, middle, end
+):
     torch.save(ours, tmp_path / "in.pth")
     there, back = str(tmp_path / f"mmdet.{middle}"), str(tmp_path / f"back.{end}")
     convert_checkpoint(str(tmp_path / "in.pth"), there, to="mmdet", config_file=config_file)
@@ -92,7 +98,7 @@ def test_to_mmdetection_and_back(tmp_path, ours, theirs, config_file, assert_hol
     assert first["source"] == "in.pth" and first["digest"] == sha256(tmp_path / "in.pth")
 
 
-def test_mmdetection_gets_the_class_names(tmp_path, theirs, config_file):
+def test_convert_checkpoint_gives_mmdetection_the_class_names(tmp_path, theirs, config_file):
     source = save(tmp_path / "in.pth", theirs, METAS["3.x"])
     convert_checkpoint(source, str(tmp_path / "out.pth"), to="mmdet", config_file=config_file)
     written = torch.load(tmp_path / "out.pth", weights_only=True)
@@ -100,7 +106,7 @@ def test_mmdetection_gets_the_class_names(tmp_path, theirs, config_file):
     assert written["meta"]["CLASSES"] == list(CLASSES)
 
 
-def test_a_checkpoint_of_ours_keeps_what_it_says_of_itself(tmp_path, ours, assert_holds):
+def test_convert_checkpoint_keeps_the_meta_of_this_project(tmp_path, ours, assert_holds):
     meta = build_meta(tiny_cfg(SOLVER__MAX_ITER=77), None) | {
         "queryinst_version": "0.0.1",
         "thing_classes": list(CLASSES),
@@ -153,7 +159,9 @@ def dataset():
         (("dog", "elk"), list(CLASSES), {7: 0, 9: 1, 11: 2}),  # of other than 3 classes
     ],
 )
-def test_class_names_of_file_and_configuration(tmp_path, theirs, dataset, names, classes, id_map):
+def test_describe_takes_class_names_from_file_or_configuration(
+    tmp_path, theirs, dataset, names, classes, id_map
+):
     config = tmp_path / "things.yaml"
     config.write_text(tiny_cfg(DATASETS__TRAIN=(dataset,)).dump())
     source = save(tmp_path / "in.pth", theirs, {"CLASSES": names} if names else None)
@@ -167,7 +175,7 @@ def test_class_names_of_file_and_configuration(tmp_path, theirs, dataset, names,
     assert done.notes == expected
 
 
-def test_without_a_configuration(tmp_path, ours, theirs, assert_holds):
+def test_convert_checkpoint_works_without_a_configuration(tmp_path, ours, theirs, assert_holds):
     source = save(tmp_path / "in.pth", theirs, METAS["2.x"])
     done = convert_checkpoint(source, str(tmp_path / "out.pth"))
     assert_holds(read(tmp_path / "out.pth")["model"], ours)
@@ -176,7 +184,9 @@ def test_without_a_configuration(tmp_path, ours, theirs, assert_holds):
     assert done.meta["config"] == "" and done.meta["thing_classes"] == list(CLASSES)
 
 
-def test_a_published_file_is_known_by_its_digest(tmp_path, theirs, monkeypatch, config_file):
+def test_find_model_knows_a_published_file_by_its_digest(
+    tmp_path, theirs, monkeypatch, config_file
+):
     source = save(tmp_path / "in.pth", theirs, METAS["2.x"])
     recipe = {"queries": 6, "epochs": 12, "short_side": "64", "crop": False}
     published = {"box_ap": 1.0, "mask_ap": 1.0, "by": "nobody", "source": "nowhere"}
@@ -205,7 +215,7 @@ def test_a_published_file_is_known_by_its_digest(tmp_path, theirs, monkeypatch, 
     assert again.meta["digest"] == done.source_digest != again.source_digest
 
 
-def test_groups_and_kinds(tmp_path, ours, config_file):
+def test_count_groups_and_list_kinds_describe_the_target(tmp_path, ours, config_file):
     torch.save({"model": ours}, tmp_path / "in.pth")
     done = convert_checkpoint(
         str(tmp_path / "in.pth"), str(tmp_path / "out.pth"), config_file=config_file
@@ -231,7 +241,9 @@ def test_groups_and_kinds(tmp_path, ours, config_file):
     assert sum(kind.num_tensors for kind in done.kinds) == len(ours)
 
 
-def test_slim(tmp_path, ours, config_file, assert_holds):
+def test_convert_checkpoint_leaves_out_what_only_training_runs(
+    tmp_path, ours, config_file, assert_holds
+):
     torch.save({"model": ours}, tmp_path / "in.pth")
     slim, again = str(tmp_path / "slim.pth"), str(tmp_path / "again.safetensors")
     done = convert_checkpoint(
@@ -253,7 +265,7 @@ def test_slim(tmp_path, ours, config_file, assert_holds):
     assert not (tmp_path / "b.pth").exists()
 
 
-def test_a_bare_backbone_becomes_one_of_our_names(tmp_path, ours):
+def test_convert_checkpoint_renames_a_bare_backbone(tmp_path, ours):
     trunk = {n: v for n, v in ours.items() if n.startswith("backbone.bottom_up.")}
     bare = {n.removeprefix("backbone.bottom_up."): v for n, v in trunk.items()}
     save_file(bare, tmp_path / "trunk.safetensors")
@@ -262,7 +274,7 @@ def test_a_bare_backbone_becomes_one_of_our_names(tmp_path, ours):
     assert read(tmp_path / "out.pth")["model"].keys() == trunk.keys()
 
 
-def test_counters_that_a_file_lacks_are_zero(tmp_path, ours, theirs, config_file):
+def test_convert_checkpoint_writes_zeros_for_missing_counters(tmp_path, ours, theirs, config_file):
     state = {n: v for n, v in theirs.items() if not n.endswith("num_batches_tracked")}
     source = save(tmp_path / "in.pth", state)
     convert_checkpoint(source, str(tmp_path / "out.pth"), config_file=config_file)

@@ -36,15 +36,15 @@ def refused(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["out.pkl", "out", "out.pth.gz"])
-def test_suffix_of_the_target(refused, tmp_path, source, name):
+def test_convert_checkpoint_refuses_another_suffix(refused, tmp_path, source, name):
     refused(source, tmp_path / name, ValueError, f"{name} must end in .pth or .safetensors")
 
 
-def test_missing_source(refused, tmp_path):
+def test_convert_checkpoint_refuses_a_missing_source(refused, tmp_path):
     refused(tmp_path / "no.pth", tmp_path / "out.pth", FileNotFoundError, "no.pth does not exist")
 
 
-def test_the_source_is_never_overwritten(refused, tmp_path, source):
+def test_convert_checkpoint_never_overwrites_the_source(refused, tmp_path, source):
     before = Path(source).read_bytes()
     os.symlink(source, tmp_path / "link.pth")
     os.link(source, tmp_path / "hard.pth")
@@ -53,14 +53,14 @@ def test_the_source_is_never_overwritten(refused, tmp_path, source):
     assert Path(source).read_bytes() == before
 
 
-def test_impossible_targets(refused, tmp_path, source):
+def test_convert_checkpoint_refuses_impossible_targets(refused, tmp_path, source):
     (tmp_path / "folder.pth").mkdir()
     refused(source, tmp_path / "folder.pth", IsADirectoryError, "folder.pth is a folder")
     refused(source, "https://localhost/out.pth", ValueError, "out.pth is a URL")
     refused(source, tmp_path / "in.pth" / "out.pth", OSError, "cannot write .*in.pth/out.pth")
 
 
-def test_slim_is_not_for_mmdetection(refused, tmp_path, source):
+def test_convert_checkpoint_refuses_inference_only_for_mmdetection(refused, tmp_path, source):
     refused(
         source,
         tmp_path / "o.pth",
@@ -82,13 +82,15 @@ def test_slim_is_not_for_mmdetection(refused, tmp_path, source):
         ({"MODEL__RESNETS__DEPTH": 101}, "DEPTH is 101, the file has 50"),
     ],
 )
-def test_another_model(refused, tmp_path, source, override, match):
+def test_convert_checkpoint_refuses_another_model(refused, tmp_path, source, override, match):
     (tmp_path / "other.yaml").write_text(tiny_cfg(**override).dump())
     options = {"config_file": str(tmp_path / "other.yaml")}
     refused(source, tmp_path / "out.pth", ValueError, f"in.pth .*{match}", **options)
 
 
-def test_incomplete_and_foreign_files(refused, tmp_path, theirs, config_file):
+def test_convert_checkpoint_refuses_incomplete_and_foreign_files(
+    refused, tmp_path, theirs, config_file
+):
     def changed(**entries):
         state = {n: v for n, v in {**theirs, **entries}.items() if v is not None}
         torch.save(state, tmp_path / "w.pth")
@@ -105,7 +107,7 @@ def test_incomplete_and_foreign_files(refused, tmp_path, theirs, config_file):
     )
 
 
-def test_later_format(refused, tmp_path, ours):
+def test_convert_checkpoint_refuses_a_later_format(refused, tmp_path, ours):
     meta = {"format_version": 2, "queryinst_version": "9.1"}
     torch.save({"model": ours, "meta": meta}, tmp_path / "in.pth")
     refused(tmp_path / "in.pth", tmp_path / "o.pth", ValueError, "format version 2")
@@ -122,7 +124,9 @@ class Marker:
 
 
 @pytest.mark.parametrize("kind", ["zip", "legacy", "pickle"])
-def test_code_is_executed_only_where_it_is_allowed(refused, tmp_path, ours, kind, assert_holds):
+def test_convert_checkpoint_executes_code_only_with_allow_pickle(
+    refused, tmp_path, ours, kind, assert_holds
+):
     path, target = tmp_path / "evil.pth", tmp_path / "out.pth"
     if kind == "pickle":
         state = {name: value.numpy() for name, value in ours.items()}
@@ -139,7 +143,7 @@ def test_code_is_executed_only_where_it_is_allowed(refused, tmp_path, ours, kind
 
 
 @pytest.mark.parametrize("legacy", [False, True])
-def test_objects_of_packages_that_are_not_installed(
+def test_convert_checkpoint_replaces_objects_of_missing_packages(
     refused, tmp_path, theirs, legacy, monkeypatch, assert_holds, ours
 ):
     module = types.ModuleType("mmengine_of_the_test")
@@ -158,7 +162,7 @@ def test_objects_of_packages_that_are_not_installed(
 
 
 @pytest.mark.parametrize("content", [b"\x80\x02noise", b"PK\x03\x04noise", b"text"])
-def test_damaged_file(refused, tmp_path, content):
+def test_convert_checkpoint_refuses_a_damaged_file(refused, tmp_path, content):
     (tmp_path / "in.pth").write_bytes(content)
     for allow in (False, True):
         match = "in.pth is (not a checkpoint|truncated or damaged)"
@@ -170,7 +174,9 @@ def run(*arguments):
     return subprocess.run([*command, *map(str, arguments)], capture_output=True, text=True)
 
 
-def test_the_command_line(tmp_path, source, config_file):
+def test_convert_checkpoint_command_line_prints_the_result_or_one_line(
+    tmp_path, source, config_file
+):
     done = run(
         source, tmp_path / "out.safetensors", "--config-file", config_file, "--inference-only"
     )

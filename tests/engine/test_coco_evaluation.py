@@ -94,7 +94,7 @@ def evaluate(name, predictions, folder):
     return evaluator.evaluate()
 
 
-def test_the_log_says_who_evaluated_and_how_long(data, tmp_path, caplog, monkeypatch):
+def test_timed_coco_evaluator_logs_implementation_and_time(data, tmp_path, caplog, monkeypatch):
     monkeypatch.setattr(
         "queryinst.engine.coco_evaluation.find_implementation",
         lambda: pycocotools.cocoeval.COCOeval,
@@ -107,7 +107,9 @@ def test_the_log_says_who_evaluated_and_how_long(data, tmp_path, caplog, monkeyp
     assert line.endswith(" s")
 
 
-def test_faster_coco_eval_gives_the_same_digits(data, tmp_path, caplog, monkeypatch):
+def test_find_implementation_gives_the_same_digits_by_faster_coco_eval(
+    data, tmp_path, caplog, monkeypatch
+):
     pytest.importorskip("faster_coco_eval")
     before = coco_evaluation.COCOeval_opt
     assert describe(find_implementation()).startswith("faster-coco-eval ")
@@ -128,7 +130,7 @@ def test_faster_coco_eval_gives_the_same_digits(data, tmp_path, caplog, monkeypa
 
 
 @pytest.mark.parametrize("installed", [None, "1.7.9"])
-def test_without_it_or_with_an_old_one_detectron2_decides(monkeypatch, installed):
+def test_find_implementation_falls_back_to_detectron2s(monkeypatch, installed):
     from importlib.metadata import PackageNotFoundError
 
     def find(name):
@@ -140,7 +142,7 @@ def test_without_it_or_with_an_old_one_detectron2_decides(monkeypatch, installed
     assert find_implementation() is coco_evaluation.COCOeval_opt
 
 
-def test_detectron2s_own_is_named():
+def test_describe_names_detectron2s_own():
     class COCOeval_opt(pycocotools.cocoeval.COCOeval):
         pass
 

@@ -129,7 +129,7 @@ def train(model: nn.Module, optimizer: torch.optim.Optimizer, batch: list[dict])
     return totals
 
 
-def test_four_pictures_are_learnt_by_heart():
+def test_trainer_overfits_four_pictures():
     torch.manual_seed(0)
     cfg = tiny_cfg(**CONFIG)
     model, batch = build_model(cfg).train(), [draw(number) for number in range(len(PICTURES))]
