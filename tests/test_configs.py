@@ -190,7 +190,7 @@ SHARED_BY_ALL_COCO_MODELS = {
 
 @pytest.mark.parametrize("name", [name for name in NAMES if name.startswith(COCO)])
 def test_configs_of_coco_share_keys(name):
-    found = leaves(load(name))
+    values = leaves(load(name))
     for key, expected in SHARED_BY_ALL_COCO_MODELS.items():
-        value = found[key]
+        value = values[key]
         assert (tuple(value) if isinstance(value, list) else value) == expected, key

@@ -31,10 +31,10 @@ class SmallModel(nn.Module):
 
     def __init__(self):
         super().__init__()
-        trunk = nn.ModuleDict({"stem": nn.Linear(2, 2), "res5": nn.Linear(2, 3)})
-        trunk["norm"] = nn.BatchNorm2d(3)
-        trunk["stem"].requires_grad_(False)
-        self.backbone = nn.ModuleDict({"bottom_up": trunk, "fpn_output2": nn.Linear(3, 3)})
+        bottom_up = nn.ModuleDict({"stem": nn.Linear(2, 2), "res5": nn.Linear(2, 3)})
+        bottom_up["norm"] = nn.BatchNorm2d(3)
+        bottom_up["stem"].requires_grad_(False)
+        self.backbone = nn.ModuleDict({"bottom_up": bottom_up, "fpn_output2": nn.Linear(3, 3)})
         self.cascade = nn.ModuleDict({"fc": nn.Linear(3, 2), "norm": nn.LayerNorm(2)})
         self.query_feats = nn.Parameter(torch.ones(4, 2))
 
@@ -196,9 +196,9 @@ def test_lr_scheduler_follows_mmengines_rate(name):
     for iteration in sorted(looked_at):
         scheduler.last_epoch = iteration
         expected = reference_rate(iteration, **schedule)
-        rates = dict(zip(["trunk", "rest"], sorted(scheduler.get_lr())))
+        rates = dict(zip(["bottom_up", "rest"], sorted(scheduler.get_lr())))
         assert rates["rest"] == pytest.approx(expected, rel=1e-9), iteration
-        assert rates["trunk"] == pytest.approx(0.1 * expected, rel=1e-9), iteration
+        assert rates["bottom_up"] == pytest.approx(0.1 * expected, rel=1e-9), iteration
 
 
 def test_lr_scheduler_changes_the_rate_of_an_optimizer_that_clips():

@@ -269,8 +269,8 @@ def test_resume_or_load_refuses_a_part_of_a_model(make_model, snapshot, tmp_path
 
 
 def test_resume_or_load_refuses_a_backbone(make_model, tmp_path):
-    trunk = {n: v for n, v in make_model(1).state_dict().items() if "bottom_up" in n}
-    torch.save({"model": trunk}, tmp_path / "trunk.pth")
-    (tmp_path / "last_checkpoint").write_text("trunk.pth")
+    bottom_up = {n: v for n, v in make_model(1).state_dict().items() if "bottom_up" in n}
+    torch.save({"model": bottom_up}, tmp_path / "bottom_up.pth")
+    (tmp_path / "last_checkpoint").write_text("bottom_up.pth")
     with pytest.raises(ValueError, match="holds only a backbone; .*--resume"):
         resume(make_model(), tmp_path)

@@ -127,10 +127,10 @@ def test_convert_mmdet_state_dict_folds_biases_exactly(make_model, stage, conv):
     model.load_state_dict(convert_mmdet_state_dict(theirs), strict=True)
     x = torch.randn(2, 16, 5, 5, dtype=torch.float64)
     with torch.no_grad():
-        found = model.mask_head.stages[stage].convs[conv](x)
-        torch.testing.assert_close(found, eager(x).relu(), rtol=0, atol=1e-12)
+        folded = model.mask_head.stages[stage].convs[conv](x)
+        torch.testing.assert_close(folded, eager(x).relu(), rtol=0, atol=1e-12)
         eager[0].bias.zero_()  # the biases are seen
-        assert (found - eager(x).relu()).abs().max() > 1e-2
+        assert (folded - eager(x).relu()).abs().max() > 1e-2
     assert before.keys() == theirs.keys()
     assert all(torch.equal(value, theirs[name]) for name, value in before.items())
 

@@ -170,7 +170,9 @@ def test_describe_takes_class_names_from_file_or_configuration(
     meta = read_meta(target)
     assert (meta["thing_classes"], meta["dataset_id_map"]) == (classes, id_map)
     expected = (
-        ["left out: its 2 class names, as it has 3 classes"] if len(names or "abc") == 2 else []
+        ["left out: its 2 class names, because the model has 3 classes"]
+        if len(names or "abc") == 2
+        else []
     )
     assert done.notes == expected
 
@@ -179,8 +181,8 @@ def test_convert_checkpoint_works_without_a_configuration(tmp_path, ours, theirs
     source = save(tmp_path / "in.pth", theirs, METAS["2.x"])
     done = convert_checkpoint(source, str(tmp_path / "out.pth"))
     assert_holds(read(tmp_path / "out.pth")["model"], ours)
-    assert done.coverage == "not checked against a model, as no configuration is known"
-    assert done.notes == ["no configuration is known; --config-file names one"]
+    assert done.coverage == "not checked against a model, because no configuration is known"
+    assert done.notes == ["no configuration is known; name one with --config-file"]
     assert done.meta["config"] == "" and done.meta["thing_classes"] == list(CLASSES)
 
 
@@ -209,7 +211,7 @@ def test_find_model_knows_a_published_file_by_its_digest(
     done = convert_checkpoint(source, str(tmp_path / "out.pth"))
     keys = ("licence", "attribution", "training_data")
     assert [done.meta[key] for key in keys] == ["a licence", "its makers", "their data"]
-    assert done.coverage.startswith("fills all")
+    assert done.coverage.startswith("matches all")
     again = convert_checkpoint(str(tmp_path / "out.pth"), str(tmp_path / "again.safetensors"))
     assert [again.meta[key] for key in keys] == ["a licence", "its makers", "their data"]
     assert again.meta["digest"] == done.source_digest != again.source_digest
@@ -245,33 +247,33 @@ def test_convert_checkpoint_leaves_out_what_only_training_runs(
     tmp_path, ours, config_file, assert_holds
 ):
     torch.save({"model": ours}, tmp_path / "in.pth")
-    slim, again = str(tmp_path / "slim.pth"), str(tmp_path / "again.safetensors")
+    small, again = str(tmp_path / "small.pth"), str(tmp_path / "again.safetensors")
     done = convert_checkpoint(
-        str(tmp_path / "in.pth"), slim, inference_only=True, config_file=config_file
+        str(tmp_path / "in.pth"), small, inference_only=True, config_file=config_file
     )
-    assert read_meta(slim)["kind"] == "slim"
-    assert_holds(read(slim)["model"], to_inference_only(ours))
+    assert read_meta(small)["kind"] == "slim"
+    assert_holds(read(small)["model"], to_inference_only(ours))
     assert not any(group.name == "mask head, stage 0" for group in done.groups)
-    assert os.path.getsize(slim) < os.path.getsize(tmp_path / "in.pth")
-    convert_checkpoint(slim, again)  # checked against a slim model
+    assert os.path.getsize(small) < os.path.getsize(tmp_path / "in.pth")
+    convert_checkpoint(small, again)  # checked against a small model
     assert read_meta(again)["kind"] == "slim"
     assert_holds(read(again)["model"], to_inference_only(ours))
-    with pytest.raises(ValueError, match="slim.pth.* inference-only already"):
-        convert_checkpoint(slim, str(tmp_path / "b.pth"), inference_only=True)
+    with pytest.raises(ValueError, match="small.pth.* inference-only already"):
+        convert_checkpoint(small, str(tmp_path / "b.pth"), inference_only=True)
     with pytest.raises(
-        ValueError, match="slim.pth is inference-only, and MMDetection's models have all"
+        ValueError, match="small.pth is inference-only, and MMDetection's models have all"
     ):
-        convert_checkpoint(slim, str(tmp_path / "b.pth"), to="mmdet")
+        convert_checkpoint(small, str(tmp_path / "b.pth"), to="mmdet")
     assert not (tmp_path / "b.pth").exists()
 
 
 def test_convert_checkpoint_renames_a_bare_backbone(tmp_path, ours):
-    trunk = {n: v for n, v in ours.items() if n.startswith("backbone.bottom_up.")}
-    bare = {n.removeprefix("backbone.bottom_up."): v for n, v in trunk.items()}
-    save_file(bare, tmp_path / "trunk.safetensors")
-    done = convert_checkpoint(str(tmp_path / "trunk.safetensors"), str(tmp_path / "out.pth"))
-    assert done.layout == "a backbone's names" and done.groups[0].num_tensors == len(trunk)
-    assert read(tmp_path / "out.pth")["model"].keys() == trunk.keys()
+    bottom_up = {n: v for n, v in ours.items() if n.startswith("backbone.bottom_up.")}
+    bare = {n.removeprefix("backbone.bottom_up."): v for n, v in bottom_up.items()}
+    save_file(bare, tmp_path / "bottom_up.safetensors")
+    done = convert_checkpoint(str(tmp_path / "bottom_up.safetensors"), str(tmp_path / "out.pth"))
+    assert done.layout == "a backbone's names" and done.groups[0].num_tensors == len(bottom_up)
+    assert read(tmp_path / "out.pth")["model"].keys() == bottom_up.keys()
 
 
 def test_convert_checkpoint_writes_zeros_for_missing_counters(tmp_path, ours, theirs, config_file):

@@ -51,9 +51,9 @@ def test_register_from_args_registers_categories(files):
 def test_register_from_args_refuses_other_data_of_a_known_name(files):
     register_from_args([(NAME, *files)])
     register_from_args([(NAME, *files)])
-    with pytest.raises(ValueError, match=f"{NAME}.*taken"):
+    with pytest.raises(ValueError, match=f"{NAME}: another data set has this name"):
         register_from_args([(NAME, files[0], files[1] + "/")])
-    with pytest.raises(ValueError, match="coco_2017_val.*taken"):
+    with pytest.raises(ValueError, match="coco_2017_val: another data set has this name"):
         register_from_args([("coco_2017_val", *files)])
 
 

@@ -143,8 +143,8 @@ def test_build_augmentations_resizes_with_pillow_by_default():
     expected = Image.fromarray(image).resize((96, 64), Image.BILINEAR)
     np.testing.assert_array_equal(transform.apply_image(image), np.asarray(expected))
     expected = Image.fromarray(mask.astype(np.uint8)).resize((96, 64), Image.NEAREST)
-    found = transform.apply_segmentation(mask.astype(np.uint8))
-    np.testing.assert_array_equal(found, np.asarray(expected))
+    resized = transform.apply_segmentation(mask.astype(np.uint8))
+    np.testing.assert_array_equal(resized, np.asarray(expected))
 
 
 @pytest.mark.parametrize("is_train", [True, False])
@@ -222,9 +222,9 @@ def predict(weights, image, resize_with, short_side):
 
 
 def sort(instances):
-    found = instances[(instances.query_idx * 3 + instances.pred_classes).argsort()]
-    assert len(found) == 18  # all queries with all classes: nothing was dropped
-    return found.pred_boxes.tensor, found.scores, found.pred_masks
+    ordered = instances[(instances.query_idx * 3 + instances.pred_classes).argsort()]
+    assert len(ordered) == 18  # all queries with all classes: nothing is missing
+    return ordered.pred_boxes.tensor, ordered.scores, ordered.pred_masks
 
 
 @pytest.fixture
@@ -244,14 +244,14 @@ def picture():
 def test_resize_with_changes_predictions_little(
     weights, picture, short_side, levels, max_moved, max_rescored
 ):
-    pixels, found = [], []
+    pixels, predictions = [], []
     for resize_with in ("PIL", "OPENCV"):
         cfg = tiny_cfg(INPUT__RESIZE_WITH=resize_with, INPUT__MIN_SIZE_TEST=short_side)
         transform = build_augmentations(cfg, False)[0].get_transform(picture)
         pixels.append(transform.apply_image(picture).astype(int))
-        found.append(predict(weights, picture, resize_with, short_side))
+        predictions.append(predict(weights, picture, resize_with, short_side))
     assert levels[0] <= np.abs(pixels[0] - pixels[1]).max() <= levels[1]
-    moved, rescored = ((a - b).abs().max() for a, b in zip(found[0][:2], found[1][:2]))
+    moved, rescored = ((a - b).abs().max() for a, b in zip(predictions[0][:2], predictions[1][:2]))
     assert 0 < moved < max_moved and 0 < rescored < max_rescored
 
 

@@ -142,9 +142,9 @@ def test_inference_autocast_predicts_in_bf16(tmp_path):
     seen = []
     layer = predictor.model.cascade.stages[0].ffn_in
     layer.register_forward_hook(lambda module, args, output: seen.append(output.dtype))
-    found = predictor(image)["instances"]
+    predicted = predictor(image)["instances"]
     assert seen == [torch.bfloat16]
-    assert found.scores.dtype == found.pred_boxes.tensor.dtype == torch.float32
+    assert predicted.scores.dtype == predicted.pred_boxes.tensor.dtype == torch.float32
     with pytest.raises(ValueError, match="fp16 needs a GPU.*set TEST.PRECISION 'bf16' or 'fp32'"):
         Predictor.from_checkpoint(path, ["TEST.PRECISION", "fp16"])
 

@@ -37,7 +37,7 @@ def data(tmp_path):
     side = SIZE * 4
     annotations, predictions = [], []
     for image_id in range(NUM_IMAGES):
-        found = []
+        detections = []
         for _ in range(rng.integers(0, 8)):
             box = rectangle(rng)
             category = int(rng.integers(NUM_CLASSES))
@@ -51,9 +51,11 @@ def data(tmp_path):
             annotations.append(annotation | {"segmentation": shape, "area": box[2] * box[3] * 0.8})
             for _ in range(rng.integers(0, 3)):
                 moved = list(np.array(box) * rng.uniform(0.85, 1.15, 4))
-                found.append((moved, round(rng.random(), 1), category))  # equal scores occur
-        found += [(rectangle(rng), rng.random(), int(rng.integers(NUM_CLASSES))) for _ in range(2)]
-        predictions.append(to_instances(found, side))
+                detections.append((moved, round(rng.random(), 1), category))  # equal scores occur
+        detections += [
+            (rectangle(rng), rng.random(), int(rng.integers(NUM_CLASSES))) for _ in range(2)
+        ]
+        predictions.append(to_instances(detections, side))
     images = [
         {"id": i, "file_name": f"{i}.png", "height": side, "width": side} for i in range(NUM_IMAGES)
     ]
@@ -71,16 +73,16 @@ def data(tmp_path):
     MetadataCatalog.remove(name)
 
 
-def to_instances(found, side) -> Instances:
-    boxes = np.array([box for box, _, _ in found])
+def to_instances(detections, side) -> Instances:
+    boxes = np.array([box for box, _, _ in detections])
     instances = Instances((side, side))
     instances.pred_boxes = Boxes(np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], 1))
-    instances.scores = np.array([score for _, score, _ in found])
-    instances.pred_classes = np.array([category for _, _, category in found])
+    instances.scores = np.array([score for _, score, _ in detections])
+    instances.pred_classes = np.array([category for _, _, category in detections])
     instances.pred_masks = np.stack(
         [
             mask_util.decode(mask_util.merge(mask_util.frPyObjects(polygon(box), side, side)))
-            for box, _, _ in found
+            for box, _, _ in detections
         ]
     )
     return instances

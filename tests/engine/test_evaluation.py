@@ -123,9 +123,9 @@ def test_write_results_writes_null_without_predictions(data_set, tmp_path):
 
 def test_by_dataset_names_a_single_data_set():
     one, two = tiny_cfg(DATASETS__TEST=("a",)), tiny_cfg(DATASETS__TEST=("a", "b"))
-    found = {"bbox": {"AP": 1.0}}
-    assert by_dataset(one, found) == {"a": found}
-    assert by_dataset(two, {"a": found, "b": found}) == {"a": found, "b": found}
+    by_task = {"bbox": {"AP": 1.0}}
+    assert by_dataset(one, by_task) == {"a": by_task}
+    assert by_dataset(two, {"a": by_task, "b": by_task}) == {"a": by_task, "b": by_task}
 
 
 def test_write_results_writes_valid_json(tmp_path):

@@ -111,20 +111,20 @@ def test_predictor_predicts_the_same_from_an_inference_only_checkpoint(
     tmp_path, model, image, with_config_file
 ):
     full = Predictor.from_checkpoint(save(tmp_path, model, meta_of(tiny_cfg())))
-    path = str(tmp_path / "slim.pth")
+    path = str(tmp_path / "small.pth")
     meta = as_inference_only(
         meta_of(tiny_cfg())
     )  # whose configuration may be that of the full model
     torch.save({"model": to_inference_only(model.state_dict()), "meta": meta}, path)
     if with_config_file:
-        slim = Predictor(tiny_cfg(MODEL__WEIGHTS=path))
+        small = Predictor(tiny_cfg(MODEL__WEIGHTS=path))
     else:
-        slim = Predictor.from_checkpoint(path, ["MODEL.QUERYINST.INFERENCE_ONLY", "False"])
-    assert is_inference_only(slim.model.state_dict()) and slim.cfg.MODEL.QUERYINST.INFERENCE_ONLY
-    found, expected = slim(image)["instances"], full(image)["instances"]
-    assert len(expected) > 0 and torch.equal(found.pred_masks, expected.pred_masks)
-    assert torch.equal(found.pred_boxes.tensor, expected.pred_boxes.tensor)
-    assert slim.metadata.thing_classes == NAMES
+        small = Predictor.from_checkpoint(path, ["MODEL.QUERYINST.INFERENCE_ONLY", "False"])
+    assert is_inference_only(small.model.state_dict()) and small.cfg.MODEL.QUERYINST.INFERENCE_ONLY
+    predicted, expected = small(image)["instances"], full(image)["instances"]
+    assert len(expected) > 0 and torch.equal(predicted.pred_masks, expected.pred_masks)
+    assert torch.equal(predicted.pred_boxes.tensor, expected.pred_boxes.tensor)
+    assert small.metadata.thing_classes == NAMES
 
 
 def test_predictor_reads_a_checkpoint_with_old_keys(tmp_path, model, image):

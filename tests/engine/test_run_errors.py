@@ -300,4 +300,4 @@ def test_run_prints_one_line_and_no_traceback(fails, capsys, make_args, monkeypa
 def test_run_refuses_a_name_of_other_data(fails, tiny_data):
     register_from_args(tiny_data.dataset_args)  # twice is no error
     train, val = tiny_data.dataset_args
-    assert "the name is taken" in fails(dataset=[["tiny_train", *val[1:]]])
+    assert "another data set has this name" in fails(dataset=[["tiny_train", *val[1:]]])

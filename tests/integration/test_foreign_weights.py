@@ -35,13 +35,13 @@ def files(make_args, tmp_path):
 
 
 def test_main_evaluates_foreign_weights_with_the_same_predictions(make_args, files, tmp_path):
-    found = []
+    predictions = []
     for path in files:
         opts = ("DATASETS.TEST", "('tiny_val',)", "MODEL.WEIGHTS", path, "MODEL.DEVICE", "cpu")
         main(make_args(*opts, eval_only=True))
         results = tmp_path / "output/inference/tiny_val/coco_instances_results.json"
-        found.append(json.loads(results.read_text()))
-    assert len(found[0]) > 0 and found[0] == found[1] == found[2]
+        predictions.append(json.loads(results.read_text()))
+    assert len(predictions[0]) > 0 and predictions[0] == predictions[1] == predictions[2]
 
 
 def test_main_trains_from_foreign_weights(make_args, files, tmp_path):

@@ -73,8 +73,8 @@ def test_run_works_under_torchrun(start, tmp_path):
     output = tmp_path / "output"
     assert "World size: 2" in (output / "log.txt").read_text()
     assert set(json.loads((output / "results.json").read_text())["tiny_val"]) == {"bbox", "segm"}
-    found = json.loads(
+    predictions = json.loads(
         (output / "inference" / "tiny_val" / "coco_instances_results.json").read_text()
     )
-    assert {row["image_id"] for row in found} == {1, 2, 3, 4}  # each process has half of them
+    assert {row["image_id"] for row in predictions} == {1, 2, 3, 4}  # each process has half of them
     assert done.stdout.count("Results, in full in") == 1

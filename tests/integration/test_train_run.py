@@ -65,20 +65,20 @@ def test_main_writes_the_results_that_it_returns(trained):
 
 
 def test_main_writes_predictions_for_every_image(trained):
-    found = predictions(trained.output)
-    assert {row["image_id"] for row in found} == {1, 2, 3, 4}
-    assert all(row["segmentation"]["size"] == [128, 128] for row in found)
-    assert {row["category_id"] for row in found} <= {1, 2, 3}
+    predicted = predictions(trained.output)
+    assert {row["image_id"] for row in predicted} == {1, 2, 3, 4}
+    assert all(row["segmentation"]["size"] == [128, 128] for row in predicted)
+    assert {row["category_id"] for row in predicted} <= {1, 2, 3}
 
 
 def test_main_prints_losses_summed_over_the_stages(trained):
     log = (trained.output / "log.txt").read_text()
     (line,) = [line for line in log.splitlines() if "iter: " in line]
-    shown = {name: float(value) for name, value in re.findall(r"(\w*loss\w*): ([\d.]+)", line)}
-    assert set(shown) == {"total_loss", "loss_cls", "loss_box_l1", "loss_box_giou", "loss_mask"}
+    printed = {name: float(value) for name, value in re.findall(r"(\w*loss\w*): ([\d.]+)", line)}
+    assert set(printed) == {"total_loss", "loss_cls", "loss_box_l1", "loss_box_giou", "loss_mask"}
     assert "iter: 4/4" in line and "eta: 0:00:00" in line and "lr: " in line
-    total = shown.pop("total_loss")
-    assert sum(shown.values()) == pytest.approx(total, rel=0.2)  # medians do not add up exactly
+    total = printed.pop("total_loss")
+    assert sum(printed.values()) == pytest.approx(total, rel=0.2)  # medians do not add up exactly
 
 
 def test_main_writes_metrics_of_each_stage_and_evaluation(trained):
@@ -109,10 +109,10 @@ def test_main_writes_a_configuration_that_runs_again(trained):
 
 
 def test_main_evaluates_as_the_training_did_at_its_end(trained, evaluate):
-    results, found = evaluate()
+    results, predicted = evaluate()
     expected = predictions(trained.output)
-    assert len(found) == len(expected) > 0
-    for row, wanted in zip(found, expected):
+    assert len(predicted) == len(expected) > 0
+    for row, wanted in zip(predicted, expected):
         assert row["image_id"] == wanted["image_id"]
         assert row["bbox"] == pytest.approx(wanted["bbox"], abs=1e-3)
         assert row["score"] == pytest.approx(wanted["score"], abs=1e-5)
@@ -136,46 +136,52 @@ def test_main_evaluates_the_last_checkpoint_with_resume(make_args, trained):
 
 
 def test_main_evaluates_a_box_detector_by_its_boxes(evaluate, tmp_path):
-    results, found = evaluate("MODEL.MASK_ON", "False")
-    assert set(results["tiny_val"]) == {"bbox"} and "segmentation" not in found[0]
+    results, predicted = evaluate("MODEL.MASK_ON", "False")
+    assert set(results["tiny_val"]) == {"bbox"} and "segmentation" not in predicted[0]
     log = (tmp_path / "output" / "log.txt").read_text()
     assert "MODEL.MASK_ON is False" in log and "mask AP" not in log.split("Results, in")[-1]
 
 
 @pytest.fixture(scope="module")
-def slim_file(trained):
+def inference_only_file(trained):
     final = torch.load(trained.output / "model_final.pth")
-    slim = {"model": to_inference_only(final["model"]), "meta": as_inference_only(final["meta"])}
-    torch.save(slim, trained.output / "slim.pth")
-    return "slim.pth"
+    small = {"model": to_inference_only(final["model"]), "meta": as_inference_only(final["meta"])}
+    torch.save(small, trained.output / "small.pth")
+    return "small.pth"
 
 
-def test_main_evaluates_an_inference_only_file(evaluate, slim_file, tmp_path):
+def test_main_evaluates_an_inference_only_file(evaluate, inference_only_file, tmp_path):
     _, expected = evaluate()
-    _, found = evaluate(weights=slim_file)
-    assert found == expected
+    _, predicted = evaluate(weights=inference_only_file)
+    assert predicted == expected
     log = (tmp_path / "output" / "log.txt").read_text()
     (said,) = [line for line in log.splitlines() if "is inference-only" in line]
-    assert said.endswith("it has only the last mask head"), "built so, not dropped"
+    assert said.endswith("it has only the last mask head"), "built so, nothing removed"
 
 
-def test_main_refuses_to_train_from_an_inference_only_file(make_args, trained, slim_file, tmp_path):
-    with pytest.raises(ValueError, match="slim.pth is inference-only: .* training needs every one"):
-        main(make_args("MODEL.WEIGHTS", trained.output / slim_file))
+def test_main_refuses_to_train_from_an_inference_only_file(
+    make_args, trained, inference_only_file, tmp_path
+):
+    with pytest.raises(
+        ValueError, match="small.pth is inference-only: .* training needs every one"
+    ):
+        main(make_args("MODEL.WEIGHTS", trained.output / inference_only_file))
     assert not list((tmp_path / "output").glob("*.pth"))
 
 
 def test_main_tells_two_test_sets_apart(evaluate):
-    results, found = evaluate("DATASETS.TEST", "('tiny_val','tiny_train')", data_set="tiny_train")
+    results, predicted = evaluate(
+        "DATASETS.TEST", "('tiny_val','tiny_train')", data_set="tiny_train"
+    )
     assert set(results) == {"tiny_val", "tiny_train"} and set(results["tiny_train"]["bbox"]) > {
         "AP"
     }
-    assert {row["image_id"] for row in found} == {1, 2, 3, 4, 5, 6}
+    assert {row["image_id"] for row in predicted} == {1, 2, 3, 4, 5, 6}
 
 
 def test_main_returns_nan_without_a_detection(evaluate, tmp_path):
-    results, found = evaluate("MODEL.ROI_HEADS.SCORE_THRESH_TEST", "1.0")
-    assert found == [] and math.isnan(results["tiny_val"]["segm"]["AP"])
+    results, predicted = evaluate("MODEL.ROI_HEADS.SCORE_THRESH_TEST", "1.0")
+    assert predicted == [] and math.isnan(results["tiny_val"]["segm"]["AP"])
     written = json.loads((tmp_path / "output" / "results.json").read_text())
     assert written["tiny_val"]["segm"]["AP"] is None
 

@@ -10,6 +10,7 @@ from detectron2.checkpoint import DetectionCheckpointer
 from torch import nn
 
 from .files import read_checkpoint, write_atomically
+from .inference_only import is_inference_only, training_only_names
 from .layouts import tensors_of
 from .loading import match_state_dict
 from .meta import (
@@ -19,7 +20,6 @@ from .meta import (
     require_plain,
     without_numpy_scalars,
 )
-from .inference_only import is_inference_only, training_only_names
 
 logger = logging.getLogger(__name__)
 

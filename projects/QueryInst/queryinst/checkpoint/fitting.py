@@ -7,8 +7,8 @@ from typing import Any
 
 from torch import Tensor
 
-from .layouts import BOTTOM_UP
 from .inference_only import is_inference_only
+from .layouts import BOTTOM_UP
 
 State = Mapping[str, Tensor]
 

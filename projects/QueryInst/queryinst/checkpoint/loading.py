@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from .fitting import differing_facts, differs_in_classes, is_queryinst, num_classes_of
-from .layouts import BOTTOM_UP, to_model_names
 from .inference_only import is_inference_only, training_only_names
+from .layouts import BOTTOM_UP, to_model_names
 
 # A batch norm with momentum never reads the first; the configuration sets the others.
 _OPTIONAL = re.compile(r"(.+\.)?num_batches_tracked|pixel_mean|pixel_std")

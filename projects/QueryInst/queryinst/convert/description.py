@@ -9,8 +9,8 @@ from detectron2.config import CfgNode
 
 from .._version import __version__
 from ..checkpoint.fitting import num_classes_of
-from ..checkpoint.meta import FORMAT_VERSION, as_inference_only, build_meta
 from ..checkpoint.inference_only import is_inference_only
+from ..checkpoint.meta import FORMAT_VERSION, as_inference_only, build_meta
 from ..config import config_of_checkpoint
 from ..engine.predictor import cfg_from_text
 from ..engine.setup import setup_cfg
@@ -106,7 +106,9 @@ def _classes(
     registered = {key: configured[key] for key in keys}
     names = _class_names(source.meta)
     if names and len(names) != num_classes:
-        notes.append(f"left out: {len(names)} class names, because it has {num_classes} classes")
+        notes.append(
+            f"left out: its {len(names)} class names, because the model has {num_classes} classes"
+        )
         names = []
     if names and is_ours(source.meta):
         return {key: source.meta.get(key, configured[key]) for key in keys}, notes

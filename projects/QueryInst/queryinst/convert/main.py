@@ -9,10 +9,10 @@ from detectron2.config import CfgNode
 from torch import Tensor
 
 from ..checkpoint.files import check_suffix, sha256_of, write_checkpoint
+from ..checkpoint.inference_only import is_inference_only, to_inference_only
 from ..checkpoint.loading import match_state_dict
 from ..checkpoint.meta import require_plain
 from ..checkpoint.mmdet import to_mmdet_state_dict
-from ..checkpoint.inference_only import is_inference_only, to_inference_only
 from ..model_zoo.conversion import build_on_meta
 from .description import describe, find_model
 from .keys import Group, Kind, count_groups, list_kinds
