@@ -37,7 +37,7 @@ def leaves(tree: dict, prefix: str = "") -> dict:
     return flat
 
 
-def test_the_promised_files_are_there():
+def test_configs_has_the_promised_files():
     models = {"R_50_FPN_1x", "R_50_FPN_3x", "R_50_FPN_3x_300q", "R_50_FPN_3x_300q_paper"}
     models |= {"R_101_FPN_3x", "R_101_FPN_3x_300q", "R_101_FPN_3x_300q_paper"}
     assert {f"{COCO}{model}.yaml" for model in models} <= set(NAMES)
@@ -45,7 +45,7 @@ def test_the_promised_files_are_there():
     assert sum(name.startswith("quick_schedules/") for name in NAMES) >= 2
 
 
-def test_files_state_only_what_differs_from_their_base():
+def test_configs_state_only_what_differs_from_their_base():
     wrong = []
     for name in NAMES:
         stated = yaml.safe_load((CONFIGS / name).read_text())
@@ -62,7 +62,7 @@ def test_files_state_only_what_differs_from_their_base():
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_solver_and_widths_fit_together(name):
+def test_configs_have_a_valid_solver_and_widths(name):
     cfg = load(name)
     check_solver(cfg)
     assert cfg.MODEL.META_ARCHITECTURE == "QueryInst"
@@ -73,7 +73,7 @@ def test_solver_and_widths_fit_together(name):
         assert max(cfg.SOLVER.STEPS, default=0) < cfg.SOLVER.MAX_ITER
 
 
-def test_every_own_key_is_read():
+def test_add_queryinst_config_adds_only_keys_that_are_read():
     package = Path(queryinst.__file__).parent
     read = set()
     for path in package.rglob("*.py"):
@@ -100,7 +100,7 @@ def test_every_own_key_is_read():
         ("R_101_FPN_3x_300q_paper", 101, 300, 36, (27, 33), 499),
     ],
 )
-def test_the_published_models(model, depth, queries, epochs, drops, warmup):
+def test_configs_hold_the_published_recipes(model, depth, queries, epochs, drops, warmup):
     cfg = load(f"{COCO}{model}.yaml")
     assert (cfg.MODEL.RESNETS.DEPTH, cfg.MODEL.QUERYINST.NUM_QUERIES) == (depth, queries)
     weights = {50: "torchvision/R-50.pkl", 101: "/resnet101-63fe2227.pth"}
@@ -190,7 +190,7 @@ SHARED_BY_ALL_COCO_MODELS = {
 }
 
 
-def test_all_coco_models_share_one_recipe():
+def test_configs_of_coco_share_keys():
     wrong = []
     for name in (name for name in NAMES if name.startswith(COCO)):
         cfg = leaves(load(name))

@@ -31,10 +31,10 @@ class SmallModel(nn.Module):
 
     def __init__(self):
         super().__init__()
-        trunk = nn.ModuleDict({"stem": nn.Linear(2, 2), "res5": nn.Linear(2, 3)})
-        trunk["norm"] = nn.BatchNorm2d(3)
-        trunk["stem"].requires_grad_(False)
-        self.backbone = nn.ModuleDict({"bottom_up": trunk, "fpn_output2": nn.Linear(3, 3)})
+        bottom_up = nn.ModuleDict({"stem": nn.Linear(2, 2), "res5": nn.Linear(2, 3)})
+        bottom_up["norm"] = nn.BatchNorm2d(3)
+        bottom_up["stem"].requires_grad_(False)
+        self.backbone = nn.ModuleDict({"bottom_up": bottom_up, "fpn_output2": nn.Linear(3, 3)})
         self.cascade = nn.ModuleDict({"fc": nn.Linear(3, 2), "norm": nn.LayerNorm(2)})
         self.query_feats = nn.Parameter(torch.ones(4, 2))
 
@@ -48,7 +48,7 @@ def settings_by_name(optimizer, model) -> dict:
     }
 
 
-def test_only_the_trunk_learns_at_the_lower_rate():
+def test_build_optimizer_lowers_the_rate_of_bottom_up_only():
     model = SmallModel()
     optimizer = build_optimizer(load(f"{COCO}1x.yaml"), model)
     slow, full = (1e-5, 1e-4), (1e-4, 1e-4)
@@ -69,12 +69,12 @@ def test_only_the_trunk_learns_at_the_lower_rate():
     assert type(optimizer) is torch.optim.AdamW
 
 
-def test_the_authors_recipe_has_one_rate():
+def test_build_optimizer_has_one_rate_for_the_authors_recipe():
     optimizer = build_optimizer(load(f"{COCO}3x_300q_paper.yaml"), SmallModel())
     assert [group["lr"] for group in optimizer.param_groups] == [pytest.approx(2.5e-5)]
 
 
-def test_norms_and_biases_follow_their_keys():
+def test_build_optimizer_follows_the_keys_of_norms_and_biases():
     model = SmallModel()
     keys = ("SOLVER.WEIGHT_DECAY_NORM", 0.5, "SOLVER.WEIGHT_DECAY_BIAS", 0.25)
     cfg = load(f"{COCO}1x.yaml", *keys, "SOLVER.BIAS_LR_FACTOR", 2.0)
@@ -87,13 +87,13 @@ def test_norms_and_biases_follow_their_keys():
     assert settings["backbone.bottom_up.res5.bias"] == (2e-5, 0.25)  # both factors
 
 
-def test_a_multiplier_without_a_trunk_is_reported(caplog):
+def test_build_optimizer_warns_of_a_multiplier_without_bottom_up(caplog):
     with caplog.at_level(logging.WARNING):
         build_optimizer(load("Base-QueryInst.yaml"), nn.Linear(2, 2))
     assert "SOLVER.BACKBONE_MULTIPLIER 0.1 has no effect" in caplog.text
 
 
-def test_sgd_takes_its_momentum():
+def test_build_optimizer_gives_sgd_its_momentum():
     keys = ("SOLVER.OPTIMIZER", "SGD", "SOLVER.MOMENTUM", 0.8, "SOLVER.NESTEROV", True)
     optimizer = build_optimizer(load("Base-QueryInst.yaml", *keys), SmallModel())
     assert type(optimizer) is torch.optim.SGD
@@ -123,7 +123,7 @@ def moves_and_gradients(*opts, scale=1.0) -> tuple[dict, dict]:
 
 @pytest.mark.parametrize("scale", [1.0, 1e-4])
 @pytest.mark.parametrize("norm_type", [1.0, 2.0, float("inf")])
-def test_full_model_clipping_uses_one_norm_of_all_gradients(norm_type, scale):
+def test_build_optimizer_clips_by_one_norm_of_all_gradients(norm_type, scale):
     clip = "SOLVER.CLIP_GRADIENTS."
     moves, grads = moves_and_gradients(
         f"{clip}CLIP_VALUE", 0.1, f"{clip}NORM_TYPE", norm_type, scale=scale
@@ -136,26 +136,26 @@ def test_full_model_clipping_uses_one_norm_of_all_gradients(norm_type, scale):
         torch.testing.assert_close(moves[name], -factor * grad, rtol=1e-4, atol=1e-6)
 
 
-def test_norm_clipping_looks_at_each_parameter_alone():
+def test_build_optimizer_clips_each_parameter_by_its_norm():
     moves, grads = moves_and_gradients("SOLVER.CLIP_GRADIENTS.CLIP_TYPE", "norm")
     for name, grad in grads.items():
         expected = -grad * min(1.0, 0.1 / grad.norm().item())
         torch.testing.assert_close(moves[name], expected, rtol=1e-4, atol=1e-6)
 
 
-def test_value_clipping_limits_each_element():
+def test_build_optimizer_clips_each_element_by_value():
     moves, grads = moves_and_gradients("SOLVER.CLIP_GRADIENTS.CLIP_TYPE", "value")
     for name, grad in grads.items():
         torch.testing.assert_close(moves[name], -grad.clamp(-0.1, 0.1), rtol=1e-4, atol=1e-6)
 
 
-def test_clipping_can_be_switched_off():
+def test_build_optimizer_clips_nothing_if_disabled():
     moves, grads = moves_and_gradients("SOLVER.CLIP_GRADIENTS.ENABLED", False)
     for name, grad in grads.items():
         torch.testing.assert_close(moves[name], -grad, rtol=1e-4, atol=1e-6)
 
 
-def test_clipping_sees_the_gradients_that_a_grad_scaler_has_unscaled():
+def test_build_optimizer_clips_unscaled_gradients():
     model = nn.Linear(3, 1, bias=False)
     before = model.weight.detach().clone()
     optimizer = build_optimizer(load("Base-QueryInst.yaml", *PLAIN_SGD), model)
@@ -184,7 +184,7 @@ SCHEDULES = {
 
 
 @pytest.mark.parametrize("name", SCHEDULES)
-def test_the_rate_is_mmengines(name):
+def test_lr_scheduler_follows_mmengines_rate(name):
     schedule = dict(SCHEDULES[name])
     cfg = load(f"{COCO}{name}.yaml")
     assert cfg.SOLVER.MAX_ITER == schedule.pop("epochs") * ITERATIONS_PER_EPOCH
@@ -196,12 +196,12 @@ def test_the_rate_is_mmengines(name):
     for iteration in sorted(looked_at):
         scheduler.last_epoch = iteration
         expected = reference_rate(iteration, **schedule)
-        rates = dict(zip(["trunk", "rest"], sorted(scheduler.get_lr())))
+        rates = dict(zip(["bottom_up", "rest"], sorted(scheduler.get_lr())))
         assert rates["rest"] == pytest.approx(expected, rel=1e-9), iteration
-        assert rates["trunk"] == pytest.approx(0.1 * expected, rel=1e-9), iteration
+        assert rates["bottom_up"] == pytest.approx(0.1 * expected, rel=1e-9), iteration
 
 
-def test_the_schedule_moves_the_rate_of_an_optimizer_that_clips():
+def test_lr_scheduler_changes_the_rate_of_an_optimizer_that_clips():
     cfg = load("Base-QueryInst.yaml", "SOLVER.MAX_ITER", 6, "SOLVER.STEPS", (4,))
     cfg.merge_from_list(["SOLVER.WARMUP_ITERS", 2, "SOLVER.WARMUP_FACTOR", 0.5])
     optimizer = build_optimizer(cfg, nn.Linear(2, 2))
@@ -217,26 +217,26 @@ def test_the_schedule_moves_the_rate_of_an_optimizer_that_clips():
 @pytest.mark.parametrize(
     "key, value, message",
     [
-        ("OPTIMIZER", "LION", "'LION' is none of ADAMW, SGD; set SOLVER.OPTIMIZER"),
+        ("OPTIMIZER", "LION", "'LION' must be one of ADAMW, SGD; set SOLVER.OPTIMIZER"),
         ("BASE_LR", 0.0, "0.0 must be > 0; set SOLVER.BASE_LR"),
         ("BASE_LR", float("nan"), "nan must be > 0; set SOLVER.BASE_LR"),
         ("WEIGHT_DECAY", -0.1, "-0.1 must be >= 0; set SOLVER.WEIGHT_DECAY"),
         ("WEIGHT_DECAY_BIAS", -0.1, "-0.1 must be >= 0; set SOLVER.WEIGHT_DECAY_BIAS"),
         ("BACKBONE_MULTIPLIER", -1.0, "-1.0 must be >= 0; set SOLVER.BACKBONE_MULTIPLIER"),
         ("MAX_ITER", 0, "0 must be >= 1; set SOLVER.MAX_ITER"),
-        ("CLIP_GRADIENTS.CLIP_TYPE", "all", "'all' is none of full_model, norm, value; set"),
+        ("CLIP_GRADIENTS.CLIP_TYPE", "all", "'all' must be one of full_model, norm, value; set"),
         ("CLIP_GRADIENTS.CLIP_VALUE", 0.0, "0.0 must be > 0; set SOLVER.CLIP_GRADIENTS.CLIP"),
         ("CLIP_GRADIENTS.NORM_TYPE", -2.0, "-2.0 must be > 0; set SOLVER.CLIP_GRADIENTS.NORM"),
         ("STEPS", (9, 5), "(9, 5) must increase between 0 and SOLVER.MAX_ITER 40000; set"),
         ("STEPS", (40000,), "(40000,) must increase between 0 and SOLVER.MAX_ITER 40000; set"),
     ],
 )
-def test_impossible_values_are_named(key, value, message):
+def test_check_solver_names_invalid_values(key, value, message):
     cfg = load("Base-QueryInst.yaml", f"SOLVER.{key}", value)
     with pytest.raises(ValueError) as error:
         build_optimizer(cfg, SmallModel())
     assert message in str(error.value) and "\n" not in str(error.value)
 
 
-def test_steps_beyond_a_shortened_run_are_left_to_detectron2():
+def test_check_solver_leaves_steps_beyond_the_end_to_detectron2():
     check_solver(load(f"{COCO}1x.yaml", "SOLVER.MAX_ITER", 10))

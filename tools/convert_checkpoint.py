@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Convert a checkpoint between layouts and file types, and say what it holds."""
+"""Convert a checkpoint between layouts and file types, and print what it holds."""
 
 import argparse
 import sys
@@ -18,9 +18,9 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("target", metavar="OUT", help="file to write: .pth or .safetensors")
     parser.add_argument(
-        "--slim",
+        "--inference-only",
         action="store_true",
-        help="leave out the mask heads that training alone runs: for evaluation and prediction",
+        help="leave out the mask heads that only training runs: for evaluation and prediction",
     )
     parser.add_argument(
         "--to",
@@ -32,14 +32,14 @@ def build_parser() -> argparse.ArgumentParser:
         "--config-file",
         default="",
         metavar="FILE",
-        help="the model's configuration, against which IN is checked (default: the one that IN"
-        " carries, or that of the published model that IN is)",
+        help="the model's configuration, which IN must match (default: the one in IN, or that of"
+        " the published model that IN is)",
     )
     parser.add_argument(
         "--allow-pickle",
         action="store_true",
-        help="open a file that holds more than tensors, by executing what it holds: only if you"
-        " trust who made it",
+        help="load a file that holds more than tensors, which executes what it holds: only if you"
+        " trust its author",
     )
     return parser
 
@@ -50,7 +50,7 @@ def main() -> int:
         conversion = convert_checkpoint(
             args.source,
             args.target,
-            slim=args.slim,
+            inference_only=args.inference_only,
             allow_pickle=args.allow_pickle,
             to=args.to,
             config_file=args.config_file,

@@ -5,7 +5,10 @@ import logging
 import pytest
 import torch
 from detectron2.modeling import build_model
+from torch import nn
 
+from queryinst import QueryInst
+from queryinst.checkpoint.foreign_state_dicts import install_state_dict_hook
 from queryinst.testing import tiny_cfg
 
 
@@ -15,20 +18,39 @@ def _built(overrides):
     return build_model(tiny_cfg(**dict(overrides)))
 
 
+def _make(seed=0, **overrides):
+    model = copy.deepcopy(_built(tuple(sorted(overrides.items()))))
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for tensor in model.state_dict().values():
+            if tensor.is_floating_point():
+                tensor.copy_(torch.rand(tensor.shape, generator=generator) + 0.5)
+            else:
+                tensor.fill_(seed)
+    return model.train()
+
+
 @pytest.fixture
 def make_model():
     """Tiny models in training mode; `seed` changes every parameter and buffer."""
+    return _make
+
+
+class _PlainQueryInst(QueryInst):
+    """With torch's own load_state_dict, so that only the hook converts."""
+
+    load_state_dict = nn.Module.load_state_dict
+
+
+@pytest.fixture
+def make_hooked():
+    """As `make_model`'s, with the hook for foreign state dicts."""
 
     def make(seed=0, **overrides):
-        model = copy.deepcopy(_built(tuple(sorted(overrides.items()))))
-        generator = torch.Generator().manual_seed(seed)
-        with torch.no_grad():
-            for tensor in model.state_dict().values():
-                if tensor.is_floating_point():
-                    tensor.copy_(torch.rand(tensor.shape, generator=generator) + 0.5)
-                else:
-                    tensor.fill_(seed)
-        return model.train()
+        model = _make(seed, **overrides)
+        model.__class__ = _PlainQueryInst
+        install_state_dict_hook(model)
+        return model
 
     return make
 
@@ -36,7 +58,9 @@ def make_model():
 @pytest.fixture
 def messages(caplog, monkeypatch):
     """The lines that were logged, in a list, also if another test has set the logger up."""
-    for name in ("queryinst", "queryinst.checkpoint", "queryinst.checkpoint.checkpointer"):
+    modules = ("checkpointer", "foreign_state_dicts")
+    names = [f"queryinst.checkpoint.{module}" for module in modules]
+    for name in ("queryinst", "queryinst.checkpoint", *names):
         monkeypatch.setattr(logging.getLogger(name), "propagate", True)
     caplog.set_level(logging.INFO, logger="queryinst")
     return lambda word: [r.getMessage() for r in caplog.records if word in r.getMessage()]

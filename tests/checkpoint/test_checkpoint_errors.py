@@ -55,22 +55,22 @@ def refused(snapshot):
     return check
 
 
-def test_missing_file(refused, tmp_path):
+def test_load_refuses_a_missing_file(refused, tmp_path):
     refused(tmp_path / "none.pth", FileNotFoundError, "does not exist")
 
 
-def test_file_of_somebody_else(refused, tmp_path, monkeypatch):
+def test_load_refuses_a_file_without_read_permission(refused, tmp_path, monkeypatch):
     (tmp_path / "w.pth").write_bytes(b"PK")
     monkeypatch.setattr(os, "access", lambda path, mode: False)
-    refused(tmp_path / "w.pth", PermissionError, "can't be read by this user")
+    refused(tmp_path / "w.pth", PermissionError, "cannot be read by this user")
 
 
-def test_folder(refused, tmp_path):
+def test_load_refuses_a_folder(refused, tmp_path):
     refused(tmp_path, IsADirectoryError, "is a folder")
 
 
 @pytest.mark.parametrize("suffix", ["pth", "pkl"])
-def test_empty_file(refused, tmp_path, suffix):
+def test_load_refuses_an_empty_file(refused, tmp_path, suffix):
     (tmp_path / f"empty.{suffix}").write_bytes(b"")
     refused(tmp_path / f"empty.{suffix}", ValueError, "is an empty file")
 
@@ -80,14 +80,14 @@ def test_empty_file(refused, tmp_path, suffix):
     "content",
     [b"version https://git-lfs.github.com/spec/v1\n", b"<html>404</html>", bytes(range(64)) * 9],
 )
-def test_not_a_checkpoint(refused, tmp_path, content, suffix):
+def test_load_refuses_other_files(refused, tmp_path, content, suffix):
     (tmp_path / f"w.{suffix}").write_bytes(content)
     refused(tmp_path / f"w.{suffix}", ValueError, "is not a checkpoint")
 
 
 @pytest.mark.parametrize("seed", range(20))
 @pytest.mark.parametrize("start", [b"", b"\x80", b"\x80\x02", b"PK\x03\x04"])
-def test_random_bytes(refused, tmp_path, seed, start):
+def test_load_refuses_random_bytes(refused, tmp_path, seed, start):
     noise = np.random.default_rng(seed).bytes(200)
     (tmp_path / "w.pth").write_bytes(start + noise)
     refused(tmp_path / "w.pth", ValueError, "is not a checkpoint|is truncated or damaged|holds no")
@@ -95,7 +95,7 @@ def test_random_bytes(refused, tmp_path, seed, start):
 
 @pytest.mark.parametrize("share", [0.02, 0.5, 0.99])
 @pytest.mark.parametrize("kind", ["zip", "legacy", "pickle"])
-def test_truncated_file(refused, tmp_path, kind, share):
+def test_load_refuses_a_truncated_file(refused, tmp_path, kind, share):
     path = tmp_path / ("w.pkl" if kind == "pickle" else "w.pth")
     state = torch.nn.Linear(30, 30).state_dict()
     if kind == "pickle":
@@ -108,43 +108,43 @@ def test_truncated_file(refused, tmp_path, kind, share):
 
 
 @pytest.mark.parametrize("legacy", [False, True])
-def test_no_code_of_a_pth_is_executed(refused, tmp_path, legacy):
+def test_read_checkpoint_executes_no_code_of_a_pth(refused, tmp_path, legacy):
     data = {"model": {"a": RunsCode(tmp_path / "ran")}}
     torch.save(data, tmp_path / "evil.pth", _use_new_zipfile_serialization=not legacy)
-    refused(tmp_path / "evil.pth", ValueError, r"it wants the Python object _?io.open")
+    refused(tmp_path / "evil.pth", ValueError, r"it needs the Python object _?io.open")
     assert not (tmp_path / "ran").exists()
 
 
 @pytest.mark.parametrize("suffix", ["pth", "pkl"])
 @pytest.mark.parametrize("protocol", [0, 2, 4, 5])
-def test_no_code_of_a_pickle_is_executed(refused, tmp_path, protocol, suffix):
+def test_read_checkpoint_executes_no_code_of_a_pickle(refused, tmp_path, protocol, suffix):
     path = tmp_path / f"evil.{suffix}"
     path.write_bytes(pickle.dumps({"a": RunsCode(tmp_path / "ran")}, protocol))
-    wanted = "it wants the Python object _?io.open"
+    wanted = "it needs the Python object _?io.open"
     refused(path, ValueError, wanted if protocol or suffix == "pkl" else "is not a checkpoint")
     assert not (tmp_path / "ran").exists()
 
 
 @pytest.mark.parametrize("name", ["builtins.eval", "numpy.load", "os.system", "functools.partial"])
-def test_callables_are_refused_by_name(refused, tmp_path, name):
+def test_read_checkpoint_names_a_callable_that_it_refuses(refused, tmp_path, name):
     module, attribute = name.rsplit(".", 1)
     (tmp_path / "w.pkl").write_bytes(f"c{module}\n{attribute}\n.".encode())
     refused(tmp_path / "w.pkl", ValueError, f"the Python object {re.escape(name)},")
 
 
-def test_harmless_objects_are_refused_too(refused, tmp_path):
+def test_read_checkpoint_refuses_harmless_objects_too(refused, tmp_path):
     torch.save({"model": {}, "args": Namespace(a=1)}, tmp_path / "w.pth")
     text = refused(tmp_path / "w.pth", ValueError, "the Python object argparse.Namespace, ")
     assert "only tensors" in text and "tools/convert_checkpoint.py --allow-pickle" in text
 
 
-def test_other_codecs_are_not_looked_up(refused, tmp_path):
+def test_read_checkpoint_looks_up_no_other_codecs(refused, tmp_path):
     (tmp_path / "w.pkl").write_bytes(b"c_codecs\nencode\n(Vx\nVzlib\ntR.")
     refused(tmp_path / "w.pkl", ValueError, "codec 'zlib'")
 
 
 @pytest.mark.parametrize("suffix", ["pth", "pkl"])
-def test_numpy_and_plain_containers_are_admitted(tmp_path, suffix):
+def test_read_checkpoint_loads_numpy_and_plain_containers(tmp_path, suffix):
     model, other = torch.nn.Linear(2, 2), torch.nn.Linear(2, 2).eval()
     extra = {
         "scalars": [np.float64(1.5), np.float32(0.5), np.int64(-3), np.bool_(True), np.float16(2)],
@@ -175,12 +175,12 @@ def test_numpy_and_plain_containers_are_admitted(tmp_path, suffix):
         ({}, "holds no weights, but an empty dict"),
         ({"model": {}, "iteration": 3}, r"holds no weights, but the keys \['iteration', 'model'\]"),
         ({"model": "resnet"}, "holds no weights"),
-        ({"epoch": 3, "lr": 0.1}, r"2 of its 2 entries are no tensors, first 'epoch' \(int\)"),
+        ({"epoch": 3, "lr": 0.1}, r"2 of its 2 entries are not tensors, first 'epoch' \(int\)"),
         ({"model": {"a": torch.zeros(1), "b": "x"}}, r"1 of its 2 .* first 'b' \(str\)"),
         ({"model": {"a": np.array(["text"])}}, r"first 'a' \(ndarray\)"),
     ],
 )
-def test_no_weights_within(refused, tmp_path, data, match):
+def test_tensors_of_refuses_a_file_without_weights(refused, tmp_path, data, match):
     if "ndarray" in match:
         (tmp_path / "w.pth").write_bytes(pickle.dumps(data))
     else:
@@ -188,7 +188,7 @@ def test_no_weights_within(refused, tmp_path, data, match):
     refused(tmp_path / "w.pth", ValueError, match)
 
 
-def test_later_format_is_refused(refused, tmp_path):
+def test_checked_meta_refuses_a_later_format(refused, tmp_path):
     meta = {"format_version": 2, "queryinst_version": "9.1"}
     QueryInstCheckpointer(torch.nn.Linear(2, 2), str(tmp_path), meta=meta).save("model")
     text = refused(tmp_path / "model.pth", ValueError, "has format version 2, .* up to 1")
@@ -197,28 +197,28 @@ def test_later_format_is_refused(refused, tmp_path):
         read_meta(str(tmp_path / "model.pth"))
 
 
-def test_meta_of_a_missing_file(tmp_path):
+def test_read_meta_refuses_a_missing_file(tmp_path):
     with pytest.raises(FileNotFoundError, match="none.pth does not exist"):
         read_meta(str(tmp_path / "none.pth"))
 
 
-def test_no_network(refused, monkeypatch):
+def test_fetch_names_what_to_do_without_a_network(refused, monkeypatch):
     def unreachable(path, **options):
         raise urllib.error.URLError("Name or service not known")
 
     monkeypatch.setattr(PathManager, "get_local_path", unreachable)
     text = refused(
-        "detectron2://ImageNetPretrained/R-50.pkl", ConnectionError, "could not be downloaded"
+        "detectron2://ImageNetPretrained/R-50.pkl", ConnectionError, "cannot be downloaded"
     )
     assert "get https://dl.fbaipublicfiles.com/detectron2/ImageNetPretrained/R-50.pkl by" in text
 
 
-def test_name_that_a_catalog_lacks(refused):
+def test_fetch_refuses_a_name_that_a_catalog_lacks(refused):
     refused("catalog://NoSuchModel", FileNotFoundError, "names no file")
 
 
 @pytest.mark.parametrize("path", ["", None])
-def test_evaluation_needs_weights(path):
+def test_load_refuses_empty_weights_in_evaluation(path):
     with pytest.raises(ValueError, match="MODEL.WEIGHTS is empty; evaluation"):
         QueryInstCheckpointer(torch.nn.Linear(2, 2).eval()).load(path)
 
@@ -228,14 +228,14 @@ def resume(model, folder, **checkpointables):
     return loader.resume_or_load("", resume=True)
 
 
-def test_resume_without_the_file_that_was_last(tmp_path):
+def test_resume_or_load_refuses_a_missing_last_checkpoint(tmp_path):
     (tmp_path / "last_checkpoint").write_text("model_0000009.pth")
     match = "model_0000009.pth .*last_checkpoint; remove that .*MODEL.WEIGHTS.* does not exist"
     with pytest.raises(FileNotFoundError, match=match):
         resume(torch.nn.Linear(2, 2), tmp_path)
 
 
-def test_resume_needs_all_checkpointables(snapshot, tmp_path):
+def test_resume_or_load_needs_all_checkpointables(snapshot, tmp_path):
     QueryInstCheckpointer(torch.nn.Linear(2, 2), str(tmp_path), trainer=Counter()).save("model")
     model = torch.nn.Linear(2, 2)
     changed = snapshot(model)
@@ -244,7 +244,7 @@ def test_resume_needs_all_checkpointables(snapshot, tmp_path):
     assert not changed()
 
 
-def test_resume_with_a_state_that_does_not_fit(tmp_path):
+def test_resume_or_load_refuses_a_state_that_does_not_fit(tmp_path):
     QueryInstCheckpointer(torch.nn.Linear(2, 2), str(tmp_path), trainer=Counter(-1)).save("model")
     match = r"its state of 'trainer' does not fit \(parameter group sizes differ\); resume with"
     with pytest.raises(ValueError, match=match):
@@ -255,10 +255,10 @@ def test_resume_with_a_state_that_does_not_fit(tmp_path):
     "overrides, match",
     [
         ({"MODEL__ROI_HEADS__NUM_CLASSES": 5}, "MODEL.ROI_HEADS.NUM_CLASSES is 5, the file has 3"),
-        ({"MODEL__MASK_ON": False}, r"tensors unused \(first mask_head.stages.0"),
+        ({"MODEL__MASK_ON": False}, r"unexpected keys \(first mask_head.stages.0"),
     ],
 )
-def test_resume_takes_no_part_of_a_model(make_model, snapshot, tmp_path, overrides, match):
+def test_resume_or_load_refuses_a_part_of_a_model(make_model, snapshot, tmp_path, overrides, match):
     QueryInstCheckpointer(make_model(1), str(tmp_path)).save("model")
     model = make_model(2, **overrides)
     model.allow_unloaded = (".*",)
@@ -268,9 +268,9 @@ def test_resume_takes_no_part_of_a_model(make_model, snapshot, tmp_path, overrid
     assert not changed()
 
 
-def test_resume_takes_no_backbone_alone(make_model, tmp_path):
-    trunk = {n: v for n, v in make_model(1).state_dict().items() if "bottom_up" in n}
-    torch.save({"model": trunk}, tmp_path / "trunk.pth")
-    (tmp_path / "last_checkpoint").write_text("trunk.pth")
-    with pytest.raises(ValueError, match="holds a backbone alone; .*--resume"):
+def test_resume_or_load_refuses_a_backbone(make_model, tmp_path):
+    bottom_up = {n: v for n, v in make_model(1).state_dict().items() if "bottom_up" in n}
+    torch.save({"model": bottom_up}, tmp_path / "bottom_up.pth")
+    (tmp_path / "last_checkpoint").write_text("bottom_up.pth")
+    with pytest.raises(ValueError, match="holds only a backbone; .*--resume"):
         resume(make_model(), tmp_path)

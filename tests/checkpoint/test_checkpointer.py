@@ -44,7 +44,7 @@ def assert_equal_models(model, other):
     assert all(torch.equal(value, theirs[name]) for name, value in ours.items())
 
 
-def test_round_trip_of_all_that_was_saved(make_model, tmp_path):
+def test_save_writes_what_load_reads(make_model, tmp_path):
     model, other = make_model(1), make_model(2)
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.25)
     for parameter in model.parameters():
@@ -62,7 +62,7 @@ def test_round_trip_of_all_that_was_saved(make_model, tmp_path):
     torch.testing.assert_close(theirs.state_dict()["state"], optimizer.state_dict()["state"])
 
 
-def test_numpy_scalars_are_written_as_plain_numbers(make_model, tmp_path):
+def test_save_writes_numpy_scalars_as_plain_numbers(make_model, tmp_path):
     saver = QueryInstCheckpointer(make_model(), str(tmp_path), counter=Counter(3))
     saver.save("model", best=np.float32(0.5))
     saved = torch.load(tmp_path / "model.pth", weights_only=True)
@@ -70,7 +70,7 @@ def test_numpy_scalars_are_written_as_plain_numbers(make_model, tmp_path):
     assert type(saved["counter"]["value"]) is int and type(saved["best"]) is float
 
 
-def test_meta_is_written_and_read(make_model, tmp_path, dataset):
+def test_build_meta_is_written_and_read(make_model, tmp_path, dataset):
     cfg = tiny_cfg()
     saver = QueryInstCheckpointer(make_model(), str(tmp_path), meta=build_meta(cfg, dataset))
     saver.save("model")
@@ -88,45 +88,45 @@ def test_meta_is_written_and_read(make_model, tmp_path, dataset):
 
 
 @pytest.mark.parametrize("name", [None, "", "a_data_set_without_metadata"])
-def test_meta_of_unknown_classes_is_empty(name):
+def test_build_meta_has_no_names_of_unknown_classes(name):
     meta = build_meta(tiny_cfg(), name)
     assert meta["thing_classes"] == [] and meta["dataset_id_map"] == {}
     assert "a_data_set_without_metadata" not in DatasetCatalog.list()
 
 
-def test_file_without_meta_has_none(make_model, tmp_path):
+def test_read_meta_is_none_without_meta(make_model, tmp_path):
     torch.save(make_model().state_dict(), tmp_path / "bare.pth")
     assert read_meta(str(tmp_path / "bare.pth")) is None
 
 
-def test_meta_of_other_than_plain_types_is_refused(make_model):
+def test_require_plain_refuses_other_types(make_model):
     QueryInstCheckpointer(make_model(), meta={"map": {1: [2.5, None]}, "kind": "train"})
     with pytest.raises(TypeError, match=r"meta\['config'\] is a CfgNode; .* plain types"):
         QueryInstCheckpointer(make_model(), meta={"config": tiny_cfg()})
 
 
-def test_last_checkpoint_is_noted(make_model, tmp_path):
+def test_tag_last_checkpoint_follows_each_save(make_model, tmp_path):
     saver = QueryInstCheckpointer(make_model(), str(tmp_path))
     for name in ("model_0000004", "model_0000009"):
         saver.save(name)
         assert saver.get_checkpoint_file() == str(tmp_path / f"{name}.pth")
-    with pytest.raises(ValueError, match="'a/b' must be without folders"):
+    with pytest.raises(ValueError, match="'a/b' must not contain folders"):
         saver.save("a/b")
 
 
-def test_only_who_saves_to_disk_writes(make_model, tmp_path):
+def test_save_writes_only_with_save_to_disk(make_model, tmp_path):
     QueryInstCheckpointer(make_model(), str(tmp_path), save_to_disk=False).save("model")
     QueryInstCheckpointer(make_model(), "").save("model")
     assert not list(tmp_path.iterdir())
 
 
-def test_folders_are_made(make_model, tmp_path):
+def test_save_creates_folders(make_model, tmp_path):
     QueryInstCheckpointer(make_model(), str(tmp_path / "a" / "b")).save("model")
     assert sorted(os.listdir(tmp_path / "a" / "b")) == ["last_checkpoint", "model.pth"]
 
 
 @pytest.mark.parametrize("checkpoint", [False, True])
-def test_detectron2_loads_our_files(make_model, tmp_path, checkpoint, caplog):
+def test_save_writes_files_that_detectron2_loads(make_model, tmp_path, checkpoint, caplog):
     model, other = make_model(1), make_model(2)
     counter = {"counter": Counter(3)} if checkpoint else {}
     meta = build_meta(tiny_cfg(), None)
@@ -138,7 +138,7 @@ def test_detectron2_loads_our_files(make_model, tmp_path, checkpoint, caplog):
     assert not [record for record in caplog.records if record.levelname == "WARNING"]
 
 
-def test_detectron2_predictor_predicts_from_our_file(make_model, tmp_path):
+def test_save_writes_files_that_detectron2s_predictor_loads(make_model, tmp_path):
     model = make_model(1)
     QueryInstCheckpointer(model, str(tmp_path)).save("model")
     predictor = DefaultPredictor(tiny_cfg(MODEL__WEIGHTS=str(tmp_path / "model.pth")))
@@ -147,21 +147,21 @@ def test_detectron2_predictor_predicts_from_our_file(make_model, tmp_path):
     assert "instances" in predictor(np.zeros((64, 64, 3), np.uint8))
 
 
-def test_detectron2_file_loads(make_model, tmp_path):
+def test_load_reads_detectron2s_files(make_model, tmp_path):
     model, other = make_model(1), make_model(2).eval()
     DetectionCheckpointer(model, str(tmp_path)).save("model", iteration=3)
     assert QueryInstCheckpointer(other).load(str(tmp_path / "model.pth")) == {"iteration": 3}
     assert_equal_models(model, other)
 
 
-def test_bare_state_dict_loads(make_model, tmp_path):
+def test_load_reads_a_bare_state_dict(make_model, tmp_path):
     model, other = make_model(1), make_model(2).eval()
     torch.save(model.state_dict(), tmp_path / "bare.pth")
     assert QueryInstCheckpointer(other).load(str(tmp_path / "bare.pth")) == {}
     assert_equal_models(model, other)
 
 
-def test_legacy_file_format_loads(make_model, tmp_path):
+def test_load_reads_torchs_legacy_format(make_model, tmp_path):
     model, other = make_model(1), make_model(2).eval()
     torch.save(
         {"model": model.state_dict()}, tmp_path / "a.pth", _use_new_zipfile_serialization=False
@@ -170,7 +170,7 @@ def test_legacy_file_format_loads(make_model, tmp_path):
     assert_equal_models(model, other)
 
 
-def test_query_of_detectron2_is_taken(make_model, tmp_path):
+def test_load_supports_detectron2s_query(make_model, tmp_path):
     model, other = make_model(1), make_model(2).eval()
     QueryInstCheckpointer(model, str(tmp_path)).save("model")
     QueryInstCheckpointer(other).load(f"{tmp_path}/model.pth?matching_heuristics=True")
@@ -179,14 +179,14 @@ def test_query_of_detectron2_is_taken(make_model, tmp_path):
         QueryInstCheckpointer(other).load(f"{tmp_path}/model.pth?version=2")
 
 
-def test_prefix_of_distributed_training_is_seen_through(make_model, tmp_path):
+def test_load_removes_the_prefix_of_distributed_training(make_model, tmp_path):
     model, other = make_model(1), make_model(2)
     torch.save({f"module.{n}": v for n, v in model.state_dict().items()}, tmp_path / "m.pth")
     QueryInstCheckpointer(nn.DataParallel(other)).load(str(tmp_path / "m.pth"))
     assert_equal_models(model, other)
 
 
-def test_distributed_model_saves_and_loads_without_the_prefix(make_model, tmp_path):
+def test_save_and_load_support_distributed_models(make_model, tmp_path):
     distributed.init_process_group(
         "gloo", store=distributed.HashStore(), rank=0, world_size=1
     )  # one process
@@ -203,7 +203,7 @@ def test_distributed_model_saves_and_loads_without_the_prefix(make_model, tmp_pa
     assert not any(name.startswith("module.") for name in saved)
 
 
-def test_load_without_resume_leaves_the_optimizer_alone(make_model, tmp_path):
+def test_resume_or_load_leaves_the_optimizer_alone_without_resume(make_model, tmp_path):
     QueryInstCheckpointer(make_model(1), str(tmp_path), counter=Counter(3)).save("model")
     counter, other = Counter(), make_model(2)
     loader = QueryInstCheckpointer(other, str(tmp_path), counter=counter)
@@ -212,7 +212,7 @@ def test_load_without_resume_leaves_the_optimizer_alone(make_model, tmp_path):
     assert_equal_models(other, make_model(1))
 
 
-def test_nothing_to_resume_is_said_once(make_model, tmp_path, messages):
+def test_resume_or_load_logs_once_that_there_is_nothing_to_resume(make_model, tmp_path, messages):
     QueryInstCheckpointer(make_model(1), str(tmp_path / "old")).save("model")
     other, counter = make_model(2), Counter()
     loader = QueryInstCheckpointer(other, str(tmp_path / "new"), counter=counter)
@@ -224,14 +224,14 @@ def test_nothing_to_resume_is_said_once(make_model, tmp_path, messages):
     assert_equal_models(other, make_model(1))
 
 
-def test_empty_weights_leave_a_model_to_train_as_it_is(make_model, snapshot, messages):
+def test_load_leaves_a_model_in_training_alone_without_weights(make_model, snapshot, messages):
     model = make_model(1)
     changed = snapshot(model)
     assert QueryInstCheckpointer(model).load("") == {}
     assert not changed() and len(messages("random weights")) == 1
 
 
-def test_half_precision_file_fills_a_float_model(make_model, tmp_path):
+def test_load_copies_half_precision_into_a_float_model(make_model, tmp_path):
     model, other = make_model(1), make_model(2).eval()
     state = {n: v.half() if v.is_floating_point() else v for n, v in model.state_dict().items()}
     torch.save({"model": state}, tmp_path / "half.pth")
@@ -241,7 +241,7 @@ def test_half_precision_file_fills_a_float_model(make_model, tmp_path):
     torch.testing.assert_close(other.state_dict()[name], model.state_dict()[name].half().float())
 
 
-def test_interrupted_save_leaves_the_old_file(make_model, tmp_path, monkeypatch):
+def test_save_leaves_the_old_file_if_interrupted(make_model, tmp_path, monkeypatch):
     saver = QueryInstCheckpointer(make_model(1), str(tmp_path))
     saver.save("model")
     old = (tmp_path / "model.pth").read_bytes()
@@ -257,7 +257,7 @@ def test_interrupted_save_leaves_the_old_file(make_model, tmp_path, monkeypatch)
     assert sorted(os.listdir(tmp_path)) == ["last_checkpoint", "model.pth"]
 
 
-def test_killed_save_is_never_taken_for_a_checkpoint(make_model, tmp_path, monkeypatch):
+def test_save_leaves_no_checkpoint_if_killed(make_model, tmp_path, monkeypatch):
     saver = QueryInstCheckpointer(make_model(1), str(tmp_path))
     saver.save("model_0000001")
 
@@ -275,7 +275,7 @@ def test_killed_save_is_never_taken_for_a_checkpoint(make_model, tmp_path, monke
     assert not [name for name in os.listdir(tmp_path) if name.endswith(".tmp")]
 
 
-def test_folder_that_is_a_file_is_one_clear_error(make_model, tmp_path):
+def test_save_refuses_a_folder_that_is_a_file(make_model, tmp_path):
     (tmp_path / "file").write_text("")
     saver = QueryInstCheckpointer(make_model(), str(tmp_path / "file" / "output"))
     with pytest.raises(OSError, match="cannot write .*output/model.pth .*OUTPUT_DIR") as error:

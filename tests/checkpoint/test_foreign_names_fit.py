@@ -28,7 +28,7 @@ def refused(model, path, match, snapshot, error=ValueError):
 
 @pytest.mark.parametrize("bare", [False, True])
 @pytest.mark.parametrize("training", [False, True])
-def test_every_tensor_is_used(make_model, tmp_path, messages, training, bare):
+def test_match_state_dict_uses_every_foreign_tensor(make_model, tmp_path, messages, training, bare):
     source, model = make_model(1), make_model(2).train(training)
     path = save(source, tmp_path / "w.pth", bare)
     assert QueryInstCheckpointer(model).load(path) == {}
@@ -59,7 +59,7 @@ def test_every_tensor_is_used(make_model, tmp_path, messages, training, bare):
         ("MODEL.RESNETS.WIDTH_PER_GROUP", 4, 8),
     ],
 )
-def test_another_size_names_both_numbers_and_the_key(
+def test_match_state_dict_names_key_and_sizes_of_a_foreign_file(
     make_model, snapshot, tmp_path, key, ours, theirs, training
 ):
     path = save(make_model(1, **{key.replace(".", "__"): theirs}), tmp_path / "w.pth")
@@ -68,43 +68,51 @@ def test_another_size_names_both_numbers_and_the_key(
 
 
 @pytest.mark.parametrize("training", [False, True])
-def test_another_width_names_both_numbers_and_the_key(make_model, snapshot, tmp_path, training):
+def test_match_state_dict_names_key_and_widths_of_a_foreign_file(
+    make_model, snapshot, tmp_path, training
+):
     wide = {"MODEL__QUERYINST__EMBED_DIM": 32, "MODEL__FPN__OUT_CHANNELS": 32}
     path = save(make_model(1, **wide), tmp_path / "w.pth")
     match = "MODEL.QUERYINST.EMBED_DIM is 16, the file has 32; set"
     refused(make_model(2).train(training), path, match, snapshot)
 
 
-def test_heads_of_the_attention_leave_no_trace(make_model, tmp_path):
+def test_match_state_dict_cannot_tell_the_heads_of_the_attention(make_model, tmp_path):
     path = save(make_model(1), tmp_path / "w.pth")
     QueryInstCheckpointer(make_model(2, MODEL__QUERYINST__NUM_HEADS=2).eval()).load(path)
 
 
-def test_another_class_count_is_for_training_alone(make_model, snapshot, tmp_path, messages):
+def test_match_state_dict_loads_another_foreign_class_count_only_in_training(
+    make_model, snapshot, tmp_path, messages
+):
     path = save(make_model(1, MODEL__ROI_HEADS__NUM_CLASSES=5), tmp_path / "w.pth")
     match = "MODEL.ROI_HEADS.NUM_CLASSES is 3, the file has 5"
     refused(make_model(2).eval(), path, match, snapshot)
     QueryInstCheckpointer(make_model(2)).load(path)
-    (line,) = messages("start afresh")
-    assert path in line and "these 4 layers start afresh: cascade.stages.0.cls_logits" in line
+    (line,) = messages("re-initialized")
+    assert path in line and "these 4 layers are re-initialized: cascade.stages.0.cls_logits" in line
 
 
 @pytest.mark.parametrize("training", [False, True])
-def test_what_is_missing_or_too_much_is_refused(make_model, snapshot, tmp_path, training):
+def test_match_state_dict_refuses_missing_and_unexpected_foreign_keys(
+    make_model, snapshot, tmp_path, training
+):
     model = make_model(2).train(training)
     path = save(make_model(1), tmp_path / "w.pth", **{"neck.fpn_convs.1.conv.bias": None})
-    match = r"1 parameters left unfilled \(backbone.fpn_output3.bias\)"
+    match = r"1 missing keys \(backbone.fpn_output3.bias\)"
     refused(model, path, match, snapshot)
     more = {"neck.fpn_convs.1.conv.scale": torch.zeros(1)}
     path = save(make_model(1), tmp_path / "w.pth", **more)
-    match = r"1 of its tensors unused \(backbone.fpn_output3.scale\)"
+    match = r"1 unexpected keys \(backbone.fpn_output3.scale\)"
     refused(model, path, match, snapshot)
     path = save(make_model(1), tmp_path / "w.pth", **{"ema.weight": torch.zeros(1)})
     refused(model, path, "no rule, first 'ema.weight'; only QueryInst", snapshot, KeyError)
 
 
 @pytest.mark.parametrize("training", [False, True])
-def test_what_may_be_missing_or_too_much(make_model, tmp_path, training):
+def test_match_state_dict_allows_some_missing_and_unexpected_foreign_keys(
+    make_model, tmp_path, training
+):
     source, model = make_model(1), make_model(2).train(training)
     counters = [n for n in to_mmdet_state_dict(source.state_dict()) if "num_batches" in n]
     changes = dict.fromkeys(counters) | {"backbone.fc.weight": torch.zeros(5, 8)}
@@ -114,13 +122,13 @@ def test_what_may_be_missing_or_too_much(make_model, tmp_path, training):
         assert name.endswith("num_batches_tracked") or torch.equal(value, state[name])
 
 
-def test_a_file_of_boxes_alone_is_none_of_masks(make_model, snapshot, tmp_path):
+def test_match_state_dict_refuses_a_foreign_box_detector_for_masks(make_model, snapshot, tmp_path):
     path = save(make_model(1, MODEL__MASK_ON=False), tmp_path / "w.pth")
     match = "MODEL.MASK_ON is True, the file has no mask heads"
     refused(make_model(2), path, match, snapshot)
 
 
-def test_training_does_not_go_on_from_half_of_a_file(make_model, snapshot, tmp_path):
+def test_resume_or_load_refuses_an_incomplete_foreign_file(make_model, snapshot, tmp_path):
     save(make_model(1, MODEL__ROI_HEADS__NUM_CLASSES=5), tmp_path / "w.pth")
     (tmp_path / "last_checkpoint").write_text("w.pth")
     model = make_model(2)

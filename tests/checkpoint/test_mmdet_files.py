@@ -58,14 +58,14 @@ def assert_equal_models(model, other):
 
 @pytest.mark.parametrize("training", [False, True])
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_every_bit_is_loaded(make_model, tmp_path, layout, training):
+def test_load_reads_every_bit_of_mmdetections_files(make_model, tmp_path, layout, training):
     source, model = make_model(1), make_model(2).train(training)
     torch.save(LAYOUTS[layout](to_mmdet_state_dict(source.state_dict())), tmp_path / "w.pth")
     QueryInstCheckpointer(model).load(str(tmp_path / "w.pth"))
     assert_equal_models(model, source)
 
 
-def test_safetensors_and_the_old_format_of_torch(make_model, tmp_path):
+def test_load_reads_mmdetections_names_in_other_file_types(make_model, tmp_path):
     source = make_model(1)
     state = to_mmdet_state_dict(source.state_dict())
     save_file(state, tmp_path / "w.safetensors", metadata={"format": "pt"})
@@ -76,7 +76,7 @@ def test_safetensors_and_the_old_format_of_torch(make_model, tmp_path):
         assert_equal_models(model, source)
 
 
-def test_basic_blocks(make_model, tmp_path):
+def test_load_reads_mmdetections_basic_blocks(make_model, tmp_path):
     depth = {"MODEL__RESNETS__DEPTH": 18, "MODEL__RESNETS__RES2_OUT_CHANNELS": 64}
     source, model = make_model(1, **depth), make_model(2, **depth).eval()
     torch.save(as_2(to_mmdet_state_dict(source.state_dict())), tmp_path / "w.pth")
@@ -85,7 +85,7 @@ def test_basic_blocks(make_model, tmp_path):
 
 
 @pytest.mark.parametrize("suffix", ["pth", "safetensors"])
-def test_the_authors_files(make_model, tmp_path, suffix):
+def test_load_reads_the_authors_files(make_model, tmp_path, suffix):
     source, model = make_model(1), make_model(2).eval()
     state = to_mmdet_state_dict(source.state_dict())
     norms = [n for n in state if re.fullmatch(r"roi_head\.mask_head\.\d\.convs\.\d\.bn\.bias", n)]
@@ -112,7 +112,7 @@ def test_the_authors_files(make_model, tmp_path, suffix):
     assert differing == set(counted)
 
 
-def test_what_another_project_keeps_beside_is_not_needed(make_model, tmp_path):
+def test_load_needs_no_objects_beside_the_weights(make_model, tmp_path):
     """What mmengine's runner saves while it trains wants its classes; a published file does not."""
     source = make_model(1)
     checkpoint = as_3(to_mmdet_state_dict(source.state_dict()))

@@ -43,7 +43,7 @@ def build_without_memory(config):
         return META_ARCH_REGISTRY.get(cfg.MODEL.META_ARCHITECTURE)(cfg)
 
 
-def test_the_published_layout_becomes_exactly_our_model():
+def test_convert_mmdet_state_dict_gives_exactly_our_names():
     model = build_without_memory("COCO-InstanceSegmentation/queryinst_R_50_FPN_1x.yaml")
     theirs = published()
     assert len(theirs) == 780
@@ -58,7 +58,7 @@ def test_the_published_layout_becomes_exactly_our_model():
         "Shapes-InstanceSegmentation/queryinst_R_18_FPN.yaml",  # basic blocks
     ],
 )
-def test_all_depths_and_query_counts_have_names_both_ways(name):
+def test_convert_mmdet_state_dict_supports_all_depths_and_query_counts(name):
     ours = build_without_memory(name).state_dict()
     theirs = to_mmdet_state_dict(ours)
     assert is_mmdet(theirs) and not is_mmdet(ours)
@@ -67,13 +67,13 @@ def test_all_depths_and_query_counts_have_names_both_ways(name):
     assert all(back[n] is value for n, value in ours.items()) and len(back) == len(ours)
 
 
-def test_our_names_are_turned_into_those_of_the_published_file():
+def test_to_mmdet_state_dict_gives_the_published_names():
     model = build_without_memory("COCO-InstanceSegmentation/queryinst_R_50_FPN_1x.yaml")
     assert shapes(to_mmdet_state_dict(model.state_dict())) == shapes(published())
 
 
 @pytest.mark.parametrize("num_fcs", [0, 2, 5])
-def test_any_number_of_hidden_layers(make_model, num_fcs):
+def test_convert_mmdet_state_dict_supports_any_number_of_hidden_layers(make_model, num_fcs):
     overrides = {"MODEL__QUERYINST__NUM_CLS_FCS": num_fcs, "MODEL__QUERYINST__NUM_REG_FCS": 2}
     ours = make_model(1, **overrides).state_dict()
     theirs = to_mmdet_state_dict(ours)
@@ -82,14 +82,14 @@ def test_any_number_of_hidden_layers(make_model, num_fcs):
     assert convert_mmdet_state_dict(theirs).keys() == ours.keys()
 
 
-def test_a_round_trip_keeps_every_bit(make_model):
+def test_to_mmdet_state_dict_and_back_keeps_every_bit(make_model):
     ours = make_model(1).state_dict()
     back = convert_mmdet_state_dict(to_mmdet_state_dict(ours))
     assert back.keys() == ours.keys()
     assert all(torch.equal(value, back[name]) for name, value in ours.items())
 
 
-def test_rows_of_the_table_exclude_each_other():
+def test_key_table_has_one_row_for_each_name():
     for at, pattern in ((0, mmdet._TO_OURS), (1, mmdet._TO_THEIRS)):
         for row in mmdet.KEY_TABLE:
             name = re.sub(r"\{(stage|block|conv)\}", "1", row[at])
@@ -110,7 +110,7 @@ def with_biases(theirs, seed=0):
 
 @pytest.mark.parametrize("conv", range(4))
 @pytest.mark.parametrize("stage", [0, 1])
-def test_folded_biases_compute_what_they_did(make_model, stage, conv):
+def test_convert_mmdet_state_dict_folds_biases_exactly(make_model, stage, conv):
     theirs = with_biases(to_mmdet_state_dict(make_model(1).double().state_dict()))
     before = {name: value.clone() for name, value in theirs.items()}
     assert len(folded_names(theirs)) == 8  # 4 in each of 2 stages; 24 in the authors' 6
@@ -127,16 +127,16 @@ def test_folded_biases_compute_what_they_did(make_model, stage, conv):
     model.load_state_dict(convert_mmdet_state_dict(theirs), strict=True)
     x = torch.randn(2, 16, 5, 5, dtype=torch.float64)
     with torch.no_grad():
-        found = model.mask_head.stages[stage].convs[conv](x)
-        torch.testing.assert_close(found, eager(x).relu(), rtol=0, atol=1e-12)
+        folded = model.mask_head.stages[stage].convs[conv](x)
+        torch.testing.assert_close(folded, eager(x).relu(), rtol=0, atol=1e-12)
         eager[0].bias.zero_()  # the biases are seen
-        assert (found - eager(x).relu()).abs().max() > 1e-2
+        assert (folded - eager(x).relu()).abs().max() > 1e-2
     assert before.keys() == theirs.keys()
     assert all(torch.equal(value, theirs[name]) for name, value in before.items())
 
 
 @pytest.mark.parametrize("change", ["missing", "short"])
-def test_bias_without_its_norm(make_model, change):
+def test_convert_mmdet_state_dict_refuses_a_bias_without_its_norm(make_model, change):
     theirs = with_biases(to_mmdet_state_dict(make_model(1).state_dict()))
     mean = CONV + "bn.running_mean"
     theirs[mean] = theirs[mean][:5]
@@ -146,7 +146,7 @@ def test_bias_without_its_norm(make_model, change):
         convert_mmdet_state_dict(theirs)
 
 
-def test_what_may_be_left_over_is_written_down(make_model):
+def test_ignored_names_are_left_out(make_model):
     ours = make_model(1).state_dict()
     extra = {"backbone.fc.weight": torch.zeros(2), "data_preprocessor.mean": torch.zeros(3)}
     theirs = {**to_mmdet_state_dict(ours), **extra}
@@ -159,7 +159,7 @@ def test_what_may_be_left_over_is_written_down(make_model):
     assert to_mmdet_state_dict({**ours, **others}).keys() == to_mmdet_state_dict(ours).keys()
 
 
-def test_counters_may_be_missing(make_model):
+def test_convert_mmdet_state_dict_needs_no_counters(make_model):
     theirs = to_mmdet_state_dict(make_model(1).state_dict())
     counters = {n for n in theirs if n.endswith("num_batches_tracked")}
     converted = convert_mmdet_state_dict({n: v for n, v in theirs.items() if n not in counters})
@@ -179,7 +179,7 @@ def test_counters_may_be_missing(make_model):
         "roi_head.bbox_head.0.cls_fcs.2.weight",  # where a ReLU stands
     ],
 )
-def test_names_that_no_rule_takes(make_model, foreign):
+def test_convert_mmdet_state_dict_refuses_other_names(make_model, foreign):
     theirs = to_mmdet_state_dict(make_model(1).state_dict())
     theirs = {**theirs, foreign: torch.zeros(1), "zzz": torch.zeros(1)}
     with pytest.raises(KeyError) as error:
@@ -188,13 +188,13 @@ def test_names_that_no_rule_takes(make_model, foreign):
     assert error.value.args[0].startswith(count) and "\n" not in error.value.args[0]
 
 
-def test_our_names_that_no_rule_takes(make_model):
+def test_to_mmdet_state_dict_refuses_other_names(make_model):
     ours = {**make_model(1).state_dict(), "roi_heads.box_head.fc1.weight": torch.zeros(1)}
     with pytest.raises(KeyError, match="1 of .* first 'roi_heads.box_head.fc1.weight'"):
         to_mmdet_state_dict(ours)
 
 
-def test_two_names_for_one_parameter(monkeypatch):
+def test_convert_mmdet_state_dict_refuses_two_names_for_one_parameter(monkeypatch):
     rules = mmdet._compile([("a.{param}", "x.{param}"), ("b.{param}", "x.{param}")])
     monkeypatch.setattr(mmdet, "_TO_OURS", rules)
     state = {"a.weight": torch.zeros(1), "a.bias": torch.zeros(1), "b.weight": torch.zeros(1)}

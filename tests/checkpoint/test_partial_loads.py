@@ -30,7 +30,7 @@ def refused(model, path, match, snapshot):
 
 
 @pytest.mark.parametrize("num_classes", [1, 5])
-def test_another_class_count_starts_the_class_layers_afresh(
+def test_match_state_dict_reinitializes_the_layers_of_another_class_count(
     make_model, snapshot, tmp_path, messages, num_classes
 ):
     path = save(make_model(1, MODEL__ROI_HEADS__NUM_CLASSES=num_classes), tmp_path / "w.pth")
@@ -41,11 +41,13 @@ def test_another_class_count_starts_the_class_layers_afresh(
     assert kept == {f"{layer}.{leaf}" for layer in CLASS_LAYERS for leaf in ("weight", "bias")}
     assert messages("classes") == [
         f"MODEL.WEIGHTS {path} has {num_classes} classes, MODEL.ROI_HEADS.NUM_CLASSES is 3: these"
-        f" 4 layers start afresh: {', '.join(CLASS_LAYERS)}"
+        f" 4 layers are re-initialized: {', '.join(CLASS_LAYERS)}"
     ]
 
 
-def test_another_class_count_keeps_class_agnostic_masks(make_model, snapshot, tmp_path):
+def test_match_state_dict_keeps_class_agnostic_masks_of_another_class_count(
+    make_model, snapshot, tmp_path
+):
     agnostic = {"MODEL__ROI_MASK_HEAD__CLS_AGNOSTIC_MASK": True}
     path = save(make_model(1, MODEL__ROI_HEADS__NUM_CLASSES=5, **agnostic), tmp_path / "w.pth")
     model = make_model(2, **agnostic)
@@ -55,13 +57,13 @@ def test_another_class_count_keeps_class_agnostic_masks(make_model, snapshot, tm
     assert kept == set(CLASS_LAYERS[:2])
 
 
-def test_another_class_count_is_not_for_evaluation(make_model, snapshot, tmp_path):
+def test_match_state_dict_refuses_another_class_count_in_evaluation(make_model, snapshot, tmp_path):
     path = save(make_model(1, MODEL__ROI_HEADS__NUM_CLASSES=5), tmp_path / "w.pth")
     match = "MODEL.ROI_HEADS.NUM_CLASSES is 3, the file has 5"
     refused(make_model(2).eval(), path, match, snapshot)
 
 
-def test_another_class_count_in_one_stage_only_is_refused(make_model, snapshot, tmp_path):
+def test_match_state_dict_refuses_another_class_count_in_one_stage(make_model, snapshot, tmp_path):
     model = make_model(1)
     state = make_model(1, MODEL__ROI_HEADS__NUM_CLASSES=5).state_dict()
     state |= {n: v for n, v in model.state_dict().items() if "stages.1.cls_logits" in n}
@@ -70,14 +72,18 @@ def test_another_class_count_in_one_stage_only_is_refused(make_model, snapshot, 
     refused(make_model(2), str(path), "NUM_CLASSES is 3, the file has 5", snapshot)
 
 
-def test_class_agnostic_masks_are_not_class_specific_ones(make_model, snapshot, tmp_path):
+def test_match_state_dict_refuses_class_agnostic_masks_for_class_specific_ones(
+    make_model, snapshot, tmp_path
+):
     path = save(make_model(1, MODEL__ROI_MASK_HEAD__CLS_AGNOSTIC_MASK=True), tmp_path / "w.pth")
     match = "MODEL.ROI_MASK_HEAD.CLS_AGNOSTIC_MASK is False, the file has True"
     refused(make_model(2), path, match, snapshot)
 
 
 @pytest.mark.parametrize("training", [False, True])
-def test_masks_stay_unused_without_mask_head(make_model, tmp_path, messages, training):
+def test_match_state_dict_leaves_masks_out_without_mask_head(
+    make_model, tmp_path, messages, training
+):
     source = make_model(1)
     path = save(source, tmp_path / "w.pth")
     model = make_model(2, MODEL__MASK_ON=False).train(training)
@@ -86,23 +92,27 @@ def test_masks_stay_unused_without_mask_head(make_model, tmp_path, messages, tra
     assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
     unused = sum(name.startswith("mask_head.") for name in state)
     assert len(messages("MODEL.MASK_ON is False")) == 1
-    assert f"its {unused} tensors of mask_head stay unused" in messages("MASK_ON")[0]
+    assert f"its {unused} keys of mask_head are not loaded" in messages("MASK_ON")[0]
 
 
-def test_masks_stay_unused_and_classes_change_at_once(make_model, tmp_path, messages):
+def test_match_state_dict_leaves_masks_out_and_changes_classes_at_once(
+    make_model, tmp_path, messages
+):
     path = save(make_model(1, MODEL__ROI_HEADS__NUM_CLASSES=5), tmp_path / "w.pth")
     QueryInstCheckpointer(make_model(2, MODEL__MASK_ON=False)).load(path)
-    assert len(messages("stay unused")) == len(messages("2 layers start afresh")) == 1
+    assert len(messages("not loaded")) == len(messages("2 layers are re-initialized")) == 1
 
 
-def test_missing_masks_are_an_error(make_model, snapshot, tmp_path):
+def test_match_state_dict_refuses_missing_masks(make_model, snapshot, tmp_path):
     path = save(make_model(1, MODEL__MASK_ON=False), tmp_path / "w.pth")
     match = "MODEL.MASK_ON is True, the file has no mask heads"
     refused(make_model(2), path, match, snapshot)
 
 
 @pytest.mark.parametrize("training", [False, True])
-def test_named_parameters_may_stay_unfilled(make_model, snapshot, tmp_path, messages, training):
+def test_match_state_dict_follows_allow_unloaded(
+    make_model, snapshot, tmp_path, messages, training
+):
     source = make_model(1)
     state = source.state_dict()
     gone = [name for name in state if name.startswith("cascade.stages.1.reg_fcs.2.")]
@@ -120,17 +130,19 @@ def test_named_parameters_may_stay_unfilled(make_model, snapshot, tmp_path, mess
     assert all(name in line for name in [*gone, other_shape]) and "4 parameters" in line
 
 
-def test_patterns_match_from_the_start_of_the_name(make_model, snapshot, tmp_path):
+def test_match_state_dict_matches_patterns_from_the_start_of_the_name(
+    make_model, snapshot, tmp_path
+):
     state = make_model(1).state_dict()
     del state["cascade.stages.1.box_deltas.bias"]
     torch.save(state, tmp_path / "w.pth")
     model = make_model(2)
     model.allow_unloaded = ("box_deltas",)
-    match = r"1 parameters? left unfilled \(cascade.stages.1.box_deltas.bias\)"
+    match = r"1 missing keys \(cascade.stages.1.box_deltas.bias\)"
     refused(model, str(tmp_path / "w.pth"), match, snapshot)
 
 
-def test_pattern_that_is_none_names_its_key(make_model, tmp_path):
+def test_match_state_dict_refuses_an_invalid_pattern(make_model, tmp_path):
     path = save(make_model(1), tmp_path / "w.pth")
     model = make_model(2)
     model.allow_unloaded = ("(",)
@@ -138,7 +150,7 @@ def test_pattern_that_is_none_names_its_key(make_model, tmp_path):
         QueryInstCheckpointer(model).load(path)
 
 
-def test_counters_of_norms_may_be_missing_or_unused(make_model, tmp_path):
+def test_match_state_dict_allows_missing_and_unexpected_counters(make_model, tmp_path):
     source, model = make_model(1), make_model(2).eval()
     state = source.state_dict()
     state = {n: v for n, v in state.items() if not n.endswith("num_batches_tracked")}
@@ -166,29 +178,29 @@ def test_counters_of_norms_may_be_missing_or_unused(make_model, tmp_path):
         ("MODEL.ROI_MASK_HEAD.CONV_DIM", 16, 8),
     ],
 )
-def test_another_shape_names_both_numbers_and_the_key(
-    make_model, snapshot, tmp_path, key, ours, theirs
-):
+def test_match_state_dict_names_key_and_sizes(make_model, snapshot, tmp_path, key, ours, theirs):
     path = save(make_model(1, **{key.replace(".", "__"): theirs}), tmp_path / "w.pth")
     match = re.escape(f"does not fit the configuration: {key} is {ours}, the file has {theirs};")
     refused(make_model(2), path, match, snapshot)
 
 
-def test_another_width_names_both_numbers_and_the_key(make_model, snapshot, tmp_path):
+def test_match_state_dict_names_key_and_widths(make_model, snapshot, tmp_path):
     wide = {"MODEL__QUERYINST__EMBED_DIM": 32, "MODEL__FPN__OUT_CHANNELS": 32}
     path = save(make_model(1, **wide), tmp_path / "w.pth")
     match = "MODEL.QUERYINST.EMBED_DIM is 16, the file has 32; set"
     refused(make_model(2), path, match, snapshot)
 
 
-def test_several_differences_are_named_at_once(make_model, snapshot, tmp_path):
+def test_match_state_dict_names_several_differences_at_once(make_model, snapshot, tmp_path):
     other = {"MODEL__QUERYINST__NUM_QUERIES": 9, "MODEL__ROI_HEADS__NUM_CLASSES": 5}
     path = save(make_model(1, **other), tmp_path / "w.pth")
     match = "NUM_QUERIES is 6, the file has 9; MODEL.ROI_HEADS.NUM_CLASSES is 3, the file has 5"
     refused(make_model(2), path, match, snapshot)
 
 
-def test_what_is_left_over_is_counted_and_named(make_model, snapshot, tmp_path):
+def test_match_state_dict_counts_and_names_missing_unexpected_and_mismatched_keys(
+    make_model, snapshot, tmp_path
+):
     state = make_model(1).state_dict()
     for number in range(4):
         state[f"extra.{number}"] = torch.zeros(1)
@@ -197,15 +209,15 @@ def test_what_is_left_over_is_counted_and_named(make_model, snapshot, tmp_path):
     state["backbone.fpn_output3.bias"] = torch.zeros(16, dtype=torch.int64)
     torch.save(state, tmp_path / "w.pth")
     match = (
-        r"1 parameters left unfilled \(initial_queries.boxes_cxcywh_norm\),"
-        r" 4 of its tensors unused \(first extra.0, extra.1, extra.2\),"
-        r" 2 of another shape or type \(first backbone.fpn_output2.bias, \(15,\) float32 in the"
+        r"1 missing keys \(initial_queries.boxes_cxcywh_norm\),"
+        r" 4 unexpected keys \(first extra.0, extra.1, extra.2\),"
+        r" 2 mismatched keys \(first backbone.fpn_output2.bias, \(15,\) float32 in the"
         r" file, \(16,\) float32 in the model\); name other weights"
     )
     refused(make_model(2), str(tmp_path / "w.pth"), match, snapshot)
 
 
-def test_weights_of_another_architecture(make_model, snapshot, tmp_path):
+def test_match_state_dict_refuses_another_architecture(make_model, snapshot, tmp_path):
     state = {n: v for n, v in make_model(1).state_dict().items() if n.startswith("backbone.")}
     state |= {"proposal_generator.rpn_head.conv.weight": torch.zeros(1)}
     state |= {f"roi_heads.box_head.fc{i}.weight": torch.zeros(1) for i in range(5)}
@@ -214,12 +226,12 @@ def test_weights_of_another_architecture(make_model, snapshot, tmp_path):
         refused(
             make_model(2).train(training),
             str(tmp_path / "mask_rcnn.pth"),
-            r"unfilled .*6 of its tensors unused \(first proposal_generator.* another architecture",
+            r"missing .*6 unexpected keys \(first proposal_generator.* another architecture",
             snapshot,
         )
 
 
-def test_weights_without_any_name_in_common(make_model, snapshot, tmp_path):
+def test_match_state_dict_refuses_weights_without_a_common_name(make_model, snapshot, tmp_path):
     torch.save({"encoder.weight": torch.zeros(1)}, tmp_path / "w.pth")
-    match = r"1 of its tensors unused \(encoder.weight\); these are weights of another architecture"
+    match = r"1 unexpected keys \(encoder.weight\); these are weights of another architecture"
     refused(make_model(2), str(tmp_path / "w.pth"), match, snapshot)

@@ -30,7 +30,7 @@ def assert_equal_states(state, other):
 
 
 @pytest.mark.parametrize("suffix", ["pth", "safetensors"])
-def test_round_trip(make_model, tmp_path, suffix):
+def test_write_checkpoint_writes_what_read_checkpoint_reads(make_model, tmp_path, suffix):
     state = make_model(1).state_dict()
     path = tmp_path / "new" / f"w.{suffix}"
     write_checkpoint(str(path), {"model": state, "meta": META})
@@ -43,7 +43,7 @@ def test_round_trip(make_model, tmp_path, suffix):
     assert read_meta(str(path)) == META
 
 
-def test_all_dtypes_of_checkpoints(tmp_path):
+def test_write_checkpoint_supports_all_dtypes(tmp_path):
     dtypes = (torch.float64, torch.float16, torch.bfloat16, torch.int64, torch.uint8, torch.bool)
     state = {str(dtype): torch.ones(2, 0, 3).to(dtype) for dtype in dtypes}
     state |= {f"{dtype} scalar": torch.ones(()).to(dtype) for dtype in dtypes}
@@ -54,7 +54,7 @@ def test_all_dtypes_of_checkpoints(tmp_path):
 
 
 @pytest.mark.parametrize("suffix", ["pth", "safetensors"])
-def test_shared_and_strided_tensors_are_written_as_tensors_of_their_own(tmp_path, suffix):
+def test_compact_gives_shared_and_strided_tensors_their_own_storage(tmp_path, suffix):
     large = torch.arange(100_000.0)
     square = torch.arange(16.0).view(4, 4)
     state = {
@@ -72,7 +72,7 @@ def test_shared_and_strided_tensors_are_written_as_tensors_of_their_own(tmp_path
     assert path.stat().st_size < 10_000  # not all of `large`
 
 
-def test_the_file_is_one_of_the_format(make_model, tmp_path):
+def test_write_checkpoint_writes_a_valid_safetensors_file(make_model, tmp_path):
     state = make_model(1).state_dict()
     path = str(tmp_path / "w.safetensors")
     write_checkpoint(path, {"model": state, "meta": META})
@@ -80,7 +80,7 @@ def test_the_file_is_one_of_the_format(make_model, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["w.safetensors", "w.pth", "w"])
-def test_the_format_is_seen_by_content(make_model, tmp_path, name):
+def test_is_safetensors_looks_at_the_content(make_model, tmp_path, name):
     source, model = make_model(1), make_model(2).eval()
     save_file(dict(source.state_dict()), tmp_path / name, metadata={"format": "pt"})
     assert QueryInstCheckpointer(model).load(str(tmp_path / name)) == {}
@@ -88,7 +88,7 @@ def test_the_format_is_seen_by_content(make_model, tmp_path, name):
     assert read_meta(str(tmp_path / name)) is None
 
 
-def test_meta_comes_with_the_weights(make_model, tmp_path):
+def test_load_reads_meta_of_a_safetensors_file(make_model, tmp_path):
     source, model = make_model(1), make_model(2).eval()
     meta = build_meta(tiny_cfg(), None)
     path = str(tmp_path / "w.safetensors")
@@ -97,7 +97,7 @@ def test_meta_comes_with_the_weights(make_model, tmp_path):
     assert_equal_states(model.state_dict(), source.state_dict())
 
 
-def test_later_format_is_refused(make_model, tmp_path):
+def test_load_refuses_a_later_format_of_meta(make_model, tmp_path):
     path = str(tmp_path / "w.safetensors")
     meta = {"format_version": 2, "queryinst_version": "9.1"}
     write_checkpoint(path, {"model": {"a": torch.zeros(1)}, "meta": meta})
@@ -106,7 +106,7 @@ def test_later_format_is_refused(make_model, tmp_path):
 
 
 @pytest.mark.parametrize("share", [0.0001, 0.001, 0.05, 0.5, 0.999])
-def test_truncated_file(make_model, snapshot, tmp_path, share):
+def test_read_safetensors_refuses_a_truncated_file(make_model, snapshot, tmp_path, share):
     path = tmp_path / "w.safetensors"
     write_checkpoint(str(path), {"model": make_model(1).state_dict(), "meta": META})
     content = path.read_bytes()
@@ -120,13 +120,13 @@ def test_truncated_file(make_model, snapshot, tmp_path, share):
 
 
 @pytest.mark.parametrize("text", ["{", "[1, ]", '{"__pairs__": [[[1], 2]]}', '{"__pairs__": 3}'])
-def test_damaged_meta(tmp_path, text):
+def test_read_safetensors_refuses_damaged_meta(tmp_path, text):
     save_file({"a": torch.zeros(1)}, tmp_path / "w.safetensors", metadata={"queryinst": text})
     with pytest.raises(ValueError, match="w.safetensors is truncated or damaged"):
         read(tmp_path / "w.safetensors")
 
 
-def test_what_the_format_cannot_hold_is_refused(tmp_path):
+def test_write_checkpoint_refuses_what_the_format_cannot_hold(tmp_path):
     state = {"a": torch.zeros(1)}
     checkpoint = {"model": state, "optimizer": {}, "iteration": 3}
     with pytest.raises(ValueError, match="w.safetensors .* not optimizer, iteration; write a .pth"):
@@ -138,7 +138,7 @@ def test_what_the_format_cannot_hold_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize("suffix", ["pth", "safetensors"])
-def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch, suffix):
+def test_write_checkpoint_leaves_the_old_file_if_it_fails(tmp_path, monkeypatch, suffix):
     path = tmp_path / f"w.{suffix}"
     write_checkpoint(str(path), {"model": {"a": torch.zeros(1)}})
     old = path.read_bytes()

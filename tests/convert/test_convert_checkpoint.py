@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from queryinst._version import __version__
 from queryinst.checkpoint import build_meta, read_meta
 from queryinst.checkpoint.files import read_checkpoint
-from queryinst.checkpoint.slim import to_slim
+from queryinst.checkpoint.inference_only import to_inference_only
 from queryinst.convert import convert_checkpoint
 from queryinst.engine import setup_cfg
 from queryinst.testing import tiny_cfg
@@ -42,7 +42,9 @@ def sha256(path):
 
 @pytest.mark.parametrize("suffix", ["pth", "safetensors"])
 @pytest.mark.parametrize("version", METAS)
-def test_from_mmdetection(tmp_path, ours, theirs, config_file, assert_holds, version, suffix):
+def test_convert_checkpoint_reads_mmdetections_files(
+    tmp_path, ours, theirs, config_file, assert_holds, version, suffix
+):
     source = save(tmp_path / "in.pth", theirs, METAS[version])
     target = str(tmp_path / "folder" / f"out.{suffix}")
     done = convert_checkpoint(source, target, config_file=config_file)
@@ -60,25 +62,29 @@ def test_from_mmdetection(tmp_path, ours, theirs, config_file, assert_holds, ver
     assert done.meta == read_meta(target) == checkpoint["meta"] == expected
     assert (done.source_digest, done.target_digest) == (sha256(source), sha256(target))
     assert done.layout == "MMDetection's names" and done.notes == []
-    assert done.coverage == f"fills all {len(ours)} tensors of the configuration's model"
+    assert done.coverage == f"matches all {len(ours)} keys of the configuration's model"
 
 
-def test_the_authors_biases_and_what_is_no_weight_are_told(tmp_path, theirs, config_file):
+def test_convert_checkpoint_notes_folded_biases_and_what_it_leaves_out(
+    tmp_path, theirs, config_file
+):
     bias = "roi_head.mask_head.1.convs.2.conv.bias"
     state = {**theirs, bias: torch.full((16,), 0.25), "backbone.fc.bias": torch.zeros(4)}
     source = save(tmp_path / "in.pth", state, METAS["2.x"], optimizer={"state": {}}, hooks=[])
     done = convert_checkpoint(source, str(tmp_path / "out.pth"), config_file=config_file)
     assert done.notes == [
-        f"folded into the running means behind them: 1 biases in 1 mask heads, first {bias}",
-        "left out: 1 tensors that no model of ours has: ['backbone.fc.bias']",
-        "left out, as it is no weights: optimizer, hooks",
+        f"folded into the running means after them: 1 biases in 1 mask heads, first {bias}",
+        "left out: 1 tensors that no model here has: ['backbone.fc.bias']",
+        "left out, because these are not weights: optimizer, hooks",
     ]
     mean = read(tmp_path / "out.pth")["model"]["mask_head.stages.1.convs.2.norm.running_mean"]
     assert torch.equal(mean, state[bias.replace("conv.bias", "bn.running_mean")] - 0.25)
 
 
 @pytest.mark.parametrize("middle, end", [("pth", "safetensors"), ("safetensors", "pth")])
-def test_to_mmdetection_and_back(tmp_path, ours, theirs, config_file, assert_holds, middle, end):
+def test_convert_checkpoint_writes_mmdetections_names_and_reads_them_back(
+    tmp_path, ours, theirs, config_file, assert_holds, middle, end
+):
     torch.save(ours, tmp_path / "in.pth")
     there, back = str(tmp_path / f"mmdet.{middle}"), str(tmp_path / f"back.{end}")
     convert_checkpoint(str(tmp_path / "in.pth"), there, to="mmdet", config_file=config_file)
@@ -86,13 +92,13 @@ def test_to_mmdetection_and_back(tmp_path, ours, theirs, config_file, assert_hol
     assert_holds(checkpoint["state_dict" if middle == "pth" else "model"], theirs)
     assert checkpoint["meta"]["CLASSES"] == []
     done = convert_checkpoint(there, back)
-    assert "tensors of the configuration's model" in done.coverage  # from the file
+    assert "keys of the configuration's model" in done.coverage  # from the file
     assert_holds(read(back)["model"], ours)
     first = read_meta(back)
     assert first["source"] == "in.pth" and first["digest"] == sha256(tmp_path / "in.pth")
 
 
-def test_mmdetection_gets_the_class_names(tmp_path, theirs, config_file):
+def test_convert_checkpoint_gives_mmdetection_the_class_names(tmp_path, theirs, config_file):
     source = save(tmp_path / "in.pth", theirs, METAS["3.x"])
     convert_checkpoint(source, str(tmp_path / "out.pth"), to="mmdet", config_file=config_file)
     written = torch.load(tmp_path / "out.pth", weights_only=True)
@@ -100,7 +106,7 @@ def test_mmdetection_gets_the_class_names(tmp_path, theirs, config_file):
     assert written["meta"]["CLASSES"] == list(CLASSES)
 
 
-def test_a_checkpoint_of_ours_keeps_what_it_says_of_itself(tmp_path, ours, assert_holds):
+def test_convert_checkpoint_keeps_the_meta_of_this_project(tmp_path, ours, assert_holds):
     meta = build_meta(tiny_cfg(SOLVER__MAX_ITER=77), None) | {
         "queryinst_version": "0.0.1",
         "thing_classes": list(CLASSES),
@@ -111,7 +117,7 @@ def test_a_checkpoint_of_ours_keeps_what_it_says_of_itself(tmp_path, ours, asser
     torch.save(checkpoint, tmp_path / "in.pth")
     target = str(tmp_path / "out.safetensors")
     done = convert_checkpoint(str(tmp_path / "in.pth"), target)
-    assert done.notes == ["left out, as it is no weights: optimizer, iteration"]
+    assert done.notes == ["left out, because these are not weights: optimizer, iteration"]
     assert done.layout == "this project's names"
     assert_holds(read(target)["model"], ours)
     provenance = {"source": "in.pth", "digest": done.source_digest, "licence": "a licence"}
@@ -128,7 +134,7 @@ def test_convert_checkpoint_brings_old_keys_up_to_date(tmp_path, ours):
     meta = build_meta(tiny_cfg(), None) | {"config": yaml.safe_dump(config)}
     torch.save({"model": ours, "meta": meta}, tmp_path / "in.pth")
     done = convert_checkpoint(str(tmp_path / "in.pth"), str(tmp_path / "out.pth"))
-    assert "tensors of the configuration's model" in done.coverage
+    assert "keys of the configuration's model" in done.coverage
     expected = tiny_cfg(MODEL__QUERYINST__ACTIVATION_CHECKPOINTING=("backbone",))
     assert yaml.safe_load(done.meta["config"]) == yaml.safe_load(expected.dump())
 
@@ -153,7 +159,9 @@ def dataset():
         (("dog", "elk"), list(CLASSES), {7: 0, 9: 1, 11: 2}),  # of other than 3 classes
     ],
 )
-def test_class_names_of_file_and_configuration(tmp_path, theirs, dataset, names, classes, id_map):
+def test_describe_takes_class_names_from_file_or_configuration(
+    tmp_path, theirs, dataset, names, classes, id_map
+):
     config = tmp_path / "things.yaml"
     config.write_text(tiny_cfg(DATASETS__TRAIN=(dataset,)).dump())
     source = save(tmp_path / "in.pth", theirs, {"CLASSES": names} if names else None)
@@ -162,21 +170,25 @@ def test_class_names_of_file_and_configuration(tmp_path, theirs, dataset, names,
     meta = read_meta(target)
     assert (meta["thing_classes"], meta["dataset_id_map"]) == (classes, id_map)
     expected = (
-        ["left out: its 2 class names, as it has 3 classes"] if len(names or "abc") == 2 else []
+        ["left out: its 2 class names, because the model has 3 classes"]
+        if len(names or "abc") == 2
+        else []
     )
     assert done.notes == expected
 
 
-def test_without_a_configuration(tmp_path, ours, theirs, assert_holds):
+def test_convert_checkpoint_works_without_a_configuration(tmp_path, ours, theirs, assert_holds):
     source = save(tmp_path / "in.pth", theirs, METAS["2.x"])
     done = convert_checkpoint(source, str(tmp_path / "out.pth"))
     assert_holds(read(tmp_path / "out.pth")["model"], ours)
-    assert done.coverage == "not checked against a model, as no configuration is known"
-    assert done.notes == ["no configuration is known; --config-file names one"]
+    assert done.coverage == "not checked against a model, because no configuration is known"
+    assert done.notes == ["no configuration is known; name one with --config-file"]
     assert done.meta["config"] == "" and done.meta["thing_classes"] == list(CLASSES)
 
 
-def test_a_published_file_is_known_by_its_digest(tmp_path, theirs, monkeypatch, config_file):
+def test_find_model_knows_a_published_file_by_its_digest(
+    tmp_path, theirs, monkeypatch, config_file
+):
     source = save(tmp_path / "in.pth", theirs, METAS["2.x"])
     recipe = {"queries": 6, "epochs": 12, "short_side": "64", "crop": False}
     published = {"box_ap": 1.0, "mask_ap": 1.0, "by": "nobody", "source": "nowhere"}
@@ -199,13 +211,13 @@ def test_a_published_file_is_known_by_its_digest(tmp_path, theirs, monkeypatch, 
     done = convert_checkpoint(source, str(tmp_path / "out.pth"))
     keys = ("licence", "attribution", "training_data")
     assert [done.meta[key] for key in keys] == ["a licence", "its makers", "their data"]
-    assert done.coverage.startswith("fills all")
+    assert done.coverage.startswith("matches all")
     again = convert_checkpoint(str(tmp_path / "out.pth"), str(tmp_path / "again.safetensors"))
     assert [again.meta[key] for key in keys] == ["a licence", "its makers", "their data"]
     assert again.meta["digest"] == done.source_digest != again.source_digest
 
 
-def test_groups_and_kinds(tmp_path, ours, config_file):
+def test_count_groups_and_list_kinds_describe_the_target(tmp_path, ours, config_file):
     torch.save({"model": ours}, tmp_path / "in.pth")
     done = convert_checkpoint(
         str(tmp_path / "in.pth"), str(tmp_path / "out.pth"), config_file=config_file
@@ -231,34 +243,40 @@ def test_groups_and_kinds(tmp_path, ours, config_file):
     assert sum(kind.num_tensors for kind in done.kinds) == len(ours)
 
 
-def test_slim(tmp_path, ours, config_file, assert_holds):
+def test_convert_checkpoint_leaves_out_what_only_training_runs(
+    tmp_path, ours, config_file, assert_holds
+):
     torch.save({"model": ours}, tmp_path / "in.pth")
-    slim, again = str(tmp_path / "slim.pth"), str(tmp_path / "again.safetensors")
-    done = convert_checkpoint(str(tmp_path / "in.pth"), slim, slim=True, config_file=config_file)
-    assert read_meta(slim)["kind"] == "slim"
-    assert_holds(read(slim)["model"], to_slim(ours))
+    small, again = str(tmp_path / "small.pth"), str(tmp_path / "again.safetensors")
+    done = convert_checkpoint(
+        str(tmp_path / "in.pth"), small, inference_only=True, config_file=config_file
+    )
+    assert read_meta(small)["kind"] == "slim"
+    assert_holds(read(small)["model"], to_inference_only(ours))
     assert not any(group.name == "mask head, stage 0" for group in done.groups)
-    assert os.path.getsize(slim) < os.path.getsize(tmp_path / "in.pth")
-    convert_checkpoint(slim, again)  # checked against a slim model
+    assert os.path.getsize(small) < os.path.getsize(tmp_path / "in.pth")
+    convert_checkpoint(small, again)  # checked against a small model
     assert read_meta(again)["kind"] == "slim"
-    assert_holds(read(again)["model"], to_slim(ours))
-    with pytest.raises(ValueError, match="slim.pth.* slim already"):
-        convert_checkpoint(slim, str(tmp_path / "b.pth"), slim=True)
-    with pytest.raises(ValueError, match="slim.pth is slim, and MMDetection's models have all"):
-        convert_checkpoint(slim, str(tmp_path / "b.pth"), to="mmdet")
+    assert_holds(read(again)["model"], to_inference_only(ours))
+    with pytest.raises(ValueError, match="small.pth.* inference-only already"):
+        convert_checkpoint(small, str(tmp_path / "b.pth"), inference_only=True)
+    with pytest.raises(
+        ValueError, match="small.pth is inference-only, and MMDetection's models have all"
+    ):
+        convert_checkpoint(small, str(tmp_path / "b.pth"), to="mmdet")
     assert not (tmp_path / "b.pth").exists()
 
 
-def test_a_bare_backbone_becomes_one_of_our_names(tmp_path, ours):
-    trunk = {n: v for n, v in ours.items() if n.startswith("backbone.bottom_up.")}
-    bare = {n.removeprefix("backbone.bottom_up."): v for n, v in trunk.items()}
-    save_file(bare, tmp_path / "trunk.safetensors")
-    done = convert_checkpoint(str(tmp_path / "trunk.safetensors"), str(tmp_path / "out.pth"))
-    assert done.layout == "a backbone's names" and done.groups[0].num_tensors == len(trunk)
-    assert read(tmp_path / "out.pth")["model"].keys() == trunk.keys()
+def test_convert_checkpoint_renames_a_bare_backbone(tmp_path, ours):
+    bottom_up = {n: v for n, v in ours.items() if n.startswith("backbone.bottom_up.")}
+    bare = {n.removeprefix("backbone.bottom_up."): v for n, v in bottom_up.items()}
+    save_file(bare, tmp_path / "bottom_up.safetensors")
+    done = convert_checkpoint(str(tmp_path / "bottom_up.safetensors"), str(tmp_path / "out.pth"))
+    assert done.layout == "a backbone's names" and done.groups[0].num_tensors == len(bottom_up)
+    assert read(tmp_path / "out.pth")["model"].keys() == bottom_up.keys()
 
 
-def test_counters_that_a_file_lacks_are_zero(tmp_path, ours, theirs, config_file):
+def test_convert_checkpoint_writes_zeros_for_missing_counters(tmp_path, ours, theirs, config_file):
     state = {n: v for n, v in theirs.items() if not n.endswith("num_batches_tracked")}
     source = save(tmp_path / "in.pth", state)
     convert_checkpoint(source, str(tmp_path / "out.pth"), config_file=config_file)

@@ -97,7 +97,7 @@ def bounds(mask):
     "kind, flip",
     [("polygon", "horizontal"), ("rle", "horizontal"), ("counts", "none"), ("polygon", "vertical")],
 )
-def test_masks_and_boxes_stay_on_the_pixels(drawn, kind, flip):
+def test_instance_mapper_keeps_masks_and_boxes_on_the_pixels(drawn, kind, flip):
     np.random.seed(0)
     cfg = make_cfg(INPUT__CROP__ENABLED=True, INPUT__RANDOM_FLIP=flip)
     mapper = build_mapper(cfg, True)
@@ -122,7 +122,7 @@ def test_masks_and_boxes_stay_on_the_pixels(drawn, kind, flip):
 
 
 @pytest.mark.parametrize("kind", ["polygon", "rle"])
-def test_resized_box_is_exact_although_the_file_holds_integers(drawn, kind):
+def test_instance_mapper_resizes_integer_boxes_exactly(drawn, kind):
     cfg = make_cfg(
         INPUT__MIN_SIZE_TRAIN=(83,), INPUT__RANDOM_FLIP="none", INPUT__MAX_SIZE_TRAIN=999
     )
@@ -134,7 +134,7 @@ def test_resized_box_is_exact_although_the_file_holds_integers(drawn, kind):
     np.testing.assert_allclose(instances.gt_boxes.tensor[0].numpy(), expected, atol=1e-4)
 
 
-def test_smoothly_resized_image_has_its_objects_where_the_masks_are(drawn):
+def test_instance_mapper_resizes_image_and_masks_alike(drawn):
     for size in (23, 47, 83, 140):
         cfg = make_cfg(
             INPUT__MIN_SIZE_TRAIN=(size,), INPUT__RANDOM_FLIP="none", INPUT__MAX_SIZE_TRAIN=999
@@ -148,7 +148,7 @@ def test_smoothly_resized_image_has_its_objects_where_the_masks_are(drawn):
             assert abs(centres[0] - centres[1]) < 0.5
 
 
-def test_polygon_that_crosses_itself_keeps_both_halves_in_a_crop(drawn):
+def test_instance_mapper_crops_both_halves_of_a_polygon_that_crosses_itself(drawn):
     cfg = make_cfg(
         INPUT__CROP__ENABLED=True, INPUT__CROP__TYPE="relative", INPUT__CROP__SIZE=[1.0, 1.0]
     )
@@ -159,7 +159,7 @@ def test_polygon_that_crosses_itself_keeps_both_halves_in_a_crop(drawn):
     assert mask[28:32, 22].any() and mask[28:32, 67].any()
 
 
-def test_what_a_crop_cuts_away_is_gone(drawn):
+def test_instance_mapper_removes_what_a_crop_cuts_away(drawn):
     """Beside the object: no box. In its box's empty corner: a box, but nothing to be seen."""
     record = drawn()
     for window in [(75, 0, 15, 60), (40, 12, 25, 25)]:
@@ -169,7 +169,7 @@ def test_what_a_crop_cuts_away_is_gone(drawn):
         assert len(instances) == 0 and instances.has("gt_masks")
 
 
-def test_box_is_clipped_not_recomputed(drawn):
+def test_instance_mapper_clips_boxes(drawn):
     mapper = build_mapper(make_cfg(), True)
     mapper.augmentations = T.AugmentationList([T.CropTransform(25, 5, 40, 30)])
     instances = mapper(drawn())["instances"]
@@ -177,7 +177,7 @@ def test_box_is_clipped_not_recomputed(drawn):
     assert bounds(instances.gt_masks.tensor[0].numpy()).tolist() == [0, 5, 5, 30]
 
 
-def test_crowds_and_images_without_instances(drawn):
+def test_instance_mapper_supports_crowds_and_images_without_instances(drawn):
     record = drawn()
     record["annotations"][0]["iscrowd"] = 1
     instances = build_mapper(make_cfg(), True)(record)["instances"]
@@ -185,14 +185,14 @@ def test_crowds_and_images_without_instances(drawn):
     assert "annotations" in record  # the data set's dict is left as it is
 
 
-def test_without_masks_the_segmentation_is_not_read(drawn):
+def test_instance_mapper_does_not_read_masks_without_mask_on(drawn):
     record = drawn()
     record["annotations"][0]["segmentation"] = "no mask"
     instances = build_mapper(make_cfg(MODEL__MASK_ON=False), True)(record)["instances"]
     assert len(instances) == 1 and not instances.has("gt_masks")
 
 
-def test_overlapping_objects_keep_their_own_masks(tmp_path):
+def test_instance_mapper_keeps_masks_of_overlapping_objects_apart(tmp_path):
     """Several random polygons in one image, each the pixels of one bit."""
     rng = np.random.default_rng(0)
     np.random.seed(1)
@@ -222,7 +222,7 @@ def test_overlapping_objects_keep_their_own_masks(tmp_path):
             assert outside <= 7  # as above
 
 
-def test_detr_crop_is_taken_by_one_image_in_two():
+def test_build_augmentations_crops_one_image_in_two_as_detr():
     np.random.seed(0)
     cfg = make_cfg(INPUT__CROP__ENABLED=True, INPUT__MIN_SIZE_TRAIN=(0,), INPUT__RANDOM_FLIP="none")
     augmentations = T.AugmentationList(build_augmentations(cfg, True))
@@ -236,7 +236,7 @@ def test_detr_crop_is_taken_by_one_image_in_two():
     assert {side for size in cropped for side in size} == set(range(20, 41))
 
 
-def test_range_of_sizes_and_flip_none():
+def test_build_augmentations_supports_a_range_of_sizes_and_no_flip():
     np.random.seed(0)
     cfg = make_cfg(INPUT__MIN_SIZE_TRAIN=(30, 40), INPUT__MIN_SIZE_TRAIN_SAMPLING="range")
     cfg.INPUT.RANDOM_FLIP = "none"
@@ -250,7 +250,7 @@ def test_range_of_sizes_and_flip_none():
 @pytest.mark.parametrize(
     "size, expected", [(30, (30, 45)), (60, (60, 90)), (0, (60, 90)), (80, (66, 99))]
 )
-def test_evaluation_resizes_and_nothing_else(drawn, size, expected):
+def test_build_augmentations_only_resizes_in_evaluation(drawn, size, expected):
     cfg = make_cfg(INPUT__MIN_SIZE_TEST=size, INPUT__MAX_SIZE_TEST=99, INPUT__CROP__ENABLED=True)
     out = build_mapper(cfg, False)(drawn())
     assert tuple(out["image"].shape) == (3, *expected) and out["image"].dtype == torch.uint8
@@ -258,7 +258,7 @@ def test_evaluation_resizes_and_nothing_else(drawn, size, expected):
     assert "instances" not in out and "annotations" not in out
 
 
-def test_other_crops_come_first():
+def test_build_augmentations_puts_other_crops_first():
     cfg = make_cfg(
         INPUT__CROP__ENABLED=True, INPUT__CROP__TYPE="relative_range", INPUT__CROP__SIZE=[0.5, 0.5]
     )
@@ -295,14 +295,14 @@ def test_other_crops_come_first():
         ("INPUT.CROP.RESIZE_BEFORE", (), r"INPUT.CROP.RESIZE_BEFORE \(\) must be short sides"),
     ],
 )
-def test_impossible_keys(key, value, message):
+def test_build_augmentations_refuses_invalid_values(key, value, message):
     cfg = make_cfg(INPUT__CROP__ENABLED=True)
     cfg.merge_from_list([key, value])
     with pytest.raises(ValueError, match=message):
         build_augmentations(cfg, True)
 
 
-def test_impossible_test_sizes_and_mask_format():
+def test_build_mapper_refuses_invalid_test_sizes_and_mask_format():
     with pytest.raises(ValueError, match="INPUT.MIN_SIZE_TEST -1 must be"):
         build_augmentations(make_cfg(INPUT__MIN_SIZE_TEST=-1), False)
     with pytest.raises(ValueError, match="INPUT.MAX_SIZE_TEST 0 must be"):

@@ -106,7 +106,7 @@ def make_dicts(folder):
 
 
 @pytest.mark.parametrize("training", [True, False])
-def test_good_data_passes_and_detectron2_agrees(register, training):
+def test_check_datasets_passes_good_data(register, training):
     register()
     register(name="tiny_val")
     check_datasets(make_cfg(test=("tiny_val",)), training=training)
@@ -114,7 +114,7 @@ def test_good_data_passes_and_detectron2_agrees(register, training):
     check_datasets(make_cfg(test=("tiny_val",)), training=training)  # now with metadata filled in
 
 
-def test_test_sets_may_be_missing_in_training_alone(register):
+def test_check_datasets_needs_test_sets_only_in_evaluation(register):
     register()
     check_datasets(make_cfg(), training=True)
     with pytest.raises(ValueError, match="DATASETS.TEST is empty"):
@@ -123,7 +123,7 @@ def test_test_sets_may_be_missing_in_training_alone(register):
         check_datasets(make_cfg(train=()), training=True)
 
 
-def test_evaluation_does_not_look_at_training_data(register):
+def test_check_datasets_ignores_training_data_in_evaluation(register):
     register(name="tiny_val")
     check_datasets(make_cfg(train=("nowhere",), test=("tiny_val",)), training=False)
 
@@ -131,7 +131,7 @@ def test_evaluation_does_not_look_at_training_data(register):
 @pytest.mark.parametrize(
     "name, advice", [("tiny_trian", "did you mean 'tiny_train'"), ("\u00e9", "register it first")]
 )
-def test_unregistered_names(register, name, advice):
+def test_check_datasets_refuses_unregistered_names(register, name, advice):
     register()
     message = f"names '{name}', which is not a registered data set; {advice}"
     with pytest.raises(ValueError, match=f"DATASETS.TRAIN {message}"):
@@ -140,7 +140,7 @@ def test_unregistered_names(register, name, advice):
         check_datasets(make_cfg(test=(name,)), training=True)
 
 
-def test_missing_files(register, tmp_path):
+def test_check_datasets_refuses_missing_files(register, tmp_path):
     register()
     (tmp_path / "tiny_train" / "9.png").unlink()
     with pytest.raises(FileNotFoundError, match="image .*9.png of data set 'tiny_train' does not"):
@@ -155,7 +155,7 @@ def test_missing_files(register, tmp_path):
 
 
 @pytest.mark.parametrize("has_metadata", [True, False])
-def test_class_count(register, has_metadata):
+def test_check_datasets_refuses_another_class_count(register, has_metadata):
     register(metadata={"thing_classes": ["cat", "dog"]} if has_metadata else None)
     message = (
         r"data set 'tiny_train' has 2 classes \(cat, dog\), but MODEL.ROI_HEADS.NUM_CLASSES is 80; "
@@ -165,7 +165,7 @@ def test_class_count(register, has_metadata):
         check_datasets(make_cfg(num_classes=80), training=True)
 
 
-def test_classes_of_train_and_test_differ(register):
+def test_check_datasets_refuses_different_classes_of_train_and_test(register):
     register()
     register(changed(lambda c: c["categories"][0].update(name="cow")), name="tiny_val")
     message = (
@@ -176,7 +176,7 @@ def test_classes_of_train_and_test_differ(register):
         check_datasets(make_cfg(test=("tiny_val",)), training=True)
 
 
-def test_registered_classes_differ_from_the_file(register):
+def test_check_datasets_refuses_registered_classes_that_differ_from_the_file(register):
     register(metadata={"thing_classes": ["dog", "cat"]})
     with pytest.raises(ValueError, match="registered with the classes dog, cat, but .* cat, dog"):
         check_datasets(make_cfg(), training=True)
@@ -196,13 +196,13 @@ def test_registered_classes_differ_from_the_file(register):
         ('{"images": [3], "annotations": [], "categories": []}', r"images\[0\] is not an object"),
     ],
 )
-def test_malformed_json(register, text, message):
+def test_read_coco_json_refuses_malformed_json(register, text, message):
     register(text)
     with pytest.raises(ValueError, match=message):
         check_datasets(make_cfg(), training=True)
 
 
-def test_json_that_is_no_text(register, tmp_path):
+def test_read_coco_json_refuses_what_is_not_text(register, tmp_path):
     register()
     (tmp_path / "tiny_train.json").write_bytes(b'{"images": "\xff"}')
     with pytest.raises(ValueError, match="tiny_train.json is not valid JSON: not UTF-8"):
@@ -259,7 +259,7 @@ def set_segmentation(segmentation):
         (set_segmentation({"size": [8, 10], "counts": [3]}), "add up to 3 pixels, .* 8 x 10 = 80"),
     ],
 )
-def test_wrong_entries_are_named(register, change, message):
+def test_check_datasets_names_wrong_entries(register, change, message):
     register(changed(change))
     with pytest.raises(ValueError, match=message) as caught:
         check_datasets(make_cfg(), training=True)
@@ -267,7 +267,7 @@ def test_wrong_entries_are_named(register, change, message):
 
 
 @pytest.mark.parametrize("empty", [None, []])
-def test_missing_masks(register, empty):
+def test_check_instances_refuses_missing_masks(register, empty):
     def change(content):
         for annotation in content["annotations"][1:]:
             annotation["segmentation"] = empty
@@ -282,12 +282,12 @@ def test_missing_masks(register, empty):
     check_datasets(make_cfg(masks=False), training=True)
 
 
-def test_one_bad_polygon_beside_a_good_one_passes(register):
+def test_check_instances_passes_a_bad_polygon_beside_a_good_one(register):
     register(changed(set_segmentation([[1, 1, 5, 5], [1, 1, 5, 1, 5, 5]])))
     check_datasets(make_cfg(), training=True)
 
 
-def test_crowds_without_masks_count_in_evaluation_alone(register):
+def test_check_instances_checks_crowds_only_for_evaluation(register):
     def change(content):
         content["annotations"][0].update(iscrowd=1, segmentation=None)
 
@@ -298,7 +298,7 @@ def test_crowds_without_masks_count_in_evaluation_alone(register):
 
 
 @pytest.mark.parametrize("key", ["area", "iscrowd"])
-def test_what_evaluation_would_fail_on_after_the_training(register, key):
+def test_read_coco_json_refuses_what_evaluation_fails_on(register, key):
     register()
     register(changed(lambda c: c["annotations"][0].pop(key)), name="tiny_val")
     check_datasets(make_cfg(train=("tiny_val",)), training=True)
@@ -306,12 +306,12 @@ def test_what_evaluation_would_fail_on_after_the_training(register, key):
         check_datasets(make_cfg(test=("tiny_val",)), training=True)
 
 
-def test_test_set_without_annotations_passes(register):
+def test_read_coco_json_passes_a_test_set_without_annotations(register):
     register(changed(lambda c: c.pop("annotations")), name="tiny_test")
     check_datasets(make_cfg(test=("tiny_test",)), training=False)
 
 
-def test_first_images_are_read(register, tmp_path):
+def test_check_datasets_reads_the_first_images(register, tmp_path):
     folder = register()
     Image.new("F", (WIDTH, HEIGHT)).save(folder / "9.png", format="TIFF")
     with pytest.raises(ValueError, match="9.png: its pixels have 32 bits"):
@@ -321,7 +321,7 @@ def test_first_images_are_read(register, tmp_path):
         check_datasets(make_cfg(), training=True)
 
 
-def test_own_dicts_pass(register):
+def test_check_datasets_passes_dicts(register):
     folder = register(name="files")
     register.dicts(make_dicts(folder), thing_classes=["a", "b"])
     register.dicts(make_dicts(folder), name="unnamed_classes")
@@ -344,7 +344,7 @@ def test_own_dicts_pass(register):
         ),
     ],
 )
-def test_wrong_dicts(register, change, message):
+def test_check_datasets_names_wrong_dicts(register, change, message):
     dicts = make_dicts(register(name="files"))
     change(dicts)
     register.dicts(dicts)
@@ -352,7 +352,7 @@ def test_wrong_dicts(register, change, message):
         check_datasets(make_cfg(), training=True)
 
 
-def test_loader_that_fails(register):
+def test_check_datasets_names_a_loader_that_fails(register):
     def fail():
         assert False, "two\nlines"
 
@@ -363,14 +363,14 @@ def test_loader_that_fails(register):
         check_datasets(make_cfg(), training=True)
 
 
-def test_class_count_of_own_dicts(register):
+def test_check_datasets_refuses_another_class_count_of_dicts(register):
     folder = register(name="files")
     register.dicts(make_dicts(folder), thing_classes=[f"c{i}" for i in range(5)])
     with pytest.raises(ValueError, match=r"has 5 classes \(c0, c1, c2, ...\), but .* is 2"):
         check_datasets(make_cfg(), training=True)
 
 
-def test_package_of_a_published_format(register, monkeypatch, tmp_path):
+def test_check_datasets_names_the_package_of_a_published_format(register, monkeypatch, tmp_path):
     def load():
         raise AssertionError("slow loaders are not called by the checks")
 

@@ -26,7 +26,7 @@ def save(path, image, orientation=None):
 
 
 @pytest.mark.parametrize("suffix", ["png", "tif"])
-def test_16_bit_grayscale_keeps_its_high_byte(tmp_path, suffix):
+def test_read_image_keeps_the_high_byte_of_16_bit_grayscale(tmp_path, suffix):
     image = Image.fromarray(GRAY.astype(np.uint16) * 256 + 77)
     assert image.mode == "I;16"
     array = read_image(save(tmp_path / f"a.{suffix}", image), "RGB")
@@ -34,13 +34,13 @@ def test_16_bit_grayscale_keeps_its_high_byte(tmp_path, suffix):
     assert array.dtype == np.uint8
 
 
-def test_16_bit_grayscale_spans_black_to_white(tmp_path):
+def test_read_image_spans_black_to_white_with_16_bits(tmp_path):
     image = Image.fromarray(np.array([[0, 65535]], np.uint16))
     assert read_image(save(tmp_path / "a.png", image), "L").tolist() == [[[0], [255]]]
 
 
 @pytest.mark.parametrize("mode, dtype", [("I", np.int32), ("F", np.float32)])
-def test_32_bits_are_refused_with_the_reason(tmp_path, mode, dtype):
+def test_read_image_refuses_32_bits(tmp_path, mode, dtype):
     file_name = save(tmp_path / "a.tif", Image.fromarray(GRAY.astype(dtype)))
     with pytest.raises(
         ValueError, match=rf"{file_name}: its pixels have 32 bits .*'{mode}'.* save it"
@@ -49,20 +49,20 @@ def test_32_bits_are_refused_with_the_reason(tmp_path, mode, dtype):
 
 
 @pytest.mark.parametrize("mode", ["L", "LA", "P", "RGB", "RGBA"])
-def test_grayscale_in_any_container(tmp_path, mode):
+def test_read_image_supports_grayscale_in_any_container(tmp_path, mode):
     file_name = save(tmp_path / "a.png", Image.fromarray(GRAY).convert(mode))
     np.testing.assert_array_equal(read_image(file_name, "RGB"), gray_as_rgb())
 
 
 @pytest.mark.parametrize("alpha", [0, 255])
-def test_alpha_is_dropped(tmp_path, alpha):
+def test_read_image_ignores_alpha(tmp_path, alpha):
     pixels = np.dstack([COLOUR, np.full((4, 6), alpha, np.uint8)])
     file_name = save(tmp_path / "a.png", Image.fromarray(pixels))
     np.testing.assert_array_equal(read_image(file_name, "RGB"), COLOUR)
     np.testing.assert_array_equal(read_image(file_name, "BGR"), COLOUR[..., ::-1])
 
 
-def test_palette_and_1_bit(tmp_path):
+def test_read_image_supports_palettes_and_1_bit(tmp_path):
     four = Image.fromarray(np.array([[0, 1], [1, 0]], np.uint8), mode="P")
     four.putpalette([10, 20, 30, 40, 50, 60])
     expected = [[[10, 20, 30], [40, 50, 60]], [[40, 50, 60], [10, 20, 30]]]
@@ -86,13 +86,13 @@ def test_palette_and_1_bit(tmp_path):
         (99, lambda x: x),
     ],
 )
-def test_exif_orientation_is_applied(tmp_path, orientation, turn, bits):
+def test_read_image_applies_the_exif_orientation(tmp_path, orientation, turn, bits):
     image = Image.fromarray(GRAY if bits == 8 else GRAY.astype(np.uint16) * 256)
     file_name = save(tmp_path / "a.png", image, orientation)
     np.testing.assert_array_equal(read_image(file_name, "RGB"), gray_as_rgb(turn(GRAY)))
 
 
-def test_array_can_be_written_without_warning(tmp_path):
+def test_read_image_gives_a_writable_array(tmp_path):
     import torch
 
     file_name = save(tmp_path / "a.png", Image.fromarray(COLOUR))
@@ -102,32 +102,32 @@ def test_array_can_be_written_without_warning(tmp_path):
 
 
 @pytest.mark.parametrize("content", [b"", b"no image"])
-def test_no_image(tmp_path, content):
+def test_read_image_refuses_what_is_not_an_image(tmp_path, content):
     (tmp_path / "a.png").write_bytes(content)
     with pytest.raises(ValueError, match="a.png is not an image that Pillow can read"):
         read_image(tmp_path / "a.png", "RGB")
 
 
-def test_truncated_image_is_named(tmp_path):
+def test_read_image_names_a_truncated_image(tmp_path):
     file_name = save(tmp_path / "a.png", Image.fromarray(COLOUR))
     (tmp_path / "a.png").write_bytes((tmp_path / "a.png").read_bytes()[:60])
     with pytest.raises(ValueError, match=f"cannot read image {file_name}: "):
         read_image(file_name, "RGB")
 
 
-def test_missing_image(tmp_path):
+def test_read_image_refuses_a_missing_image(tmp_path):
     with pytest.raises(FileNotFoundError, match="gone.png"):
         read_image(str(tmp_path / "gone.png"), "RGB")
 
 
-def test_size_is_completed_or_compared():
+def test_check_image_size_completes_or_compares():
     record = {"file_name": "a.png"}
     check_image_size(record, np.zeros((4, 6, 3)))
     assert (record["height"], record["width"]) == (4, 6)
     check_image_size(record, np.zeros((4, 6, 3)))
 
 
-def test_size_of_another_image(tmp_path):
+def test_check_image_size_refuses_another_size(tmp_path):
     file_name = save(tmp_path / "a.png", Image.fromarray(COLOUR))
     record = {"file_name": file_name, "height": 4, "width": 7}
     with pytest.raises(SizeMismatchError, match="a.png is 6x4, its annotation says 7x4: correct"):
@@ -135,7 +135,7 @@ def test_size_of_another_image(tmp_path):
 
 
 @pytest.mark.parametrize("orientation, advice", [(6, "its EXIF orientation"), (1, "correct the")])
-def test_image_annotated_before_it_was_turned(tmp_path, orientation, advice):
+def test_check_image_size_names_the_exif_orientation(tmp_path, orientation, advice):
     pixels = COLOUR if orientation == 6 else COLOUR.swapaxes(0, 1)
     file_name = save(tmp_path / "a.png", Image.fromarray(np.ascontiguousarray(pixels)), orientation)
     record = {"file_name": file_name, "height": 4, "width": 6}

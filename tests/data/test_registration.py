@@ -34,7 +34,7 @@ def files(tmp_path):
     MetadataCatalog.pop(NAME, None)
 
 
-def test_option_registers_coco_data_with_its_categories(files):
+def test_register_from_args_registers_categories(files):
     parser = argparse.ArgumentParser()
     add_dataset_argument(parser)
     assert parser.parse_args([]).dataset == []
@@ -48,16 +48,16 @@ def test_option_registers_coco_data_with_its_categories(files):
     assert metadata.evaluator_type == "coco"
 
 
-def test_the_same_again_changes_nothing_and_another_is_refused(files):
+def test_register_from_args_refuses_other_data_of_a_known_name(files):
     register_from_args([(NAME, *files)])
     register_from_args([(NAME, *files)])
-    with pytest.raises(ValueError, match=f"{NAME}.*taken"):
+    with pytest.raises(ValueError, match=f"{NAME}: another data set has this name"):
         register_from_args([(NAME, files[0], files[1] + "/")])
-    with pytest.raises(ValueError, match="coco_2017_val.*taken"):
+    with pytest.raises(ValueError, match="coco_2017_val: another data set has this name"):
         register_from_args([("coco_2017_val", *files)])
 
 
-def test_what_does_not_exist_is_named(files):
+def test_register_from_args_names_what_does_not_exist(files):
     with pytest.raises(FileNotFoundError, match="no file /none.json"):
         register_from_args([(NAME, "/none.json", files[1])])
     with pytest.raises(FileNotFoundError, match="no folder /none"):

@@ -33,7 +33,7 @@ def golden_case(case):
     return transform, lambda name: GOLDEN[f"{name}_{case}"]
 
 
-def test_output_sizes_are_mmcvs():
+def test_get_output_shape_equals_mmcvs():
     sizes = GOLDEN["sizes"].tolist()
     assert len(sizes) >= 500
     for height, width, short_side, long_side, *expected in sizes:
@@ -41,7 +41,7 @@ def test_output_sizes_are_mmcvs():
         assert list(OpenCVResizeShortestEdge.get_output_shape(*size)) == expected, size
 
 
-def test_detectron2s_sizes_differ_in_one_pixel_of_a_few():
+def test_get_output_shape_differs_from_detectron2s_by_a_pixel():
     others = [
         np.subtract(T.ResizeShortestEdge.get_output_shape(*row[:4]), row[4:]).tolist()
         for row in GOLDEN["sizes"].tolist()
@@ -51,7 +51,7 @@ def test_detectron2s_sizes_differ_in_one_pixel_of_a_few():
 
 
 @pytest.mark.parametrize("case", range(NUM_CASES))
-def test_pixels_masks_and_boxes_are_mmdets(case):
+def test_opencv_resize_transform_equals_mmdets(case):
     transform, golden = golden_case(case)
     image = transform.apply_image(golden("image"))
     assert image.dtype == np.uint8 and image.shape == golden("image_out").shape
@@ -65,7 +65,7 @@ def test_pixels_masks_and_boxes_are_mmdets(case):
 
 
 @pytest.mark.parametrize("case", range(NUM_CASES))
-def test_pixels_are_those_of_bilinear_interpolation_by_hand(case):
+def test_opencv_resize_transform_interpolates_bilinearly(case):
     transform, golden = golden_case(case)
     image = golden("image").astype(float)
     for axis, new_side in ((0, transform.new_h), (1, transform.new_w)):
@@ -78,7 +78,7 @@ def test_pixels_are_those_of_bilinear_interpolation_by_hand(case):
     assert np.abs(transform.apply_image(golden("image")) - image).max() < 1.5
 
 
-def test_channels_types_views_and_the_way_back():
+def test_opencv_resize_transform_supports_channels_types_and_views():
     transform = OpenCVResizeTransform(20, 30, 26, 39)
     image = np.random.default_rng(0).integers(0, 256, (20, 30, 3), dtype=np.uint8)
     resized = transform.apply_image(image)
@@ -97,14 +97,14 @@ def test_channels_types_views_and_the_way_back():
     np.testing.assert_allclose(back.apply_coords(transform.apply_coords(points.copy())), points)
 
 
-def test_nothing_is_resized_to_nothing():
+def test_get_output_shape_is_at_least_1():
     assert OpenCVResizeShortestEdge.get_output_shape(1, 5000, 800, 1333) == (1, 1333)
     keep = OpenCVResizeShortestEdge((0,), 1333, "choice").get_transform(np.zeros((4, 6, 3)))
     assert isinstance(keep, T.NoOpTransform)
 
 
 @pytest.mark.parametrize("sampling, sizes", [("choice", (30, 40, 50, 60)), ("range", (30, 60))])
-def test_both_draw_equal_sizes_from_equal_seeds(sampling, sizes):
+def test_opencv_resize_shortest_edge_draws_the_sizes_of_detectron2(sampling, sizes):
     drawn = {}
     for resize_with in ("PIL", "OPENCV"):
         cfg = tiny_cfg(INPUT__RESIZE_WITH=resize_with, INPUT__MIN_SIZE_TRAIN=sizes)
@@ -127,7 +127,7 @@ def resizes(augmentations):
 @pytest.mark.parametrize(
     "resize_with, kind", [("PIL", T.ResizeShortestEdge), ("OPENCV", OpenCVResizeShortestEdge)]
 )
-def test_the_key_is_honoured_in_every_branch(resize_with, kind):
+def test_build_augmentations_follows_resize_with_in_every_branch(resize_with, kind):
     cfg = tiny_cfg(INPUT__RESIZE_WITH=resize_with, INPUT__CROP__ENABLED=True)
     cfg.INPUT.CROP.TYPE, cfg.INPUT.CROP.SIZE = "absolute_range", [20, 40]
     assert list(resizes(build_augmentations(cfg, True))) == [kind, kind]
@@ -136,33 +136,33 @@ def test_the_key_is_honoured_in_every_branch(resize_with, kind):
     assert list(resizes(build_augmentations(cfg, True))) == [kind]
 
 
-def test_default_is_pillow_bit_for_bit():
+def test_build_augmentations_resizes_with_pillow_by_default():
     image = np.random.default_rng(0).integers(0, 256, (100, 150, 3), dtype=np.uint8)
     mask = image[:, :, 0] > 99
     transform = build_augmentations(tiny_cfg(), False)[0].get_transform(image)
     expected = Image.fromarray(image).resize((96, 64), Image.BILINEAR)
     np.testing.assert_array_equal(transform.apply_image(image), np.asarray(expected))
     expected = Image.fromarray(mask.astype(np.uint8)).resize((96, 64), Image.NEAREST)
-    found = transform.apply_segmentation(mask.astype(np.uint8))
-    np.testing.assert_array_equal(found, np.asarray(expected))
+    resized = transform.apply_segmentation(mask.astype(np.uint8))
+    np.testing.assert_array_equal(resized, np.asarray(expected))
 
 
 @pytest.mark.parametrize("is_train", [True, False])
-def test_an_unknown_way_is_refused(is_train):
+def test_build_augmentations_refuses_an_unknown_resize_with(is_train):
     with pytest.raises(
         ValueError, match="INPUT.RESIZE_WITH 'opencv' must be one of 'PIL', 'OPENCV'"
     ):
         build_augmentations(tiny_cfg(INPUT__RESIZE_WITH="opencv"), is_train)
 
 
-def test_missing_opencv_is_said_once_it_is_asked_for(monkeypatch):
+def test_check_opencv_names_the_missing_package(monkeypatch):
     monkeypatch.setattr(resize, "cv2", None)
     build_augmentations(tiny_cfg(), True)
     with pytest.raises(ImportError, match="set INPUT.RESIZE_WITH PIL"):
         build_augmentations(tiny_cfg(INPUT__RESIZE_WITH="OPENCV"), True)
 
 
-def test_training_mapper_resizes_image_mask_and_box_alike(tmp_path):
+def test_build_mapper_resizes_image_mask_and_box_alike(tmp_path):
     image = np.random.default_rng(0).integers(0, 256, (60, 90, 3), dtype=np.uint8)
     Image.fromarray(image).save(tmp_path / "noise.png")
     polygon = [20.0, 10, 30, 10, 30, 44, 70, 44, 70, 50, 20, 50]
@@ -222,9 +222,9 @@ def predict(weights, image, resize_with, short_side):
 
 
 def sort(instances):
-    found = instances[(instances.query_idx * 3 + instances.pred_classes).argsort()]
-    assert len(found) == 18  # all queries with all classes: nothing was dropped
-    return found.pred_boxes.tensor, found.scores, found.pred_masks
+    ordered = instances[(instances.query_idx * 3 + instances.pred_classes).argsort()]
+    assert len(ordered) == 18  # all queries with all classes: nothing is missing
+    return ordered.pred_boxes.tensor, ordered.scores, ordered.pred_masks
 
 
 @pytest.fixture
@@ -241,21 +241,21 @@ def picture():
 @pytest.mark.parametrize(
     "short_side, levels, max_moved, max_rescored", [(160, (1, 1), 0.1, 0.02), (72, (8, 80), 2, 0.1)]
 )
-def test_what_the_resize_does_to_predictions(
+def test_resize_with_changes_predictions_little(
     weights, picture, short_side, levels, max_moved, max_rescored
 ):
-    pixels, found = [], []
+    pixels, predictions = [], []
     for resize_with in ("PIL", "OPENCV"):
         cfg = tiny_cfg(INPUT__RESIZE_WITH=resize_with, INPUT__MIN_SIZE_TEST=short_side)
         transform = build_augmentations(cfg, False)[0].get_transform(picture)
         pixels.append(transform.apply_image(picture).astype(int))
-        found.append(predict(weights, picture, resize_with, short_side))
+        predictions.append(predict(weights, picture, resize_with, short_side))
     assert levels[0] <= np.abs(pixels[0] - pixels[1]).max() <= levels[1]
-    moved, rescored = ((a - b).abs().max() for a, b in zip(found[0][:2], found[1][:2]))
+    moved, rescored = ((a - b).abs().max() for a, b in zip(predictions[0][:2], predictions[1][:2]))
     assert 0 < moved < max_moved and 0 < rescored < max_rescored
 
 
-def test_equal_pixels_give_equal_predictions(weights, picture):
+def test_resize_with_gives_equal_predictions_for_equal_pixels(weights, picture):
     pil, opencv = (predict(weights, picture, way, 96) for way in ("PIL", "OPENCV"))
     assert all(torch.equal(a, b) for a, b in zip(pil, opencv))  # nothing to resize
     predictor = Predictor(tiny_cfg(MODEL__WEIGHTS=weights))

@@ -22,7 +22,7 @@ def scenes():
     return [draw_scene((0, 0, index)) for index in range(60)]
 
 
-def test_bytes_of_this_version():
+def test_draw_scene_gives_the_bytes_of_this_version():
     """A change here changes the data for everybody: it needs a new VERSION."""
     digest = hashlib.sha256()
     for split, index in itertools.product(range(2), range(4)):
@@ -33,7 +33,7 @@ def test_bytes_of_this_version():
     assert (shapes.VERSION, digest.hexdigest()[:16]) == (2, "0622944daa3cf698")
 
 
-def test_no_image_is_in_both_splits():
+def test_draw_scene_gives_no_image_in_both_splits():
     digests = [
         hashlib.sha256(draw_scene((0, split, index)).image.tobytes()).digest()
         for split in range(2)
@@ -42,7 +42,7 @@ def test_no_image_is_in_both_splits():
     assert len(set(digests)) == len(digests)
 
 
-def test_statistics(scenes):
+def test_draw_scene_has_the_documented_statistics(scenes):
     instances = [instance for scene in scenes for instance in scene.instances]
     counts = [len(scene.instances) for scene in scenes]
     assert set(counts) == set(range(1, MAX_INSTANCES + 1))
@@ -53,19 +53,19 @@ def test_statistics(scenes):
     assert np.percentile(sides, 5) < 36 < 60 < np.percentile(sides, 95)
 
 
-def test_masks_of_an_image_are_disjoint(scenes):
+def test_draw_scene_gives_disjoint_masks(scenes):
     for scene in scenes:
         assert sum(instance.mask.astype(int) for instance in scene.instances).max() == 1
 
 
-def test_shapes_hide_each_other_but_not_completely(scenes):
+def test_draw_scene_hides_no_shape_completely(scenes):
     visible = [instance.visible_fraction for scene in scenes for instance in scene.instances]
     assert MIN_VISIBLE <= min(visible) < 0.75
     assert np.mean(np.array(visible) < 0.95) > 0.15
     assert max(visible) == 1
 
 
-def test_objects_differ_from_the_background_and_colours_from_classes(scenes):
+def test_draw_scene_keeps_colours_apart_from_background_and_classes(scenes):
     colors = {class_idx: [] for class_idx in range(len(CLASSES))}
     for scene in scenes:
         background = np.median(scene.image.reshape(-1, 3), axis=0)

@@ -49,12 +49,12 @@ def read_split(root, split):
     return json.loads((root / "shapes" / "annotations" / f"{split}.json").read_text())
 
 
-def test_same_bytes_every_time(root, tmp_path):
+def test_make_shapes_writes_the_same_bytes_every_time(root, tmp_path):
     make_shapes(tmp_path, num_train=6, num_val=3)
     assert bytes_below(tmp_path) == bytes_below(root)
 
 
-def test_other_seed_other_images(root, tmp_path):
+def test_make_shapes_draws_other_images_with_another_seed(root, tmp_path):
     make_shapes(tmp_path, num_train=1, num_val=1, seed=1)
     for split in shapes.SPLITS:
         file = f"shapes/{split}/000000.png"
@@ -62,14 +62,14 @@ def test_other_seed_other_images(root, tmp_path):
 
 
 @pytest.mark.parametrize("height, width", [(1, 1), (3, 5), (128, 128), (150, 300)])
-def test_png_reads_back(height, width):
+def test_make_shapes_writes_png_files_that_read_back(height, width):
     image = np.random.RandomState(0).randint(256, size=(height, width, 3)).astype(np.uint8)
     read = Image.open(io.BytesIO(encode_png(image)))
     assert (read.format, read.mode) == ("PNG", "RGB")
     np.testing.assert_array_equal(np.asarray(read), image)
 
 
-def test_annotations_are_coco(root):
+def test_make_shapes_writes_cocos_format(root):
     coco = read_split(root, "train")
     assert coco["categories"] == [{"id": i + 1, "name": name} for i, name in enumerate(CLASSES)]
     assert [image["id"] for image in coco["images"]] == list(range(1, 7))
@@ -86,7 +86,7 @@ def test_annotations_are_coco(root):
         assert annotation["iscrowd"] == 0
 
 
-def test_files_hold_the_scenes(root):
+def test_make_shapes_writes_the_scenes(root):
     coco = read_split(root, "val")
     for index, image in enumerate(coco["images"]):
         scene = draw_scene((0, 1, index))
@@ -101,14 +101,14 @@ def test_files_hold_the_scenes(root):
             )
 
 
-def test_second_call_writes_nothing(root):
+def test_make_shapes_writes_nothing_the_second_time(root):
     before = {path: path.stat().st_mtime_ns for path in root.rglob("*")}
     assert not make_shapes(root, num_train=6, num_val=3)
     assert {path: path.stat().st_mtime_ns for path in root.rglob("*")} == before
 
 
 @pytest.mark.parametrize("lost", ["train/000001.png", "annotations/val.json", "made.json"])
-def test_incomplete_set_is_made_anew(tmp_path, lost):
+def test_make_shapes_replaces_an_incomplete_set(tmp_path, lost):
     make_shapes(tmp_path, num_train=2, num_val=1)
     whole = bytes_below(tmp_path)
     (tmp_path / "shapes" / lost).unlink()
@@ -117,7 +117,7 @@ def test_incomplete_set_is_made_anew(tmp_path, lost):
     assert bytes_below(tmp_path) == whole
 
 
-def test_other_set_of_ours_is_replaced(tmp_path):
+def test_make_shapes_replaces_another_set_of_its_own(tmp_path):
     make_shapes(tmp_path, num_train=2, num_val=1)
     assert make_shapes(tmp_path, num_train=1, num_val=1)
     assert len(list((tmp_path / "shapes" / "train").iterdir())) == 1
@@ -126,7 +126,7 @@ def test_other_set_of_ours_is_replaced(tmp_path):
 
 @pytest.mark.parametrize("after", [0, 2, 4])
 @pytest.mark.parametrize("has_old_set", [False, True])
-def test_interrupted_writing_leaves_what_was_there(tmp_path, monkeypatch, after, has_old_set):
+def test_make_shapes_leaves_the_old_set_if_interrupted(tmp_path, monkeypatch, after, has_old_set):
     if has_old_set:
         make_shapes(tmp_path, num_train=1, num_val=1)
     before = bytes_below(tmp_path)
@@ -144,7 +144,7 @@ def test_interrupted_writing_leaves_what_was_there(tmp_path, monkeypatch, after,
     assert not is_complete(tmp_path / "shapes")
 
 
-def test_foreign_folder_is_left_alone(tmp_path):
+def test_make_shapes_leaves_a_foreign_folder_alone(tmp_path):
     (tmp_path / "shapes").mkdir()
     (tmp_path / "shapes" / "precious.txt").write_text("mine")
     with pytest.raises(FileExistsError, match="shapes was not made by this tool.*--root.*--force"):
@@ -153,14 +153,14 @@ def test_foreign_folder_is_left_alone(tmp_path):
 
 
 @pytest.mark.parametrize("wrong", [{"num_train": 0}, {"num_val": -1}, {"seed": -1}])
-def test_wrong_numbers_are_named(tmp_path, wrong):
+def test_make_shapes_refuses_wrong_numbers(tmp_path, wrong):
     ((name, value),) = wrong.items()
     with pytest.raises(ValueError, match=f"{name}={value}"):
         make_shapes(tmp_path, **wrong)
     assert not list(tmp_path.iterdir())
 
 
-def test_registered_on_import_and_only_once(monkeypatch):
+def test_register_shapes_runs_on_import_and_only_once(monkeypatch):
     for split in shapes.SPLITS:
         assert f"shapes_{split}" in DatasetCatalog
     former = MetadataCatalog.get("shapes_train").image_root
@@ -172,7 +172,7 @@ def test_registered_on_import_and_only_once(monkeypatch):
     assert shapes.default_root() == "datasets"
 
 
-def test_detectron2_loads_it(registered, root):
+def test_register_shapes_lets_detectron2_load_it(registered, root):
     for name, num_images in zip(registered, (6, 3)):
         records = DatasetCatalog.get(name)
         assert len(records) == num_images
@@ -184,7 +184,7 @@ def test_detectron2_loads_it(registered, root):
         assert Path(metadata.json_file).is_relative_to(root)
 
 
-def test_mapper_gives_the_drawn_masks(registered):
+def test_build_mapper_gives_the_drawn_masks(registered):
     cfg = tiny_cfg(INPUT__MASK_FORMAT="bitmask", INPUT__FORMAT="RGB")
     mapper = DatasetMapper(cfg, is_train=True, augmentations=[])
     for index, record in enumerate(DatasetCatalog.get("shapes_train")):
@@ -205,13 +205,13 @@ def run_tool(name, monkeypatch, *args):
     runpy.run_path(str(TOOLS / name), run_name="__main__")
 
 
-def test_tool_says_in_one_line_what_is_in_the_way(tmp_path, monkeypatch):
+def test_make_shapes_command_line_names_the_error_in_one_line(tmp_path, monkeypatch):
     (tmp_path / "shapes").mkdir()
     with pytest.raises(SystemExit, match=r"^make_shapes: .* was not made by this tool.*$"):
         run_tool("make_shapes.py", monkeypatch, "--root", tmp_path)
 
 
-def test_tool_makes_once(tmp_path, monkeypatch, capsys):
+def test_make_shapes_command_line_writes_once(tmp_path, monkeypatch, capsys):
     few = functools.partial(make_shapes, num_train=2, num_val=1)
     monkeypatch.setattr(shapes, "make_shapes", few)
     for state in ("made in 0 s", "there already"):
@@ -219,7 +219,7 @@ def test_tool_makes_once(tmp_path, monkeypatch, capsys):
         assert capsys.readouterr().out.strip().endswith(state)
 
 
-def test_tool_draws_a_picture(tmp_path, monkeypatch):
+def test_make_shapes_command_line_draws_a_picture(tmp_path, monkeypatch):
     run_tool("make_shapes.py", monkeypatch, "--picture", tmp_path / "out.png")
     assert Image.open(tmp_path / "out.png").size == (6 * IMAGE_SIZE, 2 * IMAGE_SIZE)
 

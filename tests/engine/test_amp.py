@@ -59,13 +59,13 @@ def seen_dtypes(monkeypatch):
         ("", False),
     ],
 )
-def test_the_processor_is_asked_for_its_instructions(cpu_flags, text, expected):
+def test_cpu_has_bf16_reads_the_flags(cpu_flags, text, expected):
     cpu_flags(text)
     assert amp.cpu_has_bf16() is expected
 
 
 @pytest.mark.parametrize("has", [True, False])
-def test_elsewhere_than_on_linux_torch_is_asked(cpu_flags, monkeypatch, has):
+def test_cpu_has_bf16_asks_torch_on_other_systems(cpu_flags, monkeypatch, has):
     cpu_flags(None)
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: has, raising=False)
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False, raising=False)
@@ -73,7 +73,9 @@ def test_elsewhere_than_on_linux_torch_is_asked(cpu_flags, monkeypatch, has):
 
 
 @pytest.mark.parametrize("has, times", [(True, 0), (False, 1)])
-def test_bf16_that_is_emulated_is_warned_of_once(cpu_flags, caplog, monkeypatch, has, times):
+def test_check_training_precision_warns_once_of_emulated_bf16(
+    cpu_flags, caplog, monkeypatch, has, times
+):
     monkeypatch.setattr("detectron2.utils.logger._LOG_COUNTER", Counter())
     cpu_flags(f"flags : {'amx_bf16' if has else 'avx2'}")
     cfg = tiny_cfg(TEST__PRECISION="bf16")
@@ -84,7 +86,7 @@ def test_bf16_that_is_emulated_is_warned_of_once(cpu_flags, caplog, monkeypatch,
     assert len(said) == times and all(x.startswith("TEST.PRECISION is bf16") for x in said)
 
 
-def test_without_mixed_precision_an_autocast_of_the_callers_stays_in_force():
+def test_inference_autocast_keeps_the_callers_autocast_with_fp32():
     cfg = tiny_cfg()
     x = torch.ones(2, 2)
     with torch.autocast("cpu", torch.bfloat16):
@@ -93,13 +95,13 @@ def test_without_mixed_precision_an_autocast_of_the_callers_stays_in_force():
 
 
 @pytest.mark.parametrize("precision", ["fp16", "bf16"])
-def test_the_precision_of_training_counts_if_it_is_enabled(precision):
+def test_training_precision_counts_only_if_enabled(precision):
     keys = {"SOLVER__AMP__PRECISION": precision}
     assert amp.training_precision(tiny_cfg(**keys)) == "fp32"
     assert amp.training_precision(tiny_cfg(**keys, SOLVER__AMP__ENABLED=True)) == precision
 
 
-def test_training_in_bf16_on_the_cpu(make_cfg, seen_dtypes, tmp_path):
+def test_training_autocast_runs_bf16_on_the_cpu(make_cfg, seen_dtypes, tmp_path):
     trainer = Trainer(make_cfg(*BF16))
     before = trainer.model.cascade.stages[0].ffn_in.weight.detach().clone()
     trainer.train()
@@ -115,7 +117,7 @@ def test_training_in_bf16_on_the_cpu(make_cfg, seen_dtypes, tmp_path):
     assert "grad_scaler" not in state["trainer"]["_trainer"]
 
 
-def test_evaluation_has_a_precision_of_its_own(make_cfg, seen_dtypes, tmp_path):
+def test_inference_autocast_has_a_precision_of_its_own(make_cfg, seen_dtypes, tmp_path):
     trainer = Trainer(make_cfg("SOLVER.MAX_ITER", "1"))
     trainer.train()
     weights = ("MODEL.WEIGHTS", str(tmp_path / "output" / "model_final.pth"))
@@ -126,7 +128,7 @@ def test_evaluation_has_a_precision_of_its_own(make_cfg, seen_dtypes, tmp_path):
         assert set(seen_dtypes) == {dtype} and "segm" in results["tiny_val"]
 
 
-def test_prediction_in_bf16(tmp_path):
+def test_inference_autocast_predicts_in_bf16(tmp_path):
     cfg = tiny_cfg()
     torch.manual_seed(0)
     model = Trainer.build_model(cfg)
@@ -137,9 +139,9 @@ def test_prediction_in_bf16(tmp_path):
     seen = []
     layer = predictor.model.cascade.stages[0].ffn_in
     layer.register_forward_hook(lambda module, args, output: seen.append(output.dtype))
-    found = predictor(image)["instances"]
+    predicted = predictor(image)["instances"]
     assert seen == [torch.bfloat16]
-    assert found.scores.dtype == found.pred_boxes.tensor.dtype == torch.float32
+    assert predicted.scores.dtype == predicted.pred_boxes.tensor.dtype == torch.float32
     with pytest.raises(ValueError, match="fp16 needs a GPU.*set TEST.PRECISION 'bf16' or 'fp32'"):
         Predictor.from_checkpoint(path, ["TEST.PRECISION", "fp16"])
 
@@ -169,7 +171,7 @@ def make_steps(monkeypatch):
     return make
 
 
-def test_what_comes_before_a_step_sees_gradients_that_are_not_scaled(make_steps):
+def test_build_grad_scaler_unscales_before_a_step(make_steps):
     steps = make_steps(3.0)
     seen = []
     steps.optimizer.register_step_pre_hook(
@@ -180,7 +182,7 @@ def test_what_comes_before_a_step_sees_gradients_that_are_not_scaled(make_steps)
     assert steps.model.weight.item() == -2.0
 
 
-def test_a_step_that_overflows_is_left_out_and_the_scale_halved(make_steps):
+def test_build_grad_scaler_skips_an_overflow_and_halves_the_scale(make_steps):
     steps = make_steps(1e38, 3.0)
     scale = steps.grad_scaler.get_scale()
     steps.run_step()
@@ -189,7 +191,7 @@ def test_a_step_that_overflows_is_left_out_and_the_scale_halved(make_steps):
     assert steps.model.weight.item() == -2.0
 
 
-def test_the_scale_is_resumed(make_steps):
+def test_build_grad_scaler_is_resumed(make_steps):
     steps = make_steps(1e38)
     steps.run_step()
     state = steps.state_dict()
@@ -198,7 +200,7 @@ def test_the_scale_is_resumed(make_steps):
     assert resumed.grad_scaler.get_scale() == steps.grad_scaler.get_scale() == 2**15
 
 
-def test_a_run_may_change_its_precision_when_it_resumes(make_steps):
+def test_build_grad_scaler_allows_another_precision_on_resume(make_steps):
     scaled = make_steps()
     cfg = tiny_cfg(SOLVER__AMP__ENABLED=True, SOLVER__AMP__PRECISION="bf16")
     plain = StepTrainer(scaled.model, [], scaled.optimizer, cfg)

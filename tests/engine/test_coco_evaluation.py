@@ -37,7 +37,7 @@ def data(tmp_path):
     side = SIZE * 4
     annotations, predictions = [], []
     for image_id in range(NUM_IMAGES):
-        found = []
+        detections = []
         for _ in range(rng.integers(0, 8)):
             box = rectangle(rng)
             category = int(rng.integers(NUM_CLASSES))
@@ -51,9 +51,11 @@ def data(tmp_path):
             annotations.append(annotation | {"segmentation": shape, "area": box[2] * box[3] * 0.8})
             for _ in range(rng.integers(0, 3)):
                 moved = list(np.array(box) * rng.uniform(0.85, 1.15, 4))
-                found.append((moved, round(rng.random(), 1), category))  # equal scores occur
-        found += [(rectangle(rng), rng.random(), int(rng.integers(NUM_CLASSES))) for _ in range(2)]
-        predictions.append(to_instances(found, side))
+                detections.append((moved, round(rng.random(), 1), category))  # equal scores occur
+        detections += [
+            (rectangle(rng), rng.random(), int(rng.integers(NUM_CLASSES))) for _ in range(2)
+        ]
+        predictions.append(to_instances(detections, side))
     images = [
         {"id": i, "file_name": f"{i}.png", "height": side, "width": side} for i in range(NUM_IMAGES)
     ]
@@ -71,16 +73,16 @@ def data(tmp_path):
     MetadataCatalog.remove(name)
 
 
-def to_instances(found, side) -> Instances:
-    boxes = np.array([box for box, _, _ in found])
+def to_instances(detections, side) -> Instances:
+    boxes = np.array([box for box, _, _ in detections])
     instances = Instances((side, side))
     instances.pred_boxes = Boxes(np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], 1))
-    instances.scores = np.array([score for _, score, _ in found])
-    instances.pred_classes = np.array([category for _, _, category in found])
+    instances.scores = np.array([score for _, score, _ in detections])
+    instances.pred_classes = np.array([category for _, _, category in detections])
     instances.pred_masks = np.stack(
         [
             mask_util.decode(mask_util.merge(mask_util.frPyObjects(polygon(box), side, side)))
-            for box, _, _ in found
+            for box, _, _ in detections
         ]
     )
     return instances
@@ -94,7 +96,7 @@ def evaluate(name, predictions, folder):
     return evaluator.evaluate()
 
 
-def test_the_log_says_who_evaluated_and_how_long(data, tmp_path, caplog, monkeypatch):
+def test_timed_coco_evaluator_logs_implementation_and_time(data, tmp_path, caplog, monkeypatch):
     monkeypatch.setattr(
         "queryinst.engine.coco_evaluation.find_implementation",
         lambda: pycocotools.cocoeval.COCOeval,
@@ -107,7 +109,9 @@ def test_the_log_says_who_evaluated_and_how_long(data, tmp_path, caplog, monkeyp
     assert line.endswith(" s")
 
 
-def test_faster_coco_eval_gives_the_same_digits(data, tmp_path, caplog, monkeypatch):
+def test_find_implementation_gives_the_same_digits_by_faster_coco_eval(
+    data, tmp_path, caplog, monkeypatch
+):
     pytest.importorskip("faster_coco_eval")
     before = coco_evaluation.COCOeval_opt
     assert describe(find_implementation()).startswith("faster-coco-eval ")
@@ -128,7 +132,7 @@ def test_faster_coco_eval_gives_the_same_digits(data, tmp_path, caplog, monkeypa
 
 
 @pytest.mark.parametrize("installed", [None, "1.7.9"])
-def test_without_it_or_with_an_old_one_detectron2_decides(monkeypatch, installed):
+def test_find_implementation_falls_back_to_detectron2s(monkeypatch, installed):
     from importlib.metadata import PackageNotFoundError
 
     def find(name):
@@ -140,7 +144,7 @@ def test_without_it_or_with_an_old_one_detectron2_decides(monkeypatch, installed
     assert find_implementation() is coco_evaluation.COCOeval_opt
 
 
-def test_detectron2s_own_is_named():
+def test_describe_names_detectron2s_own():
     class COCOeval_opt(pycocotools.cocoeval.COCOeval):
         pass
 

@@ -47,7 +47,7 @@ queryinst.engine.errors.RunFailedError: 7 images: set SOLVER.IMS_PER_BATCH
         (ProcessRaisedException(CHILD, 1, 7), "7 images: set SOLVER.IMS_PER_BATCH"),
     ],
 )
-def test_errors_become_one_line(error, line):
+def test_describe_error_gives_one_line(error, line):
     assert describe_error(error) == line
 
 
@@ -61,12 +61,12 @@ def test_errors_become_one_line(error, line):
         ("AssertionError", "", "AssertionError"),
     ],
 )
-def test_of_a_loaders_worker_the_last_error_counts(name, text, line):
+def test_describe_error_takes_the_last_error_of_a_loaders_worker(name, text, line):
     raised = RuntimeError(LOADER.format(name=name, text=text).replace(f"{name}: \n", f"{name}\n"))
     assert describe_error(raised) == line
 
 
-def test_a_real_worker_is_understood():
+def test_describe_error_reads_a_real_worker():
     class Broken(torch.utils.data.Dataset):
         def __len__(self):
             return 1
@@ -82,7 +82,7 @@ def test_a_real_worker_is_understood():
     assert describe_error(error.value) == "image c.png is broken: look at it"
 
 
-def test_the_traceback_goes_to_the_log_file_alone(tmp_path, capsys):
+def test_failing_in_one_line_writes_the_traceback_only_to_the_log_file(tmp_path, capsys):
     (tmp_path / "log.txt").write_text("before\n")
     with pytest.raises(RunFailedError, match="^set X$") as raised:
         with failing_in_one_line(str(tmp_path)):
@@ -93,7 +93,7 @@ def test_the_traceback_goes_to_the_log_file_alone(tmp_path, capsys):
     assert raised.value.__suppress_context__
 
 
-def test_an_error_without_explanation_says_where_its_traceback_is(tmp_path, capsys):
+def test_failing_in_one_line_names_the_place_of_the_traceback(tmp_path, capsys):
     (tmp_path / "log.txt").touch()
     with pytest.raises(RunFailedError, match="^TypeError: what; traceback in .*log.txt$"):
         with failing_in_one_line(str(tmp_path)):
@@ -101,7 +101,7 @@ def test_an_error_without_explanation_says_where_its_traceback_is(tmp_path, caps
     assert capsys.readouterr().err == ""
 
 
-def test_without_a_log_file_only_an_error_without_explanation_is_traced_on_stderr(tmp_path, capsys):
+def test_failing_in_one_line_traces_only_unexplained_errors_without_a_log_file(tmp_path, capsys):
     for error in (ValueError("set X"), TypeError("what")):
         with pytest.raises(RunFailedError):
             with failing_in_one_line(str(tmp_path)):
@@ -111,7 +111,7 @@ def test_without_a_log_file_only_an_error_without_explanation_is_traced_on_stder
     assert not list(tmp_path.iterdir())
 
 
-def test_the_training_loops_own_traceback_is_held_back_meanwhile(tmp_path, monkeypatch):
+def test_failing_in_one_line_holds_back_the_training_loops_traceback(tmp_path, monkeypatch):
     messages = []
     handler = logging.Handler()
     monkeypatch.setattr(handler, "emit", lambda record: messages.append(record.getMessage()))

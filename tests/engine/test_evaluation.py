@@ -47,7 +47,7 @@ def data_set():
 
 @pytest.mark.parametrize("kind, name", [("lvis", "LVIS"), ("cityscapes_instance", "Cityscapes")])
 @pytest.mark.parametrize("present", [True, False])
-def test_lvis_and_cityscapes_are_taken_where_installed(
+def test_build_evaluator_supports_lvis_and_cityscapes_if_installed(
     data_set, monkeypatch, tmp_path, kind, name, present
 ):
     made = []
@@ -71,13 +71,13 @@ def test_lvis_and_cityscapes_are_taken_where_installed(
         assert kwargs == {"tasks": ("bbox", "segm"), "output_dir": folder}
 
 
-def test_cityscapes_without_masks_is_an_error(data_set, monkeypatch):
+def test_evaluator_type_refuses_cityscapes_without_masks(data_set, monkeypatch):
     monkeypatch.setitem(sys.modules, "cityscapesscripts", ModuleType("cityscapesscripts"))
     with pytest.raises(ValueError, match="set MODEL.MASK_ON True"):
         evaluator_type(tiny_cfg(MODEL__MASK_ON=False), data_set("cityscapes_instance"))
 
 
-def test_a_type_without_evaluator_is_named(data_set):
+def test_evaluator_type_names_an_unknown_type(data_set):
     with pytest.raises(ValueError, match="of type 'panoptic'.* coco, lvis, cityscapes_instance"):
         evaluator_type(tiny_cfg(), data_set("panoptic"))
 
@@ -95,9 +95,7 @@ def prediction(boxes):
 
 @pytest.mark.parametrize("masks", [True, False])
 @pytest.mark.parametrize("kind", ["coco", None])
-def test_coco_evaluates_masks_if_there_are_any_and_data_sets_that_do_not_say(
-    data_set, tmp_path, masks, kind
-):
+def test_build_evaluator_uses_coco_by_default_and_masks_if_on(data_set, tmp_path, masks, kind):
     name = data_set(kind)
     if kind == "coco":  # otherwise the evaluator makes a JSON of the data set itself
         build_evaluator(tiny_cfg(OUTPUT_DIR=str(tmp_path / "json")), name)
@@ -112,7 +110,7 @@ def test_coco_evaluates_masks_if_there_are_any_and_data_sets_that_do_not_say(
     assert json.loads(file.read_text())[0]["bbox"] == [2, 2, 8, 8]
 
 
-def test_no_predictions_at_all_are_results_without_figures(data_set, tmp_path):
+def test_write_results_writes_null_without_predictions(data_set, tmp_path):
     evaluator = build_evaluator(tiny_cfg(OUTPUT_DIR=str(tmp_path)), data_set(None))
     evaluator.reset()
     evaluator.process([{"image_id": 1}], [prediction([])])
@@ -123,14 +121,14 @@ def test_no_predictions_at_all_are_results_without_figures(data_set, tmp_path):
     assert "| mine       |        - |" in results_table(results)
 
 
-def test_results_of_one_data_set_get_its_name():
+def test_by_dataset_names_a_single_data_set():
     one, two = tiny_cfg(DATASETS__TEST=("a",)), tiny_cfg(DATASETS__TEST=("a", "b"))
-    found = {"bbox": {"AP": 1.0}}
-    assert by_dataset(one, found) == {"a": found}
-    assert by_dataset(two, {"a": found, "b": found}) == {"a": found, "b": found}
+    by_task = {"bbox": {"AP": 1.0}}
+    assert by_dataset(one, by_task) == {"a": by_task}
+    assert by_dataset(two, {"a": by_task, "b": by_task}) == {"a": by_task, "b": by_task}
 
 
-def test_results_are_written_whole_and_as_json_knows_it(tmp_path):
+def test_write_results_writes_valid_json(tmp_path):
     metrics = {"AP": 12.5, "APl": math.nan, "AP-star": torch.tensor(3.0)}
     path = write_results(str(tmp_path), {"a": {"bbox": metrics, "segm": {"AP": 0}}, "b": {}})
     bbox = {"AP": 12.5, "APl": None, "AP-star": 3.0}
@@ -138,7 +136,7 @@ def test_results_are_written_whole_and_as_json_knows_it(tmp_path):
     assert [file.name for file in tmp_path.iterdir()] == ["results.json"]
 
 
-def test_the_tables_show_boxes_beside_masks():
+def test_results_table_has_boxes_and_masks():
     box = {"AP": 61.23, "AP50": 80.0, "AP75": 70.0, "APs": 1.0, "AP-star": 50.0, "AP-disc": 72.46}
     mask = {"AP": 60.0, "AP50": 79.0, "AP75": math.nan, "AP-star": 45.0, "AP-disc": 75.0}
     rows = [
@@ -156,7 +154,7 @@ def test_the_tables_show_boxes_beside_masks():
     ]
 
 
-def test_the_table_of_a_box_detector_has_no_masks():
+def test_results_table_of_a_box_detector_has_no_masks():
     table = results_table({"a": {"bbox": {"AP": 1.0}}, "b": {"bbox": {"AP": 2.0}}})
     assert "mask" not in table and "class" not in table
     assert [line.split("|")[1:3] for line in table.splitlines()[2:]] == [

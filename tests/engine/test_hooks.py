@@ -16,7 +16,7 @@ def printed(printer, monkeypatch):
     return lines
 
 
-def test_the_printer_sums_each_loss_over_the_stages(monkeypatch):
+def test_stage_sum_printer_sums_each_loss_over_the_stages(monkeypatch):
     with EventStorage(0) as storage:
         for step in range(3):
             storage.iter = step
@@ -31,7 +31,7 @@ def test_the_printer_sums_each_loss_over_the_stages(monkeypatch):
     ]
 
 
-def test_the_printer_manages_with_what_the_first_step_knows(monkeypatch):
+def test_stage_sum_printer_prints_the_first_step(monkeypatch):
     with EventStorage(0) as storage:
         storage.put_scalars(total_loss=3.0, loss_cls_stage0=3.0)
         (line,) = printed(StageSumPrinter(10), monkeypatch)
@@ -39,7 +39,7 @@ def test_the_printer_manages_with_what_the_first_step_knows(monkeypatch):
 
 
 @pytest.mark.parametrize("iteration", [10, 11])
-def test_the_printer_is_silent_after_the_last_step(monkeypatch, iteration):
+def test_stage_sum_printer_is_silent_after_the_last_step(monkeypatch, iteration):
     with EventStorage(iteration):
         assert printed(StageSumPrinter(10), monkeypatch) == []
 
@@ -64,7 +64,7 @@ def left(folder):
         (0, ["model_0000005.pth", "model_0000007.pth", "model_0000009.pth"]),
     ],
 )
-def test_the_newest_checkpoints_are_kept_and_all_other_files(tmp_path, keep, remaining):
+def test_keep_newest_keeps_the_newest_and_all_other_files(tmp_path, keep, remaining):
     checkpoints(tmp_path, 5, 7, 9)
     others = ["last_checkpoint", "model_best.pth", "model_final.pth", "my_model_0000001.pth"]
     for name in others:
@@ -75,7 +75,7 @@ def test_the_newest_checkpoints_are_kept_and_all_other_files(tmp_path, keep, rem
     assert left(tmp_path) == sorted(remaining + others)
 
 
-def test_newest_is_by_time_as_a_new_training_in_an_old_folder_counts_from_zero(tmp_path):
+def test_keep_newest_goes_by_time(tmp_path):
     checkpoints(tmp_path, 79999, 89999, 1, 3)
     hook = KeepNewest(str(tmp_path), 2, period=2)
     hook.trainer = SimpleNamespace(iter=3)
@@ -83,7 +83,7 @@ def test_newest_is_by_time_as_a_new_training_in_an_old_folder_counts_from_zero(t
     assert left(tmp_path) == ["model_0000001.pth", "model_0000003.pth"]
 
 
-def test_nothing_is_deleted_between_checkpoints(tmp_path):
+def test_keep_newest_deletes_nothing_between_checkpoints(tmp_path):
     checkpoints(tmp_path, 1, 3, 5)
     hook = KeepNewest(str(tmp_path), 1, period=2)
     hook.trainer = SimpleNamespace(iter=6)
@@ -112,7 +112,7 @@ def best_hook(tmp_path):
     return lambda: BestCheckpointer(10, model, str(tmp_path), "segm/AP", {"kind": "train"})
 
 
-def test_the_best_weights_are_kept(best_hook, tmp_path):
+def test_best_checkpointer_keeps_the_best_weights(best_hook, tmp_path):
     hook = best_hook()
     assert evaluate(hook, tmp_path, 9, float("nan")) is None
     assert evaluate(hook, tmp_path, 19, 30.0) == 19
@@ -122,16 +122,14 @@ def test_the_best_weights_are_kept(best_hook, tmp_path):
     assert evaluate(hook, tmp_path, 49, None) == 39  # nothing of that name was found
 
 
-def test_the_best_file_has_meta_and_weights_alone_and_is_not_the_one_to_resume_from(
-    best_hook, tmp_path
-):
+def test_best_checkpointer_writes_only_meta_and_weights_and_no_tag(best_hook, tmp_path):
     evaluate(best_hook(), tmp_path, 9, 30.0)
     saved = torch.load(tmp_path / "model_best.pth")
     assert saved.keys() == {"model", "meta", "iteration"}
     assert left(tmp_path) == ["model_best.json", "model_best.pth"]
 
 
-def test_the_best_value_survives_a_resume_and_not_a_new_training(best_hook, tmp_path):
+def test_best_checkpointer_keeps_its_value_over_a_resume(best_hook, tmp_path):
     evaluate(best_hook(), tmp_path, 9, 30.0)
     record = json.loads((tmp_path / "model_best.json").read_text())
     assert record == {"metric": "segm/AP", "value": 30.0, "iteration": 9}
@@ -140,7 +138,7 @@ def test_the_best_value_survives_a_resume_and_not_a_new_training(best_hook, tmp_
     assert evaluate(best_hook(), tmp_path, 9, 1.0, start_iter=0) == 9
 
 
-def test_the_best_value_of_another_metric_does_not_count(best_hook, tmp_path):
+def test_best_checkpointer_ignores_the_value_of_another_metric(best_hook, tmp_path):
     evaluate(best_hook(), tmp_path, 9, 30.0)
     record = {"metric": "bbox/AP", "value": 90.0, "iteration": 9}
     (tmp_path / "model_best.json").write_text(json.dumps(record))

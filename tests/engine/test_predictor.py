@@ -10,8 +10,8 @@ from detectron2.modeling import build_model
 from PIL import Image
 
 from queryinst.checkpoint import QueryInstCheckpointer, build_meta
-from queryinst.checkpoint.meta import as_slim
-from queryinst.checkpoint.slim import is_slim, to_slim
+from queryinst.checkpoint.inference_only import is_inference_only, to_inference_only
+from queryinst.checkpoint.meta import as_inference_only
 from queryinst.engine.predictor import Predictor, cfg_from_checkpoint
 from queryinst.testing import tiny_cfg
 
@@ -39,7 +39,9 @@ def meta_of(cfg, **changes):
 
 
 @pytest.mark.parametrize("input_format", ["RGB", "BGR"])
-def test_checkpoint_alone_predicts_as_the_model(tmp_path, model, image, input_format):
+def test_predictor_predicts_as_the_model_from_a_checkpoint_alone(
+    tmp_path, model, image, input_format
+):
     path = save(tmp_path, model, meta_of(tiny_cfg(INPUT__FORMAT=input_format)))
     predictor = Predictor.from_checkpoint(path)
     instances = predictor(image)["instances"]
@@ -56,7 +58,7 @@ def test_checkpoint_alone_predicts_as_the_model(tmp_path, model, image, input_fo
     assert torch.equal(instances.pred_masks, expected.pred_masks)
 
 
-def test_options_win_over_the_checkpoint(tmp_path, model):
+def test_cfg_from_checkpoint_lets_options_override(tmp_path, model):
     path = save(tmp_path, model, meta_of(tiny_cfg()))
     cfg = cfg_from_checkpoint(path, ["INPUT.MIN_SIZE_TEST", "32"])
     assert cfg.INPUT.MIN_SIZE_TEST == 32
@@ -68,14 +70,14 @@ def test_options_win_over_the_checkpoint(tmp_path, model):
         cfg_from_checkpoint(path, ["INPUT.MIN_SIZE_TEST"])
 
 
-def test_class_names_come_from_the_checkpoint_and_not_into_the_catalog(tmp_path, model):
+def test_predictor_reads_class_names_and_leaves_the_catalog_alone(tmp_path, model):
     cfg = tiny_cfg(DATASETS__TEST=("never_registered",))
     predictor = Predictor.from_checkpoint(save(tmp_path, model, meta_of(cfg)))
     assert predictor.metadata.thing_classes == NAMES
     assert "never_registered" not in MetadataCatalog.list()
 
 
-def test_registered_data_set_names_classes_where_the_checkpoint_does_not(tmp_path, model):
+def test_predictor_takes_class_names_of_a_registered_data_set(tmp_path, model):
     name = "test_predictor_names"
     DatasetCatalog.register(name, list)
     MetadataCatalog.get(name).set(thing_classes=["a", "b", "c"])
@@ -90,12 +92,12 @@ def test_registered_data_set_names_classes_where_the_checkpoint_does_not(tmp_pat
         MetadataCatalog.remove(name)
 
 
-def test_names_of_another_class_count_are_not_used(tmp_path, model):
+def test_predictor_ignores_names_of_another_class_count(tmp_path, model):
     path = save(tmp_path, model, meta_of(tiny_cfg(), thing_classes=["only one"]))
     assert Predictor.from_checkpoint(path).metadata.get("thing_classes") is None
 
 
-def test_without_meta_both_ways_out_are_named(tmp_path, model, image):
+def test_cfg_from_checkpoint_refuses_a_file_without_meta(tmp_path, model, image):
     path = save(tmp_path, model, None)
     with pytest.raises(ValueError, match="config file.*checkpoint that this project") as caught:
         Predictor.from_checkpoint(path)
@@ -105,20 +107,24 @@ def test_without_meta_both_ways_out_are_named(tmp_path, model, image):
 
 
 @pytest.mark.parametrize("with_config_file", [False, True])
-def test_a_slim_checkpoint_predicts_as_the_full_one(tmp_path, model, image, with_config_file):
+def test_predictor_predicts_the_same_from_an_inference_only_checkpoint(
+    tmp_path, model, image, with_config_file
+):
     full = Predictor.from_checkpoint(save(tmp_path, model, meta_of(tiny_cfg())))
-    path = str(tmp_path / "slim.pth")
-    meta = as_slim(meta_of(tiny_cfg()))  # whose configuration may be that of the full model
-    torch.save({"model": to_slim(model.state_dict()), "meta": meta}, path)
+    path = str(tmp_path / "small.pth")
+    meta = as_inference_only(
+        meta_of(tiny_cfg())
+    )  # whose configuration may be that of the full model
+    torch.save({"model": to_inference_only(model.state_dict()), "meta": meta}, path)
     if with_config_file:
-        slim = Predictor(tiny_cfg(MODEL__WEIGHTS=path))
+        small = Predictor(tiny_cfg(MODEL__WEIGHTS=path))
     else:
-        slim = Predictor.from_checkpoint(path, ["MODEL.QUERYINST.INFERENCE_ONLY", "False"])
-    assert is_slim(slim.model.state_dict()) and slim.cfg.MODEL.QUERYINST.INFERENCE_ONLY
-    found, expected = slim(image)["instances"], full(image)["instances"]
-    assert len(expected) > 0 and torch.equal(found.pred_masks, expected.pred_masks)
-    assert torch.equal(found.pred_boxes.tensor, expected.pred_boxes.tensor)
-    assert slim.metadata.thing_classes == NAMES
+        small = Predictor.from_checkpoint(path, ["MODEL.QUERYINST.INFERENCE_ONLY", "False"])
+    assert is_inference_only(small.model.state_dict()) and small.cfg.MODEL.QUERYINST.INFERENCE_ONLY
+    predicted, expected = small(image)["instances"], full(image)["instances"]
+    assert len(expected) > 0 and torch.equal(predicted.pred_masks, expected.pred_masks)
+    assert torch.equal(predicted.pred_boxes.tensor, expected.pred_boxes.tensor)
+    assert small.metadata.thing_classes == NAMES
 
 
 def test_predictor_reads_a_checkpoint_with_old_keys(tmp_path, model, image):
@@ -128,15 +134,15 @@ def test_predictor_reads_a_checkpoint_with_old_keys(tmp_path, model, image):
     queryinst |= {"CHECKPOINT_BOX_HEADS": True, "CHECKPOINT_BACKBONE": False, "SLIM": True}
     full = Predictor.from_checkpoint(save(tmp_path, model, meta_of(tiny_cfg())))
     path = str(tmp_path / "old.pth")
-    meta = as_slim(meta_of(tiny_cfg(), config=yaml.safe_dump(config)))
-    torch.save({"model": to_slim(model.state_dict()), "meta": meta}, path)
+    meta = as_inference_only(meta_of(tiny_cfg(), config=yaml.safe_dump(config)))
+    torch.save({"model": to_inference_only(model.state_dict()), "meta": meta}, path)
     old = Predictor.from_checkpoint(path, ["MODEL.QUERYINST.NUM_QUERIES", "6"])
     assert old.cfg.MODEL.QUERYINST.ACTIVATION_CHECKPOINTING == ("box_heads",)
     assert old.cfg.MODEL.QUERYINST.INFERENCE_ONLY is True
     assert torch.equal(old(image)["instances"].scores, full(image)["instances"].scores)
 
 
-def test_keys_of_another_detectron2_are_left_out(tmp_path, model):
+def test_cfg_from_text_leaves_out_keys_of_another_detectron2(tmp_path, model):
     config = yaml.safe_load(tiny_cfg().dump())
     config["DATALOADER"]["FROM_THE_FUTURE"] = True
     path = save(tmp_path, model, meta_of(tiny_cfg(), config=yaml.safe_dump(config)))
@@ -148,7 +154,7 @@ def test_keys_of_another_detectron2_are_left_out(tmp_path, model):
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU to use")
-def test_without_a_gpu_the_cpu_is_used(tmp_path, model, image, caplog):
+def test_predictor_uses_the_cpu_without_a_gpu(tmp_path, model, image, caplog):
     path = save(tmp_path, model, meta_of(tiny_cfg(MODEL__DEVICE="cuda")))
     with caplog.at_level(logging.WARNING):
         predictor = Predictor.from_checkpoint(path)
@@ -159,19 +165,19 @@ def test_without_a_gpu_the_cpu_is_used(tmp_path, model, image, caplog):
 @pytest.mark.parametrize(
     "wrong", [None, np.zeros((4, 4)), np.zeros((4, 4, 4)), np.zeros((0, 4, 3))]
 )
-def test_what_is_no_bgr_image_is_refused(tmp_path, model, wrong):
+def test_predictor_refuses_what_is_not_a_bgr_image(tmp_path, model, wrong):
     predictor = Predictor.from_checkpoint(save(tmp_path, model, meta_of(tiny_cfg())))
     with pytest.raises(ValueError, match="BGR"):
         predictor(wrong)
 
 
-def test_incomplete_weights_are_refused(tmp_path, model):
+def test_predictor_refuses_incomplete_weights(tmp_path, model):
     path = save(tmp_path, model.backbone, None)
     with pytest.raises(ValueError, match="model_final.pth"):
         Predictor(tiny_cfg(MODEL__WEIGHTS=path))
 
 
-def test_input_format_must_be_of_three_channels(tmp_path, model):
+def test_predictor_refuses_an_input_format_without_three_channels(tmp_path, model):
     path = save(tmp_path, model, meta_of(tiny_cfg()))
     with pytest.raises(ValueError, match="INPUT.FORMAT 'L'"):
         Predictor(tiny_cfg(MODEL__WEIGHTS=path, INPUT__FORMAT="L"))

@@ -48,7 +48,7 @@ def pretend_gpus(monkeypatch, count):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
 
 
-def test_under_torchrun_this_process_joins_a_group_and_leaves_it(torchrun):
+def test_run_in_processes_joins_and_leaves_torchruns_group(torchrun):
     seen = []
 
     def look(args, output_dir):
@@ -60,7 +60,7 @@ def test_under_torchrun_this_process_joins_a_group_and_leaves_it(torchrun):
     assert not distributed.is_initialized()
 
 
-def test_the_group_is_left_after_an_error_too(torchrun):
+def test_run_in_processes_leaves_the_group_after_an_error(torchrun):
     def fail(args, output_dir):
         raise ValueError("set X")
 
@@ -69,13 +69,13 @@ def test_the_group_is_left_after_an_error_too(torchrun):
     assert not distributed.is_initialized()
 
 
-def test_processes_are_not_started_within_processes(torchrun):
+def test_run_in_processes_starts_none_under_torchrun(torchrun):
     with pytest.raises(ValueError, match="torchrun starts the processes; leave out --num-gpus 2"):
         run_in_processes(print, argparse.Namespace(num_gpus=2), tiny_cfg())
 
 
 @pytest.mark.parametrize("before", [None, "0,1"])
-def test_processes_on_the_cpu_see_no_gpus(launched, monkeypatch, before):
+def test_run_in_processes_hides_gpus_from_processes_on_the_cpu(launched, monkeypatch, before):
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     if before:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", before)
@@ -87,7 +87,7 @@ def test_processes_on_the_cpu_see_no_gpus(launched, monkeypatch, before):
     assert os.environ.get("CUDA_VISIBLE_DEVICES") == before
 
 
-def test_one_process_and_processes_on_gpus_keep_what_they_see(launched, monkeypatch):
+def test_run_in_processes_shows_gpus_otherwise(launched, monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
     run_in_processes(print, argparse.Namespace(), tiny_cfg())
     pretend_gpus(monkeypatch, 2)
@@ -95,14 +95,14 @@ def test_one_process_and_processes_on_gpus_keep_what_they_see(launched, monkeypa
     assert [(call["num_gpus"], call["visible"]) for call in launched] == [(1, "0,1"), (2, "0,1")]
 
 
-def test_more_processes_than_gpus_are_an_error(launched, monkeypatch):
+def test_run_in_processes_refuses_more_processes_than_gpus(launched, monkeypatch):
     pretend_gpus(monkeypatch, 2)
     with pytest.raises(ValueError, match="--num-gpus 8, but torch finds 2"):
         run_in_processes(print, argparse.Namespace(num_gpus=8), tiny_cfg(MODEL__DEVICE="cuda"))
     assert launched == []
 
 
-def test_an_interrupted_run_takes_its_processes_with_it(launched, monkeypatch):
+def test_run_in_processes_ends_its_processes_if_interrupted(launched, monkeypatch):
     child = multiprocessing.get_context("fork").Process(target=time.sleep, args=(600,))
 
     def launch(function, num_gpus, **kwargs):

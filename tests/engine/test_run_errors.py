@@ -39,12 +39,12 @@ def log(tmp_path):
         (["SOLVER.MAX_ITER", "x"], "SOLVER.MAX_ITER in the command line is x, of type str"),
     ],
 )
-def test_a_configuration_that_cannot_be_read_ends_with_status_2(fails, opts, line, tmp_path):
+def test_run_ends_with_status_2_for_an_invalid_configuration(fails, opts, line, tmp_path):
     assert fails(*opts, status=2).startswith(line)
     assert not (tmp_path / "output").exists()
 
 
-def test_a_missing_config_file_ends_with_status_2(fails):
+def test_run_ends_with_status_2_for_a_missing_config_file(fails):
     assert "nowhere.yaml does not exist" in fails(status=2, config_file="nowhere.yaml")
 
 
@@ -57,13 +57,13 @@ def test_a_missing_config_file_ends_with_status_2(fails):
         ("SOLVER.ACCUMULATE_STEPS", "0", "0 parts of the 2 images of a process must be"),
         ("SOLVER.MAX_ITER", "0", "0 must be >= 1"),
         ("SOLVER.BASE_LR", "0.0", "0.0 must be > 0"),
-        ("SOLVER.OPTIMIZER", "ADAM", "'ADAM' is none of ADAMW, SGD"),
+        ("SOLVER.OPTIMIZER", "ADAM", "'ADAM' must be one of ADAMW, SGD"),
         ("SOLVER.CHECKPOINT_PERIOD", "0", "0 must be >= 1"),
         ("SOLVER.CHECKPOINT_KEEP", "-1", "-1 must be >= 0"),
         ("SOLVER.AMP.ENABLED", "True", "fp16 needs a GPU, MODEL.DEVICE is 'cpu'"),
-        ("SOLVER.AMP.PRECISION", "half", "'half' is none of fp16, bf16"),
+        ("SOLVER.AMP.PRECISION", "half", "'half' must be one of fp16, bf16"),
         ("TEST.PRECISION", "fp16", "fp16 needs a GPU, MODEL.DEVICE is 'cpu'"),
-        ("TEST.PRECISION", "half", "'half' is none of fp32, fp16, bf16"),
+        ("TEST.PRECISION", "half", "'half' must be one of fp32, fp16, bf16"),
         ("DATALOADER.NUM_WORKERS", "-1", "-1 must be >= 0"),
         ("TEST.AUG.ENABLED", "True", "there is no test-time augmentation"),
         (
@@ -84,18 +84,18 @@ def test_a_missing_config_file_ends_with_status_2(fails):
         ("MODEL.ROI_MASK_HEAD.NORM", "XBN", "unknown norm 'XBN'"),
     ],
 )
-def test_values_that_cannot_be(fails, log, key, value, line):
+def test_run_refuses_invalid_values(fails, log, key, value, line):
     said = fails(key, value)
     assert said.startswith(line) and key.rpartition(".")[2] in said
     assert line in log() and "Traceback" in log()
 
 
-def test_training_without_a_gpu_names_the_key(fails, monkeypatch):
+def test_run_names_the_key_in_training_without_a_gpu(fails, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert "MODEL.DEVICE cpu" in fails("MODEL.DEVICE", "cuda")
 
 
-def test_a_batch_that_the_processes_cannot_share(fails, monkeypatch):
+def test_check_run_refuses_a_batch_that_the_processes_cannot_share(fails, monkeypatch):
     monkeypatch.setattr("queryinst.engine.checks.comm.get_world_size", lambda: 2)
     assert fails("SOLVER.IMS_PER_BATCH", "3") == (
         "a batch of 3 images cannot be shared by 2 processes; set SOLVER.IMS_PER_BATCH or "
@@ -104,19 +104,19 @@ def test_a_batch_that_the_processes_cannot_share(fails, monkeypatch):
 
 
 @pytest.mark.parametrize("place", ["a file", "a file/below", "/proc/queryinst"])
-def test_an_output_folder_that_cannot_be_written_to(fails, tmp_path, place):
+def test_run_refuses_an_output_folder_that_cannot_be_written_to(fails, tmp_path, place):
     (tmp_path / "a file").touch()
     path = place if place.startswith("/") else str(tmp_path / place)
     said = fails("OUTPUT_DIR", path)
     assert said.startswith(f"cannot write to '{path}'") and said.endswith("set OUTPUT_DIR")
 
 
-def test_an_empty_output_folder_is_no_folder(fails):
+def test_run_refuses_an_empty_output_folder(fails):
     assert fails("OUTPUT_DIR", "").startswith("OUTPUT_DIR is empty")
 
 
 @pytest.mark.parametrize("index, what", [(1, "file"), (2, "folder")])
-def test_dataset_argument_whose_files_are_missing(fails, tiny_data, tmp_path, index, what):
+def test_run_refuses_a_dataset_argument_with_missing_files(fails, tiny_data, tmp_path, index, what):
     triple = ["other", *tiny_data.dataset_args[0][1:]]
     triple[index] = str(tmp_path / "gone")
     assert fails(dataset=[triple]) == f"--dataset other: there is no {what} {tmp_path / 'gone'}"
@@ -130,7 +130,7 @@ def test_dataset_argument_whose_files_are_missing(fails, tiny_data, tmp_path, in
         (lambda content: json.dumps(without_masks(content)), "MODEL.MASK_ON"),
     ],
 )
-def test_annotations_that_cannot_be_used(fails, tiny_data, tmp_path, change, line):
+def test_run_refuses_invalid_annotations(fails, tiny_data, tmp_path, change, line):
     _, json_file, image_root = tiny_data.dataset_args[0]
     path = tmp_path / "changed.json"
     with open(json_file) as file:
@@ -146,12 +146,12 @@ def without_masks(content):
     return content
 
 
-def test_a_slim_model_is_refused_before_any_data_are_read(fails):
+def test_run_refuses_an_inference_only_model_before_reading_data(fails):
     said = fails("MODEL.QUERYINST.INFERENCE_ONLY", "True", "DATASETS.TRAIN", "('nobody',)")
     assert "training needs those of all stages; set MODEL.QUERYINST.INFERENCE_ONLY False" in said
 
 
-def test_evaluation_without_weights(fails):
+def test_run_refuses_evaluation_without_weights(fails):
     flags = {"eval_only": True, "DATASETS.TEST": "('tiny_val',)"}
     opts = ["DATASETS.TEST", flags.pop("DATASETS.TEST")]
     assert fails(*opts, **flags).startswith("--eval-only needs weights; set MODEL.WEIGHTS")
@@ -159,7 +159,7 @@ def test_evaluation_without_weights(fails):
     assert "there is no last_checkpoint in" in said
 
 
-def test_evaluation_without_a_data_set(fails):
+def test_run_refuses_evaluation_without_a_data_set(fails):
     assert fails("MODEL.WEIGHTS", "x.pth", eval_only=True).startswith("DATASETS.TEST is empty")
 
 
@@ -172,7 +172,7 @@ def test_evaluation_without_a_data_set(fails):
         ("classifier", "weights of another architecture"),
     ],
 )
-def test_weights_that_cannot_be_loaded(fails, log, tmp_path, content, line):
+def test_run_refuses_weights_that_cannot_be_loaded(fails, log, tmp_path, content, line):
     path = tmp_path / "w.pth"
     if isinstance(content, bytes):
         path.write_bytes(content)
@@ -183,7 +183,7 @@ def test_weights_that_cannot_be_loaded(fails, log, tmp_path, content, line):
     assert "Traceback" in log()
 
 
-def test_cuda_out_of_memory_names_images_instances_and_keys(fails, monkeypatch, tmp_path):
+def test_run_names_batch_and_keys_if_cuda_is_out_of_memory(fails, monkeypatch, tmp_path):
     def forward(self, batched_inputs):
         raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate\n2 GiB.")
 
@@ -196,7 +196,7 @@ def test_cuda_out_of_memory_names_images_instances_and_keys(fails, monkeypatch, 
     assert not (tmp_path / "output" / "results.json").exists()  # no evaluation after a failure
 
 
-def test_cuda_out_of_memory_in_evaluation_names_other_keys(fails, monkeypatch):
+def test_run_names_other_keys_if_cuda_is_out_of_memory_in_evaluation(fails, monkeypatch):
     forward = QueryInst.forward
 
     def evaluation_fails(self, batched_inputs):
@@ -217,7 +217,7 @@ def test_cuda_out_of_memory_in_evaluation_names_other_keys(fails, monkeypatch):
         ("mask_head.stages.0.mask_logits.bias", "loss_mask_stage0 is nan; in images /"),
     ],
 )
-def test_what_is_not_finite_ends_the_training_and_leaves_the_last_checkpoint(
+def test_run_ends_with_losses_that_are_not_finite_and_keeps_the_last_checkpoint(
     fails, make_args, monkeypatch, tmp_path, parameter, line
 ):
     forward, steps = QueryInst.forward, []
@@ -241,7 +241,7 @@ def test_what_is_not_finite_ends_the_training_and_leaves_the_last_checkpoint(
     assert len(steps) == 5 and (output / "model_final.pth").exists()
 
 
-def test_a_loaders_worker_is_quoted_in_one_line(fails, tmp_path, tiny_data, log):
+def test_run_quotes_a_loaders_worker_in_one_line(fails, tmp_path, tiny_data, log):
     content = json.loads(open(tiny_data.dataset_args[0][1]).read())
     root = tmp_path / "images"
     root.mkdir()
@@ -261,7 +261,7 @@ def test_a_loaders_worker_is_quoted_in_one_line(fails, tmp_path, tiny_data, log)
     assert "DataLoader worker process" in log()
 
 
-def test_an_unexpected_error_is_named_with_the_place_of_its_traceback(fails, monkeypatch, log):
+def test_run_names_the_place_of_an_unexpected_errors_traceback(fails, monkeypatch, log):
     def forward(self, batched_inputs):
         return batched_inputs + 1
 
@@ -271,7 +271,7 @@ def test_an_unexpected_error_is_named_with_the_place_of_its_traceback(fails, mon
     assert log().count("Traceback") == 1
 
 
-def test_an_interrupted_run_ends_with_status_130(fails, monkeypatch, tmp_path):
+def test_run_ends_with_status_130_if_interrupted(fails, monkeypatch, tmp_path):
     def forward(self, batched_inputs):
         raise KeyboardInterrupt
 
@@ -285,7 +285,7 @@ def test_main_raises_what_run_says(make_args):
         main(make_args("SOLVER.IMS_PER_BATCH", "0"))
 
 
-def test_the_terminal_has_no_traceback_but_the_line(fails, capsys, make_args, monkeypatch):
+def test_run_prints_one_line_and_no_traceback(fails, capsys, make_args, monkeypatch):
     def forward(self, batched_inputs):
         raise ValueError("set X")
 
@@ -297,7 +297,7 @@ def test_the_terminal_has_no_traceback_but_the_line(fails, capsys, make_args, mo
     assert logging.getLogger("detectron2.engine.train_loop").filters == []
 
 
-def test_a_name_that_is_taken_by_other_data(fails, tiny_data):
+def test_run_refuses_a_name_of_other_data(fails, tiny_data):
     register_from_args(tiny_data.dataset_args)  # twice is no error
     train, val = tiny_data.dataset_args
-    assert "the name is taken" in fails(dataset=[["tiny_train", *val[1:]]])
+    assert "another data set has this name" in fails(dataset=[["tiny_train", *val[1:]]])

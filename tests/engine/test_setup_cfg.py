@@ -25,7 +25,7 @@ def message(error_info):
     return text
 
 
-def test_a_zoo_name_is_found_from_anywhere(tmp_path, monkeypatch):
+def test_setup_cfg_reads_a_zoo_name_from_anywhere(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     cfg = setup_cfg(ZOO_NAME)
     assert cfg.MODEL.QUERYINST.NUM_QUERIES == 300 and cfg.MODEL.META_ARCHITECTURE == "QueryInst"
@@ -33,25 +33,25 @@ def test_a_zoo_name_is_found_from_anywhere(tmp_path, monkeypatch):
     assert cfg.is_frozen()
 
 
-def test_a_file_wins_over_a_zoo_name(config, tmp_path, monkeypatch):
+def test_setup_cfg_prefers_a_file_to_a_zoo_name(config, tmp_path, monkeypatch):
     (tmp_path / "COCO-InstanceSegmentation").mkdir()
     config("VERSION: 2\nSOLVER: {MAX_ITER: 7}", ZOO_NAME)
     monkeypatch.chdir(tmp_path)
     assert setup_cfg(ZOO_NAME).SOLVER.MAX_ITER == 7
 
 
-def test_options_win_over_the_file_and_weights_over_both(config):
+def test_setup_cfg_lets_options_override_the_file_and_weights_both(config):
     path = config("VERSION: 2\nMODEL: {WEIGHTS: a}\nSOLVER: {MAX_ITER: 7, STEPS: [3]}")
     cfg = setup_cfg(path, ["SOLVER.MAX_ITER", "9", "MODEL.WEIGHTS", "b"], weights="c")
     assert (cfg.SOLVER.MAX_ITER, cfg.SOLVER.STEPS, cfg.MODEL.WEIGHTS) == (9, (3,), "c")
 
 
-def test_without_a_file_there_are_the_defaults():
+def test_setup_cfg_has_the_defaults_without_a_file():
     cfg = setup_cfg("", ["MODEL.QUERYINST.NUM_STAGES", 3])
     assert isinstance(cfg, CfgNode) and cfg.MODEL.QUERYINST.NUM_STAGES == 3
 
 
-def test_missing_file_and_folder_are_named(tmp_path, monkeypatch):
+def test_setup_cfg_names_a_missing_file_and_a_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(FileNotFoundError, match="nowhere.yaml does not exist") as error:
         setup_cfg("nowhere.yaml")
@@ -60,14 +60,14 @@ def test_missing_file_and_folder_are_named(tmp_path, monkeypatch):
         setup_cfg(str(tmp_path))
 
 
-def test_malformed_yaml_is_named_with_its_line(config):
+def test_setup_cfg_names_the_line_of_malformed_yaml(config):
     path = config("MODEL:\n  MASK_ON: [True\nSOLVER: {}\n")
     with pytest.raises(ValueError, match="not valid yaml") as error:
         setup_cfg(path)
     assert f"{path}, line 3," in message(error)
 
 
-def test_malformed_yaml_of_a_base_is_named_and_not_the_file_that_builds_on_it(config):
+def test_setup_cfg_names_the_base_with_malformed_yaml(config):
     base = config("MODEL: {\n", "base.yaml")
     with pytest.raises(ValueError, match="not valid yaml") as error:
         setup_cfg(config("_BASE_: base.yaml\n"))
@@ -75,14 +75,14 @@ def test_malformed_yaml_of_a_base_is_named_and_not_the_file_that_builds_on_it(co
 
 
 @pytest.mark.parametrize("text", ["", "- MODEL\n- SOLVER\n", "just text", "7"])
-def test_yaml_that_is_no_mapping_is_no_configuration(config, text):
+def test_setup_cfg_refuses_yaml_that_is_not_a_mapping(config, text):
     path = config(text)
     with pytest.raises(ValueError, match="not a configuration, a yaml mapping") as error:
         setup_cfg(path)
     assert message(error).startswith(path)
 
 
-def test_a_file_that_is_not_text_says_so(config):
+def test_setup_cfg_refuses_a_file_that_is_not_text(config):
     path = config(b"PK\x03\x04\xff\xfe\x00\x80", "model.pth")
     with pytest.raises(ValueError, match="model.pth") as error:
         setup_cfg(path)
@@ -100,13 +100,13 @@ def test_a_file_that_is_not_text_says_so(config):
         ("XYZZY", None),
     ],
 )
-def test_unknown_key_on_the_command_line_is_told_its_neighbour(key, close):
+def test_setup_cfg_names_the_closest_key_for_the_command_line(key, close):
     with pytest.raises(KeyError, match=f"unknown key {key} in the command line") as error:
         setup_cfg("", [key, "3"])
     assert message(error).endswith(f"did you mean {close}?" if close else "line")
 
 
-def test_unknown_key_in_a_file_is_told_its_neighbour(config):
+def test_setup_cfg_names_the_closest_key_for_a_file(config):
     path = config("VERSION: 2\nMODEL: {QUERYINST: {STAGES: 6}}")
     with pytest.raises(KeyError) as error:
         setup_cfg(path)
@@ -125,7 +125,7 @@ def test_unknown_key_in_a_file_is_told_its_neighbour(config):
         ("SOLVER.MAX_ITER", "None", "is None; it must be of type int, the default is 40000"),
     ],
 )
-def test_wrong_type_is_told_what_it_must_be(config, key, value, wanted):
+def test_setup_cfg_names_the_type_that_a_value_must_have(config, key, value, wanted):
     with pytest.raises(ValueError) as on_command_line:
         setup_cfg("", [key, value])
     section, name = key.rsplit(".", 1)
@@ -138,40 +138,40 @@ def test_wrong_type_is_told_what_it_must_be(config, key, value, wanted):
         assert message(error).startswith(key) and wanted in message(error)
 
 
-def test_a_section_with_nothing_in_it_is_an_error(config):
+def test_setup_cfg_refuses_an_empty_section(config):
     with pytest.raises(ValueError, match="SOLVER in .* must be of type section"):
         setup_cfg(config("VERSION: 2\nSOLVER:\n"))
 
 
-def test_missing_base_is_named_with_the_file_that_names_it(config, tmp_path):
+def test_setup_cfg_names_a_missing_base_and_its_file(config, tmp_path):
     path = config("_BASE_: gone.yaml\n")
     with pytest.raises(FileNotFoundError, match="_BASE_ names, does not exist") as error:
         setup_cfg(path)
     assert path in message(error) and str(tmp_path / "gone.yaml") in message(error)
 
 
-def test_bases_that_go_round_in_circles_are_an_error(config):
+def test_setup_cfg_refuses_circular_bases(config):
     config("_BASE_: two.yaml\n", "one.yaml")
     with pytest.raises(ValueError, match="leads back") as error:
         setup_cfg(config("_BASE_: one.yaml\n", "two.yaml"))
     assert "two.yaml" in message(error)
 
 
-def test_a_base_that_is_no_file_name_is_an_error(config):
+def test_setup_cfg_refuses_a_base_that_is_not_a_file_name(config):
     with pytest.raises(ValueError, match="not a configuration"):
         setup_cfg(config("_BASE_: 3\n"))
 
 
-def test_base_on_the_command_line_is_refused():
+def test_setup_cfg_refuses_a_base_on_the_command_line():
     with pytest.raises(ValueError, match="_BASE_.* can only be used in files"):
         setup_cfg("", ["_BASE_", "x.yaml"])
 
 
-def test_options_come_in_pairs():
+def test_setup_cfg_refuses_an_odd_number_of_options():
     with pytest.raises(ValueError, match="3 words .*KEY VALUE pairs: SOLVER.MAX_ITER 5 SEED"):
         setup_cfg("", ["SOLVER.MAX_ITER", "5", "SEED"])
 
 
-def test_a_flag_behind_the_options_is_told_its_place():
+def test_setup_cfg_refuses_a_flag_after_the_options():
     with pytest.raises(ValueError, match="--eval-only is too late; flags come before"):
         setup_cfg("", ["SOLVER.MAX_ITER", "5", "--eval-only"])

@@ -76,7 +76,7 @@ def test_what_training_uses_is_asked_of_the_class(make_cfg, monkeypatch):
     trainer = Trainer(make_cfg())
     assert sorted(asked) == sorted(names) and isinstance(trainer, DefaultTrainer)
     groups = {group["initial_lr"] for group in trainer.optimizer.param_groups}
-    assert groups == {1e-4, 1e-5}  # the trunk learns at a tenth
+    assert groups == {1e-4, 1e-5}  # bottom_up learns at a tenth
 
 
 def test_hooks_stand_in_an_order_that_works(make_cfg):
@@ -114,8 +114,8 @@ def test_one_step_writes_the_losses_of_each_stage(make_cfg, tmp_path):
     trainer = Trainer(make_cfg("SOLVER.MAX_ITER", "1"))
     trainer.train()
     (line,) = (tmp_path / "output" / "metrics.json").read_text().splitlines()
-    found = json.loads(line)
+    line_metrics = json.loads(line)
     kinds = ("loss_cls", "loss_box_l1", "loss_box_giou", "loss_mask")
-    losses = [found[f"{kind}_stage{stage}"] for kind in kinds for stage in range(2)]
-    assert found["total_loss"] == pytest.approx(sum(losses)) and min(losses) > 0
-    assert found["queryinst/num_matched"] >= 2
+    losses = [line_metrics[f"{kind}_stage{stage}"] for kind in kinds for stage in range(2)]
+    assert line_metrics["total_loss"] == pytest.approx(sum(losses)) and min(losses) > 0
+    assert line_metrics["queryinst/num_matched"] >= 2

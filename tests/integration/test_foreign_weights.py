@@ -34,17 +34,17 @@ def files(make_args, tmp_path):
     return [str(tmp_path / name) for name in contents]
 
 
-def test_evaluation_gives_the_same_predictions(make_args, files, tmp_path):
-    found = []
+def test_main_evaluates_foreign_weights_with_the_same_predictions(make_args, files, tmp_path):
+    predictions = []
     for path in files:
         opts = ("DATASETS.TEST", "('tiny_val',)", "MODEL.WEIGHTS", path, "MODEL.DEVICE", "cpu")
         main(make_args(*opts, eval_only=True))
         results = tmp_path / "output/inference/tiny_val/coco_instances_results.json"
-        found.append(json.loads(results.read_text()))
-    assert len(found[0]) > 0 and found[0] == found[1] == found[2]
+        predictions.append(json.loads(results.read_text()))
+    assert len(predictions[0]) > 0 and predictions[0] == predictions[1] == predictions[2]
 
 
-def test_training_starts_from_it(make_args, files, tmp_path):
+def test_main_trains_from_foreign_weights(make_args, files, tmp_path):
     opts = ("MODEL.WEIGHTS", files[1], "MODEL.DEVICE", "cpu", "SOLVER.BASE_LR", 1e-12)
     main(make_args(*opts, "SOLVER.MAX_ITER", 1))
     trained = torch.load(tmp_path / "output/model_final.pth", weights_only=True)["model"]
@@ -56,7 +56,7 @@ def test_training_starts_from_it(make_args, files, tmp_path):
             torch.testing.assert_close(trained[name], value, rtol=0, atol=1e-9)
 
 
-def test_the_demo_draws_the_same(make_args, files, tmp_path):
+def test_demo_draws_the_same_from_foreign_weights(make_args, files, tmp_path):
     pixels = np.random.default_rng(0).integers(0, 256, (60, 90, 3), dtype=np.uint8)
     Image.fromarray(pixels).save(tmp_path / "in.png")
     drawn = []

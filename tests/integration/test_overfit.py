@@ -88,14 +88,14 @@ def annotations(masks: torch.Tensor, classes: torch.Tensor, image: int) -> list[
 
 def mask_ap(batch: list[dict], predictions: list[dict]) -> float:
     """COCO's AP over IoU 0.50:0.95, in per cent."""
-    truth, found = [], []
+    truth, predicted = [], []
     for image, (x, prediction) in enumerate(zip(batch, predictions)):
         gt, instances = x["instances"], prediction["instances"]
         truth += annotations(gt.gt_masks.tensor, gt.gt_classes, image)
         detected = annotations(instances.pred_masks, instances.pred_classes, image)
         for row, score in zip(detected, instances.scores.tolist()):
             row["score"] = score
-        found += detected
+        predicted += detected
     for number, annotation in enumerate(truth):
         annotation["id"] = number + 1
     coco = COCO()
@@ -106,7 +106,7 @@ def mask_ap(batch: list[dict], predictions: list[dict]) -> float:
     }
     with contextlib.redirect_stdout(io.StringIO()):  # it prints what it does
         coco.createIndex()
-        evaluation = COCOeval(coco, coco.loadRes(found), "segm")
+        evaluation = COCOeval(coco, coco.loadRes(predicted), "segm")
         evaluation.evaluate()
         evaluation.accumulate()
         evaluation.summarize()
@@ -129,7 +129,7 @@ def train(model: nn.Module, optimizer: torch.optim.Optimizer, batch: list[dict])
     return totals
 
 
-def test_four_pictures_are_learnt_by_heart():
+def test_trainer_overfits_four_pictures():
     torch.manual_seed(0)
     cfg = tiny_cfg(**CONFIG)
     model, batch = build_model(cfg).train(), [draw(number) for number in range(len(PICTURES))]

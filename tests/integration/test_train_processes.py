@@ -34,14 +34,14 @@ def start(make_args, tmp_path, tiny_data):
 
 
 @pytest.mark.parametrize("norm, num_parts", [("naiveSyncBN", 1), ("GN", 2)])
-def test_two_processes_train_as_one_does(start, tmp_path, norm, num_parts):
+def test_run_trains_the_same_in_two_processes(start, tmp_path, norm, num_parts):
     script = Path(__file__).with_name("two_processes.py")
     done = start(script, tmp_path, norm, num_parts, ours=())
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1].endswith("parameters are equal")
 
 
-def test_a_failed_run_ends_with_its_line_and_status(start, tmp_path):
+def test_run_prints_one_line_and_a_status_if_it_fails(start, tmp_path):
     done = start(ROOT / "train_net.py", opts=["MODEL.WEIGHTS", "gone.pth"])
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1] == f"{PREFIX}MODEL.WEIGHTS gone.pth does not exist"
@@ -49,7 +49,7 @@ def test_a_failed_run_ends_with_its_line_and_status(start, tmp_path):
     assert "FileNotFoundError" in (tmp_path / "output" / "log.txt").read_text()
 
 
-def test_two_processes_of_which_one_fails_end_with_one_line(start, tmp_path):
+def test_run_prints_one_line_if_one_of_two_processes_fails(start, tmp_path):
     """Both train a step, which spoils the weights, and start the next."""
     opts = ("SOLVER.BASE_LR", 1e30, "SOLVER.CHECKPOINT_PERIOD", 1, "SOLVER.IMS_PER_BATCH", 4)
     done = start(ROOT / "train_net.py", "--num-gpus", 2, "--dist-url", "auto", opts=opts)
@@ -65,7 +65,7 @@ def test_two_processes_of_which_one_fails_end_with_one_line(start, tmp_path):
     assert "World size: 2" in logs[0]
 
 
-def test_torchrun_starts_processes_too(start, tmp_path):
+def test_run_works_under_torchrun(start, tmp_path):
     program = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", 2)
     opts = ("DATASETS.TEST", "('tiny_val',)", "SOLVER.MAX_ITER", 1)
     done = start(*program, ROOT / "train_net.py", opts=opts)
@@ -73,8 +73,8 @@ def test_torchrun_starts_processes_too(start, tmp_path):
     output = tmp_path / "output"
     assert "World size: 2" in (output / "log.txt").read_text()
     assert set(json.loads((output / "results.json").read_text())["tiny_val"]) == {"bbox", "segm"}
-    found = json.loads(
+    predictions = json.loads(
         (output / "inference" / "tiny_val" / "coco_instances_results.json").read_text()
     )
-    assert {row["image_id"] for row in found} == {1, 2, 3, 4}  # each process has half of them
+    assert {row["image_id"] for row in predictions} == {1, 2, 3, 4}  # each process has half of them
     assert done.stdout.count("Results, in full in") == 1

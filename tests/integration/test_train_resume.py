@@ -56,7 +56,7 @@ def state(trainer):
     return tensors
 
 
-def test_train_stop_resume_is_an_uninterrupted_run(make_args, tmp_path):
+def test_resume_equals_an_uninterrupted_run(make_args, tmp_path):
     uninterrupted = train(make_args(*SCHEDULE, "OUTPUT_DIR", tmp_path / "one"))
     initial = {name: value.clone() for name, value in state(uninterrupted).items()}
     args = make_args(*SCHEDULE, "OUTPUT_DIR", tmp_path / "two")
@@ -73,7 +73,7 @@ def test_train_stop_resume_is_an_uninterrupted_run(make_args, tmp_path):
     assert rates[0] == pytest.approx(rates[1])
 
 
-def test_nothing_to_resume_is_said_once_and_training_starts_from_the_weights(make_args, tmp_path):
+def test_resume_logs_once_that_there_is_nothing_and_starts_from_the_weights(make_args, tmp_path):
     first = train(make_args("SOLVER.MAX_ITER", 1, "OUTPUT_DIR", tmp_path / "first"))
     weights = tmp_path / "first" / "model_final.pth"
     opts = ("MODEL.WEIGHTS", weights, "SOLVER.MAX_ITER", 1, "SOLVER.BASE_LR", 1e-9)
@@ -87,7 +87,7 @@ def test_nothing_to_resume_is_said_once_and_training_starts_from_the_weights(mak
         torch.testing.assert_close(final[name], value.data, rtol=0, atol=1e-6, msg=name)
 
 
-def test_a_finished_run_is_evaluated_again_and_not_trained(make_args, tmp_path):
+def test_resume_only_evaluates_a_finished_run(make_args, tmp_path):
     opts = ("SOLVER.MAX_ITER", 1, "DATASETS.TEST", "('tiny_val',)")
     first = main(make_args(*opts))
     output = tmp_path / "output"
@@ -100,7 +100,7 @@ def test_a_finished_run_is_evaluated_again_and_not_trained(make_args, tmp_path):
     assert log.count(" iter: ") == 1 and (output / "results.json").exists()
 
 
-def test_checkpoints_before_a_resume_count_among_those_that_are_kept(make_args, tmp_path):
+def test_resume_counts_earlier_checkpoints_among_those_to_keep(make_args, tmp_path):
     opts = ("SOLVER.CHECKPOINT_PERIOD", 1, "SOLVER.CHECKPOINT_KEEP", 2)
     main(make_args(*opts, "SOLVER.MAX_ITER", 2))
     main(make_args(*opts, "SOLVER.MAX_ITER", 3, resume=True))
@@ -108,7 +108,7 @@ def test_checkpoints_before_a_resume_count_among_those_that_are_kept(make_args, 
     assert names == {"model_0000001.pth", "model_0000002.pth", "model_final.pth"}
 
 
-def test_a_checkpoint_of_another_model_is_not_resumed(make_args, tmp_path):
+def test_resume_refuses_a_checkpoint_of_another_model(make_args, tmp_path):
     main(make_args("SOLVER.MAX_ITER", 1))
     with pytest.raises(ValueError, match="to resume from, by .*last_checkpoint") as error:
         main(make_args("MODEL.QUERYINST.NUM_STAGES", 3, resume=True))

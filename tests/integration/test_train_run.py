@@ -9,8 +9,8 @@ import pytest
 import torch
 from detectron2.utils import logger as detectron2_logger
 
-from queryinst.checkpoint.meta import as_slim
-from queryinst.checkpoint.slim import to_slim
+from queryinst.checkpoint.inference_only import to_inference_only
+from queryinst.checkpoint.meta import as_inference_only
 from queryinst.engine import main, setup_cfg
 
 TEST = ("DATASETS.TEST", "('tiny_val',)")
@@ -43,7 +43,7 @@ def predictions(output, data_set="tiny_val"):
     return json.loads(path.read_text())
 
 
-def test_the_files_of_a_run(trained):
+def test_main_writes_the_files_of_a_run(trained):
     names = {path.name for path in trained.output.iterdir()}
     expected = {"config.yaml", "last_checkpoint", "log.txt", "metrics.json", "results.json"}
     expected |= {"model_best.json", "model_best.pth", "model_final.pth", "inference"}
@@ -55,7 +55,7 @@ def test_the_files_of_a_run(trained):
     assert (trained.output / "last_checkpoint").read_text() == "model_final.pth"
 
 
-def test_the_results_file_says_what_main_returns(trained):
+def test_main_writes_the_results_that_it_returns(trained):
     written = json.loads((trained.output / "results.json").read_text())
     assert set(written) == {"tiny_val"} and set(written["tiny_val"]) == {"bbox", "segm"}
     for task, metrics in trained.results["tiny_val"].items():
@@ -64,24 +64,24 @@ def test_the_results_file_says_what_main_returns(trained):
             assert written["tiny_val"][task][name] == (None if math.isnan(value) else value)
 
 
-def test_predictions_are_written_for_every_image(trained):
-    found = predictions(trained.output)
-    assert {row["image_id"] for row in found} == {1, 2, 3, 4}
-    assert all(row["segmentation"]["size"] == [128, 128] for row in found)
-    assert {row["category_id"] for row in found} <= {1, 2, 3}
+def test_main_writes_predictions_for_every_image(trained):
+    predicted = predictions(trained.output)
+    assert {row["image_id"] for row in predicted} == {1, 2, 3, 4}
+    assert all(row["segmentation"]["size"] == [128, 128] for row in predicted)
+    assert {row["category_id"] for row in predicted} <= {1, 2, 3}
 
 
-def test_the_terminal_has_one_line_of_losses_summed_over_the_stages(trained):
+def test_main_prints_losses_summed_over_the_stages(trained):
     log = (trained.output / "log.txt").read_text()
     (line,) = [line for line in log.splitlines() if "iter: " in line]
-    shown = {name: float(value) for name, value in re.findall(r"(\w*loss\w*): ([\d.]+)", line)}
-    assert set(shown) == {"total_loss", "loss_cls", "loss_box_l1", "loss_box_giou", "loss_mask"}
+    printed = {name: float(value) for name, value in re.findall(r"(\w*loss\w*): ([\d.]+)", line)}
+    assert set(printed) == {"total_loss", "loss_cls", "loss_box_l1", "loss_box_giou", "loss_mask"}
     assert "iter: 4/4" in line and "eta: 0:00:00" in line and "lr: " in line
-    total = shown.pop("total_loss")
-    assert sum(shown.values()) == pytest.approx(total, rel=0.2)  # medians do not add up exactly
+    total = printed.pop("total_loss")
+    assert sum(printed.values()) == pytest.approx(total, rel=0.2)  # medians do not add up exactly
 
 
-def test_the_metrics_file_has_each_stage_and_each_evaluation(trained):
+def test_main_writes_metrics_of_each_stage_and_evaluation(trained):
     lines = (trained.output / "metrics.json").read_text().splitlines()
     rows = {row["iteration"]: row for row in map(json.loads, lines)}
     assert {f"loss_mask_stage{stage}" for stage in (0, 1)} <= set(rows[3])
@@ -89,13 +89,13 @@ def test_the_metrics_file_has_each_stage_and_each_evaluation(trained):
     assert "segm/AP" in rows[1] and "bbox/AP-star" in rows[4]
 
 
-def test_the_table_is_the_last_of_the_log(trained):
+def test_main_logs_the_table_last(trained):
     end = (trained.output / "log.txt").read_text().split("Results, in full in ")[-1]
     assert end.startswith(f"{trained.output}/results.json:\n| data set")
     assert "| tiny_val   | triangle |" in end and len(end.splitlines()) == 10
 
 
-def test_the_last_checkpoint_can_be_resumed_and_the_best_is_weights_alone(trained):
+def test_main_writes_a_last_checkpoint_to_resume_and_best_weights(trained):
     final = torch.load(trained.output / "model_final.pth")
     assert final["iteration"] == 3 and {"optimizer"} <= set(final["trainer"]["_trainer"])
     best = torch.load(trained.output / "model_best.pth")
@@ -103,16 +103,16 @@ def test_the_last_checkpoint_can_be_resumed_and_the_best_is_weights_alone(traine
     assert best["meta"] == final["meta"]
 
 
-def test_the_configuration_of_a_run_can_be_run_again(trained):
+def test_main_writes_a_configuration_that_runs_again(trained):
     cfg = setup_cfg(str(trained.output / "config.yaml"))
     assert cfg.SOLVER.MAX_ITER == 4 and cfg.MODEL.QUERYINST.NUM_QUERIES == 4
 
 
-def test_evaluation_alone_predicts_what_the_training_did_at_its_end(trained, evaluate):
-    results, found = evaluate()
+def test_main_evaluates_as_the_training_did_at_its_end(trained, evaluate):
+    results, predicted = evaluate()
     expected = predictions(trained.output)
-    assert len(found) == len(expected) > 0
-    for row, wanted in zip(found, expected):
+    assert len(predicted) == len(expected) > 0
+    for row, wanted in zip(predicted, expected):
         assert row["image_id"] == wanted["image_id"]
         assert row["bbox"] == pytest.approx(wanted["bbox"], abs=1e-3)
         assert row["score"] == pytest.approx(wanted["score"], abs=1e-5)
@@ -121,7 +121,7 @@ def test_evaluation_alone_predicts_what_the_training_did_at_its_end(trained, eva
     )
 
 
-def test_a_wheels_user_needs_no_more_than_the_file_and_options(make_args, trained, tmp_path):
+def test_main_needs_only_a_config_file_and_options(make_args, trained, tmp_path):
     args = make_args(*TEST, "MODEL.WEIGHTS", trained.output / "model_best.pth")
     minimal = argparse.Namespace(config_file=args.config_file, opts=args.opts, eval_only=True)
     assert set(main(minimal)["tiny_val"]) == {"bbox", "segm"}
@@ -129,58 +129,64 @@ def test_a_wheels_user_needs_no_more_than_the_file_and_options(make_args, traine
     assert results["tiny_val"]["segm"]["AP"] is not None
 
 
-def test_evaluation_with_resume_takes_the_last_checkpoint(make_args, trained):
+def test_main_evaluates_the_last_checkpoint_with_resume(make_args, trained):
     opts = (*TEST, "OUTPUT_DIR", trained.output, "MODEL.WEIGHTS", "/gone.pth")
     results = main(make_args(*opts, eval_only=True, resume=True))
     assert results.keys() == trained.results.keys()
 
 
-def test_a_box_detector_is_evaluated_by_its_boxes(evaluate, tmp_path):
-    results, found = evaluate("MODEL.MASK_ON", "False")
-    assert set(results["tiny_val"]) == {"bbox"} and "segmentation" not in found[0]
+def test_main_evaluates_a_box_detector_by_its_boxes(evaluate, tmp_path):
+    results, predicted = evaluate("MODEL.MASK_ON", "False")
+    assert set(results["tiny_val"]) == {"bbox"} and "segmentation" not in predicted[0]
     log = (tmp_path / "output" / "log.txt").read_text()
     assert "MODEL.MASK_ON is False" in log and "mask AP" not in log.split("Results, in")[-1]
 
 
 @pytest.fixture(scope="module")
-def slim_file(trained):
+def inference_only_file(trained):
     final = torch.load(trained.output / "model_final.pth")
-    slim = {"model": to_slim(final["model"]), "meta": as_slim(final["meta"])}
-    torch.save(slim, trained.output / "slim.pth")
-    return "slim.pth"
+    small = {"model": to_inference_only(final["model"]), "meta": as_inference_only(final["meta"])}
+    torch.save(small, trained.output / "small.pth")
+    return "small.pth"
 
 
-def test_a_slim_file_is_evaluated_as_it_is(evaluate, slim_file, tmp_path):
+def test_main_evaluates_an_inference_only_file(evaluate, inference_only_file, tmp_path):
     _, expected = evaluate()
-    _, found = evaluate(weights=slim_file)
-    assert found == expected
+    _, predicted = evaluate(weights=inference_only_file)
+    assert predicted == expected
     log = (tmp_path / "output" / "log.txt").read_text()
-    (said,) = [line for line in log.splitlines() if "is slim" in line]
-    assert said.endswith("its one mask head is all that evaluation runs"), "built so, not dropped"
+    (said,) = [line for line in log.splitlines() if "is inference-only" in line]
+    assert said.endswith("it has only the last mask head"), "built so, nothing removed"
 
 
-def test_training_from_a_slim_file_says_why_not(make_args, trained, slim_file, tmp_path):
-    with pytest.raises(ValueError, match="slim.pth is slim, .* training needs every one"):
-        main(make_args("MODEL.WEIGHTS", trained.output / slim_file))
+def test_main_refuses_to_train_from_an_inference_only_file(
+    make_args, trained, inference_only_file, tmp_path
+):
+    with pytest.raises(
+        ValueError, match="small.pth is inference-only: .* training needs every one"
+    ):
+        main(make_args("MODEL.WEIGHTS", trained.output / inference_only_file))
     assert not list((tmp_path / "output").glob("*.pth"))
 
 
-def test_two_test_sets_are_told_apart(evaluate):
-    results, found = evaluate("DATASETS.TEST", "('tiny_val','tiny_train')", data_set="tiny_train")
+def test_main_tells_two_test_sets_apart(evaluate):
+    results, predicted = evaluate(
+        "DATASETS.TEST", "('tiny_val','tiny_train')", data_set="tiny_train"
+    )
     assert set(results) == {"tiny_val", "tiny_train"} and set(results["tiny_train"]["bbox"]) > {
         "AP"
     }
-    assert {row["image_id"] for row in found} == {1, 2, 3, 4, 5, 6}
+    assert {row["image_id"] for row in predicted} == {1, 2, 3, 4, 5, 6}
 
 
-def test_no_detection_at_all_is_a_result(evaluate, tmp_path):
-    results, found = evaluate("MODEL.ROI_HEADS.SCORE_THRESH_TEST", "1.0")
-    assert found == [] and math.isnan(results["tiny_val"]["segm"]["AP"])
+def test_main_returns_nan_without_a_detection(evaluate, tmp_path):
+    results, predicted = evaluate("MODEL.ROI_HEADS.SCORE_THRESH_TEST", "1.0")
+    assert predicted == [] and math.isnan(results["tiny_val"]["segm"]["AP"])
     written = json.loads((tmp_path / "output" / "results.json").read_text())
     assert written["tiny_val"]["segm"]["AP"] is None
 
 
-def test_evaluation_without_a_gpu_falls_back_with_one_warning(evaluate, monkeypatch, tmp_path):
+def test_main_evaluates_on_the_cpu_without_a_gpu(evaluate, monkeypatch, tmp_path):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(detectron2_logger, "_LOG_COUNTER", type(detectron2_logger._LOG_COUNTER)())
     evaluate("MODEL.DEVICE", "cuda")

@@ -83,10 +83,10 @@ def main(folder: str, norm: str, num_parts: int) -> None:
     )
     expected = train(os.path.join(folder, "one"), norm, 1)
     for rank in range(2):
-        found = torch.load(os.path.join(folder, f"rank{rank}.pth"))
-        assert found.keys() == expected.keys()
+        state = torch.load(os.path.join(folder, f"rank{rank}.pth"))
+        assert state.keys() == expected.keys()
         for name, value in expected.items():
-            torch.testing.assert_close(found[name], value, rtol=1e-4, atol=1e-5, msg=name)
+            torch.testing.assert_close(state[name], value, rtol=1e-4, atol=1e-5, msg=name)
     print(f"{len(expected)} parameters are equal")
 
 

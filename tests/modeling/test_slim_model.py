@@ -8,7 +8,7 @@ from detectron2.modeling import build_model
 from detectron2.utils.events import EventStorage
 from torch import nn
 
-from queryinst.checkpoint.slim import to_slim
+from queryinst.checkpoint.inference_only import to_inference_only
 from queryinst.engine import setup_cfg
 from queryinst.modeling.mask_head import DynamicMaskHead
 from queryinst.testing import random_batch, tiny_cfg
@@ -29,7 +29,9 @@ def make_pair(**overrides) -> tuple[nn.Module, nn.Module]:
     boxes.copy_(0.2 + 0.6 * torch.rand(boxes.shape))
     slim = build_model(tiny_cfg(MODEL__QUERYINST__INFERENCE_ONLY=True, **keys)).eval()
     state = full.state_dict()
-    slim.load_state_dict(to_slim(state) if slim.mask_head is not None else state, strict=True)
+    slim.load_state_dict(
+        to_inference_only(state) if slim.mask_head is not None else state, strict=True
+    )
     return full, slim
 
 

@@ -20,7 +20,8 @@ def equip(model: QueryInst, cfg: CfgNode) -> QueryInst:
         ValueError: SPEEDUPS has an unknown name; lists the known ones.
     """
     speed_up_model(model, cfg.MODEL.QUERYINST.SPEEDUPS)
-    install_state_dict_hook(model, cfg.MODEL.QUERYINST.ALLOW_UNLOADED)
+    setattr(model, "allow_unloaded", tuple(cfg.MODEL.QUERYINST.ALLOW_UNLOADED))  # for checkpoint/
+    install_state_dict_hook(model)
     return model
 
 

@@ -8,7 +8,7 @@ from detectron2.config import CfgNode
 from detectron2.solver.build import get_default_optimizer_params, maybe_add_gradient_clipping
 from torch import nn
 
-TRUNK_PREFIX = "backbone.bottom_up."
+BOTTOM_UP = "backbone.bottom_up."
 OPTIMIZERS = ("ADAMW", "SGD")
 CLIP_TYPES = ("full_model", "norm", "value")
 
@@ -16,8 +16,8 @@ CLIP_TYPES = ("full_model", "norm", "value")
 def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
     """Build the optimizer of all parameters of ``model`` that require gradients.
 
-    The trunk, ``backbone.bottom_up``, learns at ``BASE_LR * BACKBONE_MULTIPLIER``, all else, the
-    FPN included, at ``BASE_LR``; biases at ``BIAS_LR_FACTOR`` times that. With CLIP_TYPE
+    ``backbone.bottom_up`` learns at ``BASE_LR * BACKBONE_MULTIPLIER``; everything else, including
+    the FPN, at ``BASE_LR``; biases at ``BIAS_LR_FACTOR`` times that. With CLIP_TYPE
     "full_model" every ``step()`` first scales the gradients of all parameters together down to a
     norm of at most CLIP_VALUE; the other types are Detectron2's.
 
@@ -26,7 +26,7 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
         model: not yet wrapped for distributed training, which changes the parameters' names.
 
     Raises:
-        ValueError: a key of SOLVER has an impossible value (see ``check_solver``).
+        ValueError: a key of SOLVER has an invalid value (see ``check_solver``).
     """
     check_solver(cfg)
     solver = cfg.SOLVER
@@ -90,7 +90,7 @@ def _check_steps(steps: tuple[int, ...], max_iter: int) -> None:
 
 def _check_choice(key: str, value: str, choices: tuple[str, ...]) -> None:
     if value not in choices:
-        raise ValueError(f"{value!r} is none of {', '.join(choices)}; set {key}")
+        raise ValueError(f"{value!r} must be one of {', '.join(choices)}; set {key}")
 
 
 def _check_at_least(key: str, value: float, limit: int) -> None:
@@ -107,16 +107,16 @@ def _parameter_groups(solver: CfgNode, model: nn.Module) -> list[dict]:
     """One group for each distinct pair of learning rate and weight decay."""
 
     def lr_factor(name: str) -> float:
-        # Detectron2's own bias_lr_factor would replace the trunk's factor, not multiply it.
+        # Detectron2's own bias_lr_factor would replace bottom_up's factor, not multiply it.
         bias_factor = solver.BIAS_LR_FACTOR if name.endswith(".bias") else 1.0
-        return bias_factor * (solver.BACKBONE_MULTIPLIER if name.startswith(TRUNK_PREFIX) else 1.0)
+        return bias_factor * (solver.BACKBONE_MULTIPLIER if name.startswith(BOTTOM_UP) else 1.0)
 
-    has_trunk = any(name.startswith(TRUNK_PREFIX) for name, _ in model.named_parameters())
-    if solver.BACKBONE_MULTIPLIER != 1.0 and not has_trunk:
+    has_bottom_up = any(name.startswith(BOTTOM_UP) for name, _ in model.named_parameters())
+    if solver.BACKBONE_MULTIPLIER != 1.0 and not has_bottom_up:
         logging.getLogger(__name__).warning(
             "SOLVER.BACKBONE_MULTIPLIER %s has no effect: no parameter's name starts with %s",
             solver.BACKBONE_MULTIPLIER,
-            TRUNK_PREFIX,
+            BOTTOM_UP,
         )
     return get_default_optimizer_params(
         model,

@@ -1,4 +1,4 @@
-"""Saving and loading of whole models: nothing half written, nothing silently left out."""
+"""Saves and loads whole models: writes all or nothing, never loads a part in silence."""
 
 import logging
 import os
@@ -10,21 +10,27 @@ from detectron2.checkpoint import DetectionCheckpointer
 from torch import nn
 
 from .files import read_checkpoint, write_atomically
+from .inference_only import is_inference_only, training_only_names
 from .layouts import tensors_of
-from .loading import plan_load
-from .meta import as_slim, is_slim_meta, read_with_meta, require_plain, without_numpy_scalars
-from .slim import is_slim, unused_in_inference
+from .loading import match_state_dict
+from .meta import (
+    as_inference_only,
+    is_inference_only_meta,
+    read_with_meta,
+    require_plain,
+    without_numpy_scalars,
+)
 
 logger = logging.getLogger(__name__)
 
 
 class QueryInstCheckpointer(DetectionCheckpointer):
-    """Detectron2's checkpointer, whose files it reads and which reads its files, made strict.
+    """A strict version of Detectron2's checkpointer; each reads the files of the other.
 
-    A model in evaluation mode must be filled completely. One in training mode may start from a
-    backbone or from another class count (`loading.plan_load` has the rules), but not from a slim
-    file (`slim.to_slim`). No code that a file holds is executed, and nothing in the model changes
-    if its file is refused.
+    For a model in evaluation mode no key may be missing. A model in training mode can start from a
+    backbone or another class count (`loading.match_state_dict` has the rules), but not from an
+    inference-only file (`inference_only.to_inference_only`). Never executes code that a file holds.
+    If a file is refused, the model is unchanged.
     """
 
     def __init__(
@@ -38,31 +44,33 @@ class QueryInstCheckpointer(DetectionCheckpointer):
     ):
         """
         Args:
-            model: its attribute `allow_unloaded`, if any, has the patterns of parameters that a
-                file may leave unfilled, its method `make_slim` drops what a slim file lacks;
-                DistributedDataParallel is seen through.
-            meta: what `save` writes as checkpoint["meta"] (`meta.build_meta`); of kind "slim" if
-                the model is.
-            checkpointables: objects with state_dict() and load_state_dict(), saved by their names.
+            model: its attribute `allow_unloaded`, if any, has patterns of parameters that a file
+                may lack; its method `make_slim` removes what an inference-only file lacks. Can be
+                wrapped in DistributedDataParallel.
+            meta: what `save` writes as checkpoint["meta"] (`meta.build_meta`), as inference-only
+                if the model is.
+            checkpointables: objects with state_dict() and load_state_dict(), by name.
         """
         super().__init__(model, save_dir, save_to_disk=save_to_disk, **checkpointables)
         require_plain(meta)
         self.meta = meta
 
     def save(self, name: str, **kwargs: Any) -> None:
-        """Write model, checkpointables, meta and `kwargs` to save_dir/name.pth, the new last one.
+        """Write model, checkpointables, meta and `kwargs` to save_dir/name.pth, and tag it.
 
         Raises:
-            OSError: one line; what was there before is unharmed.
+            OSError: the file cannot be written; existing files are unchanged. One line.
         """
         if not self.save_dir or not self.save_to_disk:
             return
         path = os.path.join(self.save_dir, f"{name}.pth")
         if os.path.basename(path) != f"{name}.pth":
-            raise ValueError(f"checkpoint name {name!r} must be without folders")
+            raise ValueError(f"checkpoint name {name!r} must not contain folders")
         data: dict[str, Any] = {"model": self.model.state_dict()}
         if self.meta is not None:
-            data["meta"] = as_slim(self.meta) if is_slim(data["model"]) else self.meta
+            data["meta"] = (
+                as_inference_only(self.meta) if is_inference_only(data["model"]) else self.meta
+            )
         states = {key: obj.state_dict() for key, obj in self.checkpointables.items()}
         data.update(without_numpy_scalars({**states, **kwargs}))
         logger.info("Saving checkpoint to %s", path)
@@ -70,7 +78,7 @@ class QueryInstCheckpointer(DetectionCheckpointer):
         self.tag_last_checkpoint(f"{name}.pth")
 
     def tag_last_checkpoint(self, last_filename_basename: str) -> None:
-        """Note which file in save_dir a training goes on from."""
+        """Write which file in save_dir --resume starts from."""
 
         def write(file: IO[bytes]) -> None:
             file.write(last_filename_basename.encode())
@@ -78,11 +86,11 @@ class QueryInstCheckpointer(DetectionCheckpointer):
         write_atomically(os.path.join(self.save_dir, "last_checkpoint"), write)
 
     def resume_or_load(self, path: str, *, resume: bool = True) -> dict[str, Any]:
-        """Go on from save_dir's last checkpoint, or load the weights of `path` if there is none.
+        """Resume from save_dir's last checkpoint, or load the weights of `path` if there is none.
 
         Raises:
-            ValueError, OSError: as `load`; a checkpoint to go on from must be complete, with all
-                checkpointables.
+            ValueError, OSError: as `load`; or the checkpoint to resume from is incomplete or lacks
+                a checkpointable.
         """
         if not resume:
             return self.load(path, checkpointables=[])
@@ -94,93 +102,99 @@ class QueryInstCheckpointer(DetectionCheckpointer):
             )
             return self.load(path, checkpointables=[])
         last = self.get_checkpoint_file()
-        note = os.path.join(self.save_dir, "last_checkpoint")
-        shown = f"{last} (to resume from, by {note}; remove that to start from MODEL.WEIGHTS)"
-        return self._load(last, shown, list(self.checkpointables), complete=True)
+        tag = os.path.join(self.save_dir, "last_checkpoint")
+        label = f"{last} (to resume from, by {tag}; remove that to start from MODEL.WEIGHTS)"
+        return self._load(last, label, list(self.checkpointables), complete=True)
 
     def load(self, path: str, checkpointables: list[str] | None = None) -> dict[str, Any]:
-        """Load weights from a path or URL; the class docstring says how much must fit.
+        """Load weights from a path or URL; the class docstring has the rules.
 
         Args:
-            path: "" leaves a model that is to be trained as it is.
-            checkpointables: names of those to load where the file has them; None for all.
+            path: "" leaves a model in training mode as it is.
+            checkpointables: names of those to load if the file has them; None for all.
 
         Returns:
-            what else the file held, for instance `meta`.
+            What else the file holds, for instance `meta`.
 
         Raises:
-            ValueError, KeyError, OSError: one line that names the file.
+            ValueError, KeyError, OSError: the file cannot be read or does not fit. One line that
+                names the file.
         """
         if not path:
             if not self.model.training:
                 raise ValueError("MODEL.WEIGHTS is empty; evaluation and prediction need weights")
             logger.info("MODEL.WEIGHTS is empty: the model starts from random weights")
             return {}
-        wanted = list(self.checkpointables) if checkpointables is None else checkpointables
-        return self._load(path, f"MODEL.WEIGHTS {path}", wanted, complete=False)
+        names = list(self.checkpointables) if checkpointables is None else checkpointables
+        return self._load(path, f"MODEL.WEIGHTS {path}", names, complete=False)
 
     def _load(
-        self, path: str, shown: str, checkpointables: Sequence[str], *, complete: bool
+        self, path: str, label: str, checkpointables: Sequence[str], *, complete: bool
     ) -> dict[str, Any]:
         logger.info("Loading weights from %s", path)
-        checkpoint, meta = read_with_meta(path, shown)
-        tensors = tensors_of(checkpoint, shown)
+        checkpoint, meta = read_with_meta(path, label)
+        tensors = tensors_of(checkpoint, label)
         rest = dict(checkpoint) if "model" in checkpoint else {}
         rest.pop("model", None)
         if complete and (missing := [key for key in checkpointables if key not in rest]):
-            raise ValueError(f"{shown} holds no state of {', '.join(missing)}")
-        self._fill(tensors, shown, complete=complete, slim=is_slim_meta(meta))
+            raise ValueError(f"{label} holds no state of {', '.join(missing)}")
+        self._fill(tensors, label, complete=complete, inference_only=is_inference_only_meta(meta))
         for key in checkpointables:
             if key in rest:
-                self._restore(key, rest.pop(key), shown)
+                self._restore(key, rest.pop(key), label)
         return rest
 
     def _fill(
-        self, tensors: Mapping[str, torch.Tensor], shown: str, *, complete: bool, slim: bool
+        self,
+        tensors: Mapping[str, torch.Tensor],
+        label: str,
+        *,
+        complete: bool,
+        inference_only: bool,
     ) -> None:
         state = self.model.state_dict()
-        dropped = set(unused_in_inference(state)) if slim else set()
-        if dropped and self.model.training:
+        removed = set(training_only_names(state)) if inference_only else set()
+        if removed and self.model.training:
             raise ValueError(
-                f"{shown} is slim, for evaluation and prediction alone: it lacks all mask heads but"
-                " the last, and training needs every one; start from the full file"
+                f"{label} is inference-only: it has only the last mask head, and training needs"
+                " every one; start from the full file"
             )
-        plan = plan_load(
-            {name: value for name, value in state.items() if name not in dropped},
+        matched = match_state_dict(
+            {name: value for name, value in state.items() if name not in removed},
             tensors,
-            shown=shown,
+            label=label,
             partial=self.model.training,
             allow_unloaded=getattr(self.model, "allow_unloaded", ()),
             complete=complete,
         )
-        if slim:
-            self._be_slim(shown, bool(dropped))
-        for note in plan.notes:
+        if inference_only:
+            self._become_inference_only(label, bool(removed))
+        for note in matched.notes:
             logger.info("%s", note)
-        # Parameters that keep their values are handed to themselves, so that torch is strict too.
+        # A parameter without a tensor gets its own value, so that torch can be strict too.
         state = self.model.state_dict()
-        state.update(plan.tensors)
+        state.update(matched.tensors)
         self.model.load_state_dict(state, strict=True)
 
-    def _be_slim(self, shown: str, is_full: bool) -> None:
-        """Say what is loaded; a model that still has what the file lacks loses it."""
-        dropping = "; the others of the model are dropped" if is_full else ""
-        logger.info("%s is slim: its one mask head is all that evaluation runs%s", shown, dropping)
+    def _become_inference_only(self, label: str, is_full: bool) -> None:
+        """Log what is loaded, and remove what the file lacks from a full model."""
+        removal = "; the model's others are removed" if is_full else ""
+        logger.info("%s is inference-only: it has only the last mask head%s", label, removal)
         if is_full and hasattr(self.model, "make_slim"):
             self.model.make_slim()
 
-    def _restore(self, key: str, state: Any, shown: str) -> None:
+    def _restore(self, key: str, state: Any, label: str) -> None:
         logger.info("Loading %s", key)
         try:
             self.checkpointables[key].load_state_dict(state)
         except (KeyError, ValueError, RuntimeError) as error:
             cause = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise ValueError(
-                f"{shown}: its state of {key!r} does not fit ({cause}); resume with the"
-                " configuration that it was trained with"
+                f"{label}: its state of {key!r} does not fit ({cause}); resume with the"
+                " configuration of its training"
             ) from error
 
     def _load_file(self, filename: str) -> Any:
-        """For callers of the base class: the same safe reading."""
+        """For callers of the base class: the same safe reader."""
         checkpoint = read_checkpoint(filename, filename)
         return checkpoint if "model" in checkpoint else {"model": checkpoint}

@@ -1,4 +1,4 @@
-"""What the shapes in a state dict say of the configuration that it was made with."""
+"""What the shapes in a state dict say about its configuration."""
 
 import math
 import re
@@ -7,8 +7,8 @@ from typing import Any
 
 from torch import Tensor
 
-from .layouts import TRUNK
-from .slim import is_slim
+from .inference_only import is_inference_only
+from .layouts import BOTTOM_UP
 
 State = Mapping[str, Tensor]
 
@@ -34,7 +34,7 @@ def _length(name: str, dim: int = 0) -> Callable[[State], int | None]:
 
 
 def _children(prefix: str) -> Callable[[State], int]:
-    """Of modules that are numbered after a prefix, how many there are."""
+    """How many numbered modules follow a prefix."""
 
     def count(state: State) -> int:
         return len({name[len(prefix) :].split(".")[0] for name in state if name.startswith(prefix)})
@@ -68,7 +68,7 @@ def _is_class_agnostic(state: State) -> bool | None:
 
 
 def _of_mask_head(fact: Callable[[State], Any]) -> Callable[[State], Any]:
-    """A fact about a mask head, whichever there is; none where there is none."""
+    """A fact about any mask head; None without mask heads."""
 
     def of_one(state: State) -> Any:
         prefix = next((m[0] for name in state if (m := _MASK_HEAD.match(name))), None)
@@ -79,8 +79,8 @@ def _of_mask_head(fact: Callable[[State], Any]) -> Callable[[State], Any]:
     return of_one
 
 
-_BOTTLENECK_END = TRUNK + "res2.0.conv3.weight"
-# Blocks per stage and convolutions per block of ResNets, which their depth stands for.
+_BOTTLENECK_END = BOTTOM_UP + "res2.0.conv3.weight"
+# Blocks per stage and convolutions per block of a ResNet -> its depth.
 _DEPTHS: Mapping[tuple[int, ...], int] = {
     (2, 2, 2, 2, 2): 18,
     (3, 4, 6, 3, 2): 34,
@@ -91,14 +91,14 @@ _DEPTHS: Mapping[tuple[int, ...], int] = {
 
 
 def _depth(state: State) -> int | None:
-    blocks = [_children(f"{TRUNK}res{stage}.")(state) for stage in range(2, 6)]
+    blocks = [_children(f"{BOTTOM_UP}res{stage}.")(state) for stage in range(2, 6)]
     return _DEPTHS.get((*blocks, 3 if _BOTTLENECK_END in state else 2))
 
 
 def _width_per_group(state: State) -> int | None:
     if _BOTTLENECK_END not in state:  # the two convolutions of a basic block have no such width
         return None
-    return _length(TRUNK + "res2.0.conv2.weight", 1)(state)
+    return _length(BOTTOM_UP + "res2.0.conv2.weight", 1)(state)
 
 
 _FACTS: Sequence[tuple[str, Callable[[State], Any]]] = (
@@ -115,9 +115,9 @@ _FACTS: Sequence[tuple[str, Callable[[State], Any]]] = (
     ("MODEL.ROI_MASK_HEAD.CONV_DIM", _of_mask_head(_length("deconv.bias"))),
     ("MODEL.ROI_MASK_HEAD.CLS_AGNOSTIC_MASK", _is_class_agnostic),
 )
-_TRUNK_FACTS: Sequence[tuple[str, Callable[[State], Any]]] = (
+_BACKBONE_FACTS: Sequence[tuple[str, Callable[[State], Any]]] = (
     ("MODEL.RESNETS.DEPTH", _depth),
-    ("MODEL.RESNETS.STEM_OUT_CHANNELS", _length(TRUNK + "stem.conv1.weight")),
+    ("MODEL.RESNETS.STEM_OUT_CHANNELS", _length(BOTTOM_UP + "stem.conv1.weight")),
     ("MODEL.RESNETS.RES2_OUT_CHANNELS", _length(_BOTTLENECK_END)),
     ("MODEL.RESNETS.WIDTH_PER_GROUP", _width_per_group),
 )
@@ -126,18 +126,22 @@ _TRUNK_FACTS: Sequence[tuple[str, Callable[[State], Any]]] = (
 def differing_facts(model_state: State, file_state: State) -> list[str]:
     """The keys whose values differ between the model and a file, with both values.
 
-    What shapes don't tell, such as NUM_HEADS, is not among them.
+    Shapes do not tell NUM_HEADS, for example.
     """
-    if all(name.startswith(TRUNK) for name in file_state):
-        return _differing(_TRUNK_FACTS, model_state, file_state)
+    if all(name.startswith(BOTTOM_UP) for name in file_state):
+        return _differing(_BACKBONE_FACTS, model_state, file_state)
     if not (is_queryinst(model_state) and is_queryinst(file_state)):
         return []
-    differing = _differing((*_FACTS, *_TRUNK_FACTS), model_state, file_state)
+    differing = _differing((*_FACTS, *_BACKBONE_FACTS), model_state, file_state)
     if _has_masks(model_state) and not _has_masks(file_state):
         differing.append("MODEL.MASK_ON is True, the file has no mask heads")
-    if _has_masks(model_state) and is_slim(file_state) and not is_slim(model_state):
+    if (
+        _has_masks(model_state)
+        and is_inference_only(file_state)
+        and not is_inference_only(model_state)
+    ):
         differing.append(
-            "MODEL.QUERYINST.INFERENCE_ONLY is False, the file has the last mask head alone"
+            "MODEL.QUERYINST.INFERENCE_ONLY is False, the file has only the last mask head"
         )
     return differing
 
@@ -153,16 +157,16 @@ def _differing(
     return differing
 
 
-def fits_but_for_classes(model_state: State, file_state: State, misfits: Sequence[str]) -> bool:
-    """Whether another class count explains all misfits, in all stages alike."""
+def differs_in_classes(model_state: State, file_state: State, mismatched: Sequence[str]) -> bool:
+    """Whether another class count, the same in all stages, explains all mismatched keys."""
     counts = {file_state[name].shape[:1] for name in file_state if _CLS_LOGITS.fullmatch(name)}
     return (
         len(counts) == 1
         and num_classes_of(model_state) != num_classes_of(file_state)
-        and all(name in misfits for name in model_state if _CLS_LOGITS.fullmatch(name))
+        and all(name in mismatched for name in model_state if _CLS_LOGITS.fullmatch(name))
         and all(
             _CLASS_DEPENDENT.fullmatch(name)
             and model_state[name].shape[1:] == file_state[name].shape[1:]
-            for name in misfits
+            for name in mismatched
         )
     )

@@ -1,4 +1,4 @@
-"""Which project's names a file uses, and the explicit rules that turn them into this model's."""
+"""Which project's names a file uses, and the explicit rules that turn them into this project's."""
 
 import re
 from collections.abc import Collection, Mapping, Sequence
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from .mmdet import convert_mmdet_state_dict, is_mmdet
 
-TRUNK = "backbone.bottom_up."
+BOTTOM_UP = "backbone.bottom_up."
 
 Rules = Sequence[tuple[str, str]]  # (pattern of a whole name, template), first fit
 
@@ -52,33 +52,33 @@ def _caffe2_rules() -> Rules:
 TORCHVISION_RULES = _torchvision_rules()
 CAFFE2_RULES = _caffe2_rules()
 
-# Of a backbone file these may stay unused: its classifier; of Caffe2 files the bias of conv1,
+# Unexpected keys that a backbone file may have: its classifier; in Caffe2 files the bias of conv1,
 # which Detectron never applied, and the optimizer's momenta.
-_IGNORED_OF_TRUNK = re.compile(
+_IGNORED_OF_BACKBONE = re.compile(
     r"fc\..*|stem\.fc\..*|linear\..*|fc1000_[wb]|pred_[wb]|conv1_b|.*_momentum"
 )
 
 
-def tensors_of(checkpoint: Any, shown: str) -> dict[str, Tensor]:
-    """The state dict within what a checkpoint file holds, in the file's own names.
+def tensors_of(checkpoint: Any, label: str) -> dict[str, Tensor]:
+    """The state dict in what a checkpoint file holds, by the file's own names.
 
     Args:
         checkpoint: {"model": state dict, ...}, {"state_dict": ...}, {"blobs": ...}, or one itself.
 
     Raises:
-        ValueError: there is none, or it holds what is neither tensor nor numeric array.
+        ValueError: there is none, or an entry is neither a tensor nor a numeric array.
     """
     state = checkpoint
     if isinstance(checkpoint, Mapping):
         key = next((k for k in ("model", "state_dict", "blobs") if k in checkpoint), None)
         state = checkpoint if key is None else checkpoint[key]
     if not isinstance(state, Mapping) or not state:
-        raise ValueError(f"{shown} holds no weights, but {_outline(checkpoint)}")
+        raise ValueError(f"{label} holds no weights, but {_outline(checkpoint)}")
     tensors = {str(name): _as_tensor(value) for name, value in state.items()}
     if foreign := [name for name, value in tensors.items() if value is None]:
         raise ValueError(
-            f"{shown} is no checkpoint of a known layout: {len(foreign)} of its {len(tensors)}"
-            f" entries are no tensors, first {foreign[0]!r} ({type(state[foreign[0]]).__name__})"
+            f"{label} is not a checkpoint of a known layout: {len(foreign)} of its {len(tensors)}"
+            f" entries are not tensors, first {foreign[0]!r} ({type(state[foreign[0]]).__name__})"
         )
     return _without_prefix({n: v for n, v in tensors.items() if v is not None}, "module.")
 
@@ -99,7 +99,7 @@ def _outline(checkpoint: Any) -> str:
 
 
 def _without_prefix(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    """DistributedDataParallel puts a prefix in front of all names, or of none."""
+    """Remove the prefix that DistributedDataParallel puts in front of every name."""
     if not all(name.startswith(prefix) for name in tensors):
         return tensors
     return {name[len(prefix) :]: value for name, value in tensors.items()}
@@ -108,31 +108,32 @@ def _without_prefix(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor
 def to_model_names(
     tensors: Mapping[str, Tensor], model_names: Collection[str]
 ) -> dict[str, Tensor]:
-    """Rename a file's tensors to the model's names, by the layout that the names show.
+    """Rename a file's tensors to the model's names; the names tell the layout.
 
-    Known are this project's names, torchvision's and Caffe2's ResNets, and the trunk by itself in
-    Detectron2's names. A tensor that no rule takes keeps its name, so that it is found unused.
+    Supports this project's and MMDetection's names, torchvision's and Caffe2's ResNets, and
+    bottom_up by itself in Detectron2's names. A tensor that no rule supports keeps its name, and
+    so becomes an unexpected key.
 
     Raises:
-        KeyError: the names are MMDetection's, and no rule takes one of them.
+        KeyError: the names are MMDetection's, and no rule supports one of them.
     """
     if any(name in model_names for name in tensors):
         return dict(tensors)
     if is_mmdet(tensors):
         return convert_mmdet_state_dict(tensors)
     if "conv1.weight" in tensors and "layer1.0.conv1.weight" in tensors:
-        return _rename_trunk(tensors, TORCHVISION_RULES)
+        return _rename_backbone(tensors, TORCHVISION_RULES)
     if "conv1_w" in tensors and "res2_0_branch2a_w" in tensors:
-        return _with_neutral_statistics(_rename_trunk(tensors, CAFFE2_RULES))
-    if any(TRUNK + name in model_names for name in tensors):
-        return _rename_trunk(tensors, [(r"(.+)", r"\1")])
+        return _with_neutral_statistics(_rename_backbone(tensors, CAFFE2_RULES))
+    if any(BOTTOM_UP + name in model_names for name in tensors):
+        return _rename_backbone(tensors, [(r"(.+)", r"\1")])
     return dict(tensors)
 
 
-def _rename_trunk(tensors: Mapping[str, Tensor], rules: Rules) -> dict[str, Tensor]:
+def _rename_backbone(tensors: Mapping[str, Tensor], rules: Rules) -> dict[str, Tensor]:
     renamed = {}
     for name, value in tensors.items():
-        if _IGNORED_OF_TRUNK.fullmatch(name):
+        if _IGNORED_OF_BACKBONE.fullmatch(name):
             continue
         renamed[_apply(rules, name)] = value
     return renamed
@@ -141,12 +142,12 @@ def _rename_trunk(tensors: Mapping[str, Tensor], rules: Rules) -> dict[str, Tens
 def _apply(rules: Rules, name: str) -> str:
     for pattern, template in rules:
         if match := re.fullmatch(pattern, name):
-            return TRUNK + match.expand(template)
+            return BOTTOM_UP + match.expand(template)
     return name
 
 
 def _with_neutral_statistics(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Caffe2's files have batch norms folded into their affine part: mean 0, variance + eps 1."""
+    """Caffe2's files fold batch norms into their affine part: mean 0, variance + eps 1."""
     for name in [n for n in tensors if n.endswith(".norm.weight")]:
         norm, weight = name.removesuffix("weight"), tensors[name]
         tensors.setdefault(norm + "running_mean", torch.zeros_like(weight))

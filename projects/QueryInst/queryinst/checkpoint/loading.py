@@ -1,7 +1,4 @@
-"""The rules for what a checkpoint may leave unfilled or unused; all else is an error.
-
-A plan is made, and every rule applied, before anything in the model changes.
-"""
+"""The rules for missing, unexpected and mismatched keys, before anything in the model changes."""
 
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -10,29 +7,26 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .fitting import differing_facts, fits_but_for_classes, is_queryinst, num_classes_of
-from .layouts import TRUNK, to_model_names
-from .slim import is_slim, unused_in_inference
+from .fitting import differing_facts, differs_in_classes, is_queryinst, num_classes_of
+from .inference_only import is_inference_only, training_only_names
+from .layouts import BOTTOM_UP, to_model_names
 
-# Never read by a batch norm with momentum; set by the configuration alone.
+# A batch norm with momentum never reads the first; the configuration sets the others.
 _OPTIONAL = re.compile(r"(.+\.)?num_batches_tracked|pixel_mean|pixel_std")
 # The classifiers of backbones.
-_IGNORED = re.compile(re.escape(TRUNK) + r"(stem\.)?(fc|linear)\..+")
+_IGNORED = re.compile(re.escape(BOTTOM_UP) + r"(stem\.)?(fc|linear)\..+")
 _MASKS = "mask_head."
 
 
 @dataclass(frozen=True)
-class LoadPlan:
-    """What to copy, by the model's names, and one line for the log per allowed incompleteness."""
+class MatchedStateDict:
+    """What to copy, by the model's names, and one log line per key or kind of key that is not."""
 
     tensors: dict[str, Tensor]
     notes: list[str]
 
     def whole_state(self, model_state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """What a new file for the model holds: `tensors` in the model's order.
-
-        The counters that files may lack, as nobody reads them, are zeros then.
-        """
+        """`tensors` in the model's order, for a new file. Counters that the file lacks are 0."""
         state = {}
         for name, value in model_state.items():
             if name in self.tensors:
@@ -42,93 +36,93 @@ class LoadPlan:
         return state
 
 
-def plan_load(
+def match_state_dict(
     model_state: Mapping[str, Tensor],
     file_state: Mapping[str, Tensor],
     *,
-    shown: str,
+    label: str,
     partial: bool,
     allow_unloaded: Sequence[str] = (),
     complete: bool = False,
-) -> LoadPlan:
-    """Decide what of a file goes into a model.
+) -> MatchedStateDict:
+    """Match a file's tensors to a model's.
 
     Args:
         model_state: the model's state dict.
         file_state: the file's tensors, by the names of any layout that `layouts.to_model_names`
-            knows.
-        shown: how messages name the file.
-        partial: the model is to be trained, so a backbone alone, or another class count, will do.
+            supports.
+        label: how messages name the file.
+        partial: whether a backbone alone, or another class count, is enough, as to start training.
         allow_unloaded: MODEL.QUERYINST.ALLOW_UNLOADED, patterns from the start of a name.
-        complete: nothing may be left out, as when a training goes on; overrides the two above.
+        complete: whether no key may be missing, as to resume; overrides the two above.
 
     Raises:
-        ValueError: one line with what was left unfilled or unused, how many, and what to do.
-        KeyError: the names are MMDetection's, and no rule takes one of them.
+        ValueError: keys are missing, unexpected or mismatched. One line with how many, which, and
+            what to do.
+        KeyError: the names are MMDetection's, and no rule supports one of them.
     """
     try:
         renamed = to_model_names(file_state, model_state)
     except KeyError as error:
-        raise KeyError(f"{shown}: {error.args[0]}") from error
-    case = _Case(model_state, renamed, shown)
-    case.accept_unused_mask_heads()
+        raise KeyError(f"{label}: {error.args[0]}") from error
+    case = _Case(model_state, renamed, label)
+    case.accept_training_only_mask_heads()
     if not complete:
-        case.accept_unused_masks()
+        case.accept_unexpected_masks()
         case.accept_unloaded(allow_unloaded)
     if case.is_backbone_alone():
         case.accept_backbone(partial and not complete)
     elif partial and not complete:
         case.accept_class_count()
     case.refuse_the_rest()
-    return LoadPlan(case.fitting(), case.notes)
+    return MatchedStateDict(case.matched(), case.notes)
 
 
 class _Case:
-    """One file for one model: what still keeps it from a complete load, and what was accepted."""
+    """One file for one model: the keys that no rule has accepted yet, and notes on the others."""
 
     def __init__(
-        self, model_state: Mapping[str, Tensor], file_state: Mapping[str, Tensor], shown: str
+        self, model_state: Mapping[str, Tensor], file_state: Mapping[str, Tensor], label: str
     ):
-        self.model_state, self.file_state, self.shown = model_state, file_state, shown
+        self.model_state, self.file_state, self.label = model_state, file_state, label
         self.notes: list[str] = []
-        self.unfilled = [
+        self.missing = [
             n for n in model_state if n not in file_state and not _OPTIONAL.fullmatch(n)
         ]
-        self.unused = [n for n in file_state if n not in model_state and not _is_ignorable(n)]
-        self.misfits = [n for n in model_state if n in file_state and not self._fits(n)]
+        self.unexpected = [n for n in file_state if n not in model_state and not _is_ignorable(n)]
+        self.mismatched = [n for n in model_state if n in file_state and not self._matches(n)]
 
-    def _fits(self, name: str) -> bool:
+    def _matches(self, name: str) -> bool:
         ours, theirs = self.model_state[name], self.file_state[name]
         return ours.shape == theirs.shape and ours.is_floating_point() == theirs.is_floating_point()
 
-    def fitting(self) -> dict[str, Tensor]:
+    def matched(self) -> dict[str, Tensor]:
         shared = (name for name in self.model_state if name in self.file_state)
-        return {name: self.file_state[name] for name in shared if self._fits(name)}
+        return {name: self.file_state[name] for name in shared if self._matches(name)}
 
-    def accept_unused_masks(self) -> None:
-        """A box detector (MASK_ON False) may take the weights of a model with masks."""
+    def accept_unexpected_masks(self) -> None:
+        """A box detector (MASK_ON False) can load the weights of a model with masks."""
         masks = [name for name in self.file_state if name.startswith(_MASKS)]
         has_masks = any(name.startswith(_MASKS) for name in self.model_state)
         if masks and not has_masks and is_queryinst(self.model_state):
-            self.unused = [name for name in self.unused if not name.startswith(_MASKS)]
+            self.unexpected = [name for name in self.unexpected if not name.startswith(_MASKS)]
             self.notes.append(
-                f"{self.shown}: MODEL.MASK_ON is False, so its {len(masks)} tensors of mask_head"
-                " stay unused"
+                f"{self.label}: MODEL.MASK_ON is False, so its {len(masks)} keys of mask_head are"
+                " not loaded"
             )
 
-    def accept_unused_mask_heads(self) -> None:
-        """A slim model takes what it has of a full file."""
-        heads = set(unused_in_inference(self.file_state))
-        unused = heads - self.model_state.keys()
-        if unused and is_slim(self.model_state):
-            self.unused = [name for name in self.unused if name not in heads]
+    def accept_training_only_mask_heads(self) -> None:
+        """An inference-only model loads its part of a full file."""
+        heads = set(training_only_names(self.file_state)) - self.model_state.keys()
+        if heads and is_inference_only(self.model_state):
+            self.unexpected = [name for name in self.unexpected if name not in heads]
             self.notes.append(
-                f"{self.shown}: the model is slim (MODEL.QUERYINST.INFERENCE_ONLY), so"
-                f" {len(unused)} tensors of mask heads that evaluation never runs stay unused"
+                f"{self.label}: MODEL.QUERYINST.INFERENCE_ONLY is True, so {len(heads)} keys of"
+                " mask heads that only training runs are not loaded"
             )
 
     def accept_unloaded(self, patterns: Sequence[str]) -> None:
-        """Parameters that a person named by pattern may start afresh."""
+        """Parameters that the user names by pattern are re-initialized."""
         try:
             compiled = [re.compile(pattern) for pattern in patterns]
         except re.error as error:
@@ -136,94 +130,94 @@ class _Case:
                 f"MODEL.QUERYINST.ALLOW_UNLOADED {tuple(patterns)} must hold regular expressions:"
                 f" {error}"
             ) from error
-        dropped = self._drop(lambda name: any(pattern.match(name) for pattern in compiled))
-        if dropped:
+        accepted = self._accept(lambda name: any(pattern.match(name) for pattern in compiled))
+        if accepted:
             self.notes.append(
-                f"{self.shown}: {len(dropped)} parameters start afresh, as"
-                f" MODEL.QUERYINST.ALLOW_UNLOADED allows: {', '.join(dropped)}"
+                f"{self.label}: {len(accepted)} parameters are re-initialized, as"
+                f" MODEL.QUERYINST.ALLOW_UNLOADED allows: {', '.join(accepted)}"
             )
 
-    def _drop(self, is_accepted: Callable[[str], object]) -> list[str]:
-        """Strike accepted names from what is unfilled and what misfits; give them."""
-        dropped = [name for name in self.unfilled + self.misfits if is_accepted(name)]
-        self.unfilled = [name for name in self.unfilled if not is_accepted(name)]
-        self.misfits = [name for name in self.misfits if not is_accepted(name)]
-        return dropped
+    def _accept(self, is_accepted: Callable[[str], object]) -> list[str]:
+        """Remove names from the missing and the mismatched keys, and return them."""
+        accepted = [name for name in self.missing + self.mismatched if is_accepted(name)]
+        self.missing = [name for name in self.missing if not is_accepted(name)]
+        self.mismatched = [name for name in self.mismatched if not is_accepted(name)]
+        return accepted
 
     def is_backbone_alone(self) -> bool:
-        """Whether the file has a trunk and nothing else, and the model has more."""
-        return all(n.startswith(TRUNK) for n in self.file_state) and not all(
-            n.startswith(TRUNK) for n in self.model_state
+        """Whether the file has nothing but bottom_up, and the model has more."""
+        return all(n.startswith(BOTTOM_UP) for n in self.file_state) and not all(
+            n.startswith(BOTTOM_UP) for n in self.model_state
         )
 
     def accept_backbone(self, is_allowed: bool) -> None:
-        """Training may start from a trunk, all of it; what is wrong within the trunk stays."""
+        """Training can start from bottom_up alone, but bottom_up must be complete."""
         if not is_allowed:
             raise ValueError(
-                f"{self.shown} holds a backbone alone; evaluation, prediction and --resume need a"
-                " whole QueryInst, only a new training may start from a backbone"
+                f"{self.label} holds only a backbone; evaluation, prediction and --resume need a"
+                " whole QueryInst, only a new training can start from a backbone"
             )
-        self._drop(lambda name: not name.startswith(TRUNK))
-        filled = [name for name in self.fitting() if not _OPTIONAL.fullmatch(name)]
+        self._accept(lambda name: not name.startswith(BOTTOM_UP))
+        loaded = [name for name in self.matched() if not _OPTIONAL.fullmatch(name)]
         if not self._is_incomplete():
             self.notes.append(
-                f"Backbone weights from {self.shown}: all {len(filled)} tensors of the trunk"
-                " filled; the rest starts afresh"
+                f"Backbone weights from {self.label}: all {len(loaded)} keys of bottom_up are"
+                " loaded; the rest is re-initialized"
             )
 
     def accept_class_count(self) -> None:
-        """Training may start from another class count; that changes certain layers, no others."""
-        is_whole = not self.unfilled and not self.unused
-        if is_whole and fits_but_for_classes(self.model_state, self.file_state, self.misfits):
-            layers = list(dict.fromkeys(name.rpartition(".")[0] for name in self.misfits))
+        """Training can start from another class count, if only the class layers differ."""
+        is_whole = not self.missing and not self.unexpected
+        if is_whole and differs_in_classes(self.model_state, self.file_state, self.mismatched):
+            layers = list(dict.fromkeys(name.rpartition(".")[0] for name in self.mismatched))
             self.notes.append(
-                f"{self.shown} has {num_classes_of(self.file_state)} classes,"
+                f"{self.label} has {num_classes_of(self.file_state)} classes,"
                 f" MODEL.ROI_HEADS.NUM_CLASSES is {num_classes_of(self.model_state)}: these"
-                f" {len(layers)} layers start afresh: {', '.join(layers)}"
+                f" {len(layers)} layers are re-initialized: {', '.join(layers)}"
             )
-            self.misfits = []
+            self.mismatched = []
 
     def _is_incomplete(self) -> bool:
-        return bool(self.unfilled or self.unused or self.misfits)
+        return bool(self.missing or self.unexpected or self.mismatched)
 
     def refuse_the_rest(self) -> None:
-        """Raise a ValueError if anything unaccepted is left."""
+        """Raise a ValueError if no rule has accepted some key."""
         if not self._is_incomplete():
             return
         if facts := differing_facts(self.model_state, self.file_state):
             raise ValueError(
-                f"{self.shown} does not fit the configuration: {'; '.join(facts)}; set the keys to"
+                f"{self.label} does not fit the configuration: {'; '.join(facts)}; set the keys to"
                 " what the file has, or name other weights"
             )
-        raise ValueError(f"{self.shown} does not fit the model: {self._count()}; {self._advice()}")
+        raise ValueError(f"{self.label} does not fit the model: {self._count()}; {self._advice()}")
 
     def _count(self) -> str:
         parts = []
-        if self.unfilled:
-            parts.append(f"{len(self.unfilled)} parameters left unfilled ({_first(self.unfilled)})")
-        if self.unused:
-            parts.append(f"{len(self.unused)} of its tensors unused ({_first(self.unused)})")
-        if self.misfits:
-            name = self.misfits[0]
+        if self.missing:
+            parts.append(f"{len(self.missing)} missing keys ({_first(self.missing)})")
+        if self.unexpected:
+            parts.append(f"{len(self.unexpected)} unexpected keys ({_first(self.unexpected)})")
+        if self.mismatched:
+            name = self.mismatched[0]
             parts.append(
-                f"{len(self.misfits)} of another shape or type (first {name},"
+                f"{len(self.mismatched)} mismatched keys (first {name},"
                 f" {_describe(self.file_state[name])} in the file,"
                 f" {_describe(self.model_state[name])} in the model)"
             )
         return ", ".join(parts)
 
     def _advice(self) -> str:
-        names = self.unfilled + self.unused + self.misfits
-        if all(name.startswith(TRUNK) for name in names):
-            return "the trunk is another one; check MODEL.RESNETS.DEPTH and MODEL.RESNETS.NORM"
+        names = self.missing + self.unexpected + self.mismatched
+        if all(name.startswith(BOTTOM_UP) for name in names):
+            return "bottom_up is another ResNet; check MODEL.RESNETS.DEPTH and MODEL.RESNETS.NORM"
         if not is_queryinst(self.file_state):
             return (
-                "these are weights of another architecture; name a QueryInst checkpoint or, to"
-                " train, a backbone"
+                "these are weights of another architecture; name a QueryInst checkpoint or, for"
+                " training, a backbone"
             )
-        if self.unused:
+        if self.unexpected:
             return "name other weights"
-        return "name other weights, or allow it by MODEL.QUERYINST.ALLOW_UNLOADED"
+        return "name other weights, or allow it with MODEL.QUERYINST.ALLOW_UNLOADED"
 
 
 def _is_ignorable(name: str) -> bool:

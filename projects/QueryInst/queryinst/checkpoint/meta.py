@@ -1,4 +1,4 @@
-"""What a checkpoint says of itself: plain types only, so that any loader can read it."""
+"""The `meta` of a checkpoint: plain types only, so that any loader can read it."""
 
 import os
 from collections.abc import Mapping
@@ -13,16 +13,16 @@ from .._version import __version__
 from .files import fetch, read_checkpoint
 
 FORMAT_VERSION = 1
-_FULL, _SLIM = "train", "slim"  # kinds of checkpoints
+# Values of "kind". Inference-only checkpoints keep "slim": the file format is public.
+_FULL, _INFERENCE_ONLY = "train", "slim"
 
 
 def build_meta(cfg: CfgNode, dataset_name: str | None) -> dict[str, Any]:
     """The `meta` of a checkpoint from this configuration.
 
     Args:
-        dataset_name: the data set whose class names and ids the model learns; None or "" if there
-            is none. Data sets that know their classes only once their JSON was read must have been
-            loaded before.
+        dataset_name: the data set whose class names and ids the model learns; None or "" for none.
+            Data sets that take their classes from their JSON must have been loaded before.
 
     Returns:
         format_version, queryinst_version, config (yaml text), thing_classes (names; empty if
@@ -31,7 +31,7 @@ def build_meta(cfg: CfgNode, dataset_name: str | None) -> dict[str, Any]:
     """
     metadata = MetadataCatalog.get(dataset_name) if dataset_name else None
     id_map = getattr(metadata, "thing_dataset_id_to_contiguous_id", None) or {}
-    slim = cfg.MODEL.QUERYINST.INFERENCE_ONLY and cfg.MODEL.MASK_ON
+    inference_only = cfg.MODEL.QUERYINST.INFERENCE_ONLY and cfg.MODEL.MASK_ON
     return {
         "format_version": FORMAT_VERSION,
         "queryinst_version": __version__,
@@ -39,18 +39,18 @@ def build_meta(cfg: CfgNode, dataset_name: str | None) -> dict[str, Any]:
         "thing_classes": [str(name) for name in getattr(metadata, "thing_classes", None) or ()],
         "dataset_id_map": {int(theirs): int(ours) for theirs, ours in id_map.items()},
         "input_format": str(cfg.INPUT.FORMAT),
-        "kind": _SLIM if slim else _FULL,
+        "kind": _INFERENCE_ONLY if inference_only else _FULL,
     }
 
 
-def as_slim(meta: Mapping[str, Any]) -> dict[str, Any]:
-    """The same `meta` for a file that holds the last mask head alone."""
-    return {**meta, "kind": _SLIM}
+def as_inference_only(meta: Mapping[str, Any]) -> dict[str, Any]:
+    """The same `meta` for a file that holds only the last mask head."""
+    return {**meta, "kind": _INFERENCE_ONLY}
 
 
-def is_slim_meta(meta: Mapping[str, Any] | None) -> bool:
-    """Whether a checkpoint with this `meta` holds the last mask head alone."""
-    return (meta or {}).get("kind") == _SLIM
+def is_inference_only_meta(meta: Mapping[str, Any] | None) -> bool:
+    """Whether a checkpoint with this `meta` holds only the last mask head."""
+    return (meta or {}).get("kind") == _INFERENCE_ONLY
 
 
 def read_meta(path: str) -> dict[str, Any] | None:
@@ -63,35 +63,35 @@ def read_meta(path: str) -> dict[str, Any] | None:
 
 
 def read_with_meta(
-    path: str, shown: str, *, mmap: bool = False
+    path: str, label: str, *, mmap: bool = False
 ) -> tuple[Any, dict[str, Any] | None]:
-    """What a checkpoint holds, and the `meta` in it if it is one of ours.
+    """What a checkpoint holds, and its `meta` if this project wrote it.
 
     Args:
-        path: file or URL, maybe with Detectron2's `?matching_heuristics=True` behind it.
-        shown: how messages name the file.
-        mmap: leave the tensors on the disk, if the format allows; for a look at the rest.
+        path: file or URL; may end in Detectron2's `?matching_heuristics=True`.
+        label: how messages name the file.
+        mmap: leave the tensors on the disk, if the format allows; to read only the rest.
 
     Raises:
-        FileNotFoundError, ValueError, ...: one line; it can't be read, or a later version of this
-            project wrote it.
+        FileNotFoundError, ValueError, ...: the file cannot be read, or a later version of this
+            project wrote it. One line.
     """
-    checkpoint = read_checkpoint(fetch(_without_query(path, shown), shown), shown, mmap=mmap)
-    return checkpoint, checked_meta(checkpoint, shown)
+    checkpoint = read_checkpoint(fetch(_without_query(path, label), label), label, mmap=mmap)
+    return checkpoint, checked_meta(checkpoint, label)
 
 
-def _without_query(path: str, shown: str) -> str:
-    """Detectron2 takes `?matching_heuristics=True` behind a path; rules do that here, unasked."""
+def _without_query(path: str, label: str) -> str:
+    """Remove Detectron2's `?matching_heuristics=True`: here rules always match the names."""
     if "?" not in path or os.path.exists(path):
         return path
     parsed = urlparse(path)
     if unknown := set(parse_qs(parsed.query)) - {"matching_heuristics"}:
-        raise ValueError(f"{shown} has an unsupported query {sorted(unknown)[0]!r}")
+        raise ValueError(f"{label} has an unsupported query {sorted(unknown)[0]!r}")
     return parsed._replace(query="").geturl()
 
 
-def checked_meta(checkpoint: Any, shown: str) -> dict[str, Any] | None:
-    """The `meta` within what a file held, if it is one of ours and no newer than we are.
+def checked_meta(checkpoint: Any, label: str) -> dict[str, Any] | None:
+    """The `meta` in what a file holds, if this project wrote it.
 
     Raises:
         ValueError: a later version of this project wrote it.
@@ -101,14 +101,14 @@ def checked_meta(checkpoint: Any, shown: str) -> dict[str, Any] | None:
         return None
     if meta["format_version"] > FORMAT_VERSION:
         raise ValueError(
-            f"{shown} has format version {meta['format_version']}, this queryinst reads up to"
+            f"{label} has format version {meta['format_version']}, this queryinst reads up to"
             f" {FORMAT_VERSION}; install queryinst {meta.get('queryinst_version', 'anew')} or later"
         )
     return meta
 
 
 def without_numpy_scalars(value: Any) -> Any:
-    """The same containers with Python's numbers, which every loader admits, for numpy's."""
+    """The same containers with numpy's scalars as Python's, which every loader supports."""
     if isinstance(value, np.generic):
         return value.item()
     if type(value) is dict:
@@ -129,5 +129,5 @@ def require_plain(value: Any, name: str = "meta") -> None:
             require_plain(item, f"an item of {name}")
     elif value is not None and type(value) not in (bool, int, float, str):
         raise TypeError(
-            f"{name} is a {type(value).__name__}; a checkpoint's meta is of plain types"
+            f"{name} is a {type(value).__name__}; a checkpoint's meta holds plain types only"
         )

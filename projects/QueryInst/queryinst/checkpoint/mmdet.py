@@ -1,6 +1,6 @@
-"""MMDetection's names of a QueryInst (2.x, 3.x and the authors' files), in terms of ours and back.
+"""MMDetection's names of a QueryInst (2.x, 3.x and the authors' files), to ours and back.
 
-One table serves both directions. Values are untouched, but for biases in front of batch norms.
+One table serves both directions. Values stay as they are, except biases before batch norms.
 """
 
 import re
@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from torch import Tensor
 
-# What stands for a part of a name, equal on both sides.
+# Parts of a name that are equal on both sides.
 _PLACEHOLDERS = {
     "stage": r"\d+",
     "block": r"\d+",
@@ -19,16 +19,16 @@ _PLACEHOLDERS = {
 _MAX_HIDDEN_LAYERS = 16  # of the class and the box branch
 
 
-def _trunk() -> Iterable[tuple[str, str]]:
-    trunk = "backbone.bottom_up."
-    yield "backbone.conv1.{param}", trunk + "stem.conv1.{param}"
-    yield "backbone.bn1.{param}", trunk + "stem.conv1.norm.{param}"
+def _bottom_up() -> Iterable[tuple[str, str]]:
+    ours = "backbone.bottom_up."
+    yield "backbone.conv1.{param}", ours + "stem.conv1.{param}"
+    yield "backbone.bn1.{param}", ours + "stem.conv1.norm.{param}"
     for layer in range(1, 5):
-        theirs, ours = f"backbone.layer{layer}.{{block}}.", f"{trunk}res{layer + 1}.{{block}}."
-        yield theirs + "conv{conv}.{param}", ours + "conv{conv}.{param}"
-        yield theirs + "bn{conv}.{param}", ours + "conv{conv}.norm.{param}"
-        yield theirs + "downsample.0.{param}", ours + "shortcut.{param}"
-        yield theirs + "downsample.1.{param}", ours + "shortcut.norm.{param}"
+        theirs, block = f"backbone.layer{layer}.{{block}}.", f"{ours}res{layer + 1}.{{block}}."
+        yield theirs + "conv{conv}.{param}", block + "conv{conv}.{param}"
+        yield theirs + "bn{conv}.{param}", block + "conv{conv}.norm.{param}"
+        yield theirs + "downsample.0.{param}", block + "shortcut.{param}"
+        yield theirs + "downsample.1.{param}", block + "shortcut.norm.{param}"
 
 
 def _fpn() -> Iterable[tuple[str, str]]:
@@ -75,7 +75,7 @@ def _mask_heads() -> Iterable[tuple[str, str]]:
 
 # (MMDetection's name, ours); every name fits one row at most.
 KEY_TABLE: tuple[tuple[str, str], ...] = (
-    *_trunk(),
+    *_bottom_up(),
     *_fpn(),
     ("rpn_head.init_proposal_bboxes.weight", "initial_queries.boxes_cxcywh_norm"),
     ("rpn_head.init_proposal_features.weight", "initial_queries.query_feats"),
@@ -99,7 +99,7 @@ def _compile(table: Iterable[tuple[str, str]]) -> Rules:
 _TO_OURS = _compile(KEY_TABLE)
 _TO_THEIRS = _compile((ours, theirs) for theirs, ours in KEY_TABLE)
 
-# The classifier of a trunk; the mean and deviation of the pixels, which the configuration sets.
+# The backbone's classifier; the mean and deviation of the pixels, which the configuration sets.
 _IGNORED_OF_THEIRS = re.compile(r"backbone\.fc\..+|data_preprocessor\..+")
 _IGNORED_OF_OURS = re.compile(r"backbone\.bottom_up\.(stem\.)?(fc|linear)\..+|pixel_mean|pixel_std")
 _BIAS_BEFORE_NORM = re.compile(r"(mask_head\.stages\.\d+\.convs\.\d+\.)bias")
@@ -109,20 +109,20 @@ _DISTRIBUTED = "module."  # DistributedDataParallel's prefix
 
 
 def is_mmdet(names: Iterable[str]) -> bool:
-    """Whether any tensor has a name that MMDetection's detectors use and this project doesn't."""
+    """Whether any name is one that MMDetection's detectors use and this project does not."""
     return any(name.removeprefix(_DISTRIBUTED).startswith(_PREFIXES) for name in names)
 
 
 def convert_mmdet_state_dict(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """A QueryInst state dict in this project's names from one in MMDetection's.
 
-    The authors' files have biases in front of the mask heads' batch norms, which those take away
-    again: each is subtracted from the running mean. Dropped are `ignored_names`. The argument and
-    its tensors stay as they are.
+    The authors' files have biases before the mask heads' batch norms, which cancel them: each is
+    subtracted from the running mean. `ignored_names` are left out. The argument and its tensors
+    stay as they are.
 
     Raises:
-        KeyError: one line; names that no rule takes, two names for one parameter, or a bias in
-            front of a batch norm that is not there.
+        KeyError: no rule supports a name, two names are one parameter, or the batch norm after a
+            bias is missing. One line.
     """
     advice = "only QueryInst with a ResNet and an FPN can be converted"
     converted = _rename(state_dict, _TO_OURS, _IGNORED_OF_THEIRS, advice)
@@ -138,19 +138,19 @@ def to_mmdet_state_dict(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """A QueryInst state dict in MMDetection's names from one in this project's.
 
     Raises:
-        KeyError: one line; names that no rule takes.
+        KeyError: no rule supports a name. One line.
     """
     advice = "only names of this project's QueryInst have names in MMDetection"
     return _rename(state_dict, _TO_THEIRS, _IGNORED_OF_OURS, advice)
 
 
 def ignored_names(state_dict: Iterable[str]) -> list[str]:
-    """Which names of a file in MMDetection's names the conversion drops."""
+    """The names of a file in MMDetection's layout that the conversion leaves out."""
     return [n for n in state_dict if _IGNORED_OF_THEIRS.fullmatch(n.removeprefix(_DISTRIBUTED))]
 
 
 def folded_names(state_dict: Iterable[str]) -> list[str]:
-    """Which names of a file in MMDetection's names are biases that go into a batch norm."""
+    """The names of a file in MMDetection's layout whose biases go into a batch norm."""
     pattern = re.compile(r"(module\.)?roi_head\.mask_head\.\d+\.convs\.\d+\.conv\.bias")
     return [name for name in state_dict if pattern.fullmatch(name)]
 
@@ -161,22 +161,22 @@ def _rename(
     is_wrapped = all(name.startswith(_DISTRIBUTED) for name in state_dict)
     renamed: dict[str, Tensor] = {}
     sources: dict[str, str] = {}
-    left = []
+    unsupported = []
     for source, value in state_dict.items():
         name = source.removeprefix(_DISTRIBUTED) if is_wrapped else source
         if ignored.fullmatch(name):
             continue
         target = _apply(rules, name)
         if target is None:
-            left.append(source)
+            unsupported.append(source)
         elif target in renamed:
             raise KeyError(f"{sources[target]!r} and {source!r} are both {target!r}")
         else:
             renamed[target], sources[target] = value, source
-    if left:
+    if unsupported:
         raise KeyError(
-            f"{len(left)} of {len(state_dict)} checkpoint keys match no rule, first {left[0]!r};"
-            f" {advice}"
+            f"{len(unsupported)} of {len(state_dict)} checkpoint keys match no rule, first"
+            f" {unsupported[0]!r}; {advice}"
         )
     return renamed
 

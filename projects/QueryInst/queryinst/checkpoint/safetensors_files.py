@@ -11,22 +11,22 @@ from torch import Tensor
 
 _META_KEY = "queryinst"
 _MAX_HEADER = 100_000_000  # bytes; the format's own limit
-# JSON has but text for keys: a dict with others is written as {_PAIRS: [[key, value], ...]}.
+# JSON has only text for keys: a dict with others is written as {_PAIRS: [[key, value], ...]}.
 _PAIRS = "__pairs__"
 
 
 def is_safetensors(path: str, head: bytes) -> bool:
-    """Whether a file that begins with `head` is one: its header's length, then that in JSON."""
+    """Whether a file starts as one does, with its header's length and the header in JSON."""
     length = int.from_bytes(head[:8], "little")
     return path.endswith(".safetensors") or (head[8:9] == b"{" and length <= _MAX_HEADER)
 
 
-def read_safetensors(path: str, shown: str) -> dict[str, Any]:
-    """{"model": tensors on the CPU, "meta": dict}; the latter if this project wrote one.
+def read_safetensors(path: str, label: str) -> dict[str, Any]:
+    """{"model": tensors on the CPU, "meta": dict}; "meta" only if this project wrote it.
 
     Raises:
-        ValueError: truncated or damaged; one line that begins with `shown`.
-        OSError: the file can't be read.
+        ValueError: the file is truncated or damaged. One line that starts with `label`.
+        OSError: the file cannot be read.
     """
     try:
         with safe_open(path, "pt", device="cpu") as file:
@@ -37,13 +37,13 @@ def read_safetensors(path: str, shown: str) -> dict[str, Any]:
     except (SafetensorError, ValueError, TypeError, RuntimeError) as error:
         cause = " ".join(str(error).split())[:160]
         raise ValueError(
-            f"{shown} is truncated or damaged ({cause}); copy or download it again"
+            f"{label} is truncated or damaged ({cause}); copy or download it again"
         ) from error
     return checkpoint
 
 
 def safetensors_bytes(tensors: Mapping[str, Tensor], meta: Mapping[str, Any] | None) -> bytes:
-    """A whole file of these tensors (see `compact`) and this meta of plain types.
+    """The bytes of a file with these tensors (see `compact`) and this meta of plain types.
 
     Tuples come back as lists; keys that are numbers come back as numbers.
     """
@@ -52,9 +52,9 @@ def safetensors_bytes(tensors: Mapping[str, Tensor], meta: Mapping[str, Any] | N
 
 
 def compact(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The same tensors on the CPU, each contiguous with a storage of its own and no larger.
+    """The same tensors on the CPU, each contiguous, with a storage of its own and no larger.
 
-    Files would refuse shared storages, or hold all of a storage that a tensor is a part of.
+    A file cannot hold shared storages, and would hold all of a storage for a part of it.
     """
     compacted, seen = {}, set()
     for name, value in state.items():

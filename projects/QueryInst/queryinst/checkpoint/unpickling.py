@@ -1,6 +1,6 @@
 """Pickles, inside and outside of torch.save's files: what they may hold, and how they are read.
 
-Nothing that they hold is executed, but by the two functions that say so.
+Only the two functions that say so execute what a pickle holds.
 """
 
 import pickle
@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-# What arrays, dtypes and scalars pickle to. Asked of numpy itself, as its modules have moved.
+# What arrays, dtypes and scalars pickle to. numpy itself tells, because its modules have moved.
 _ARRAY_FROM_NOTHING: Any = np.zeros(1).__reduce__()[0]
 _ARRAY_FROM_BUFFER: Any = np.zeros(1).__reduce_ex__(5)[0]
 _SCALAR: Any = np.float64(0).__reduce__()[0]
@@ -25,37 +25,37 @@ def _encode_latin1(text: str, encoding: str) -> bytes:
     return text.encode("latin1")
 
 
-def _admitted_globals() -> dict[str, Any]:
-    admitted: dict[str, Any] = {
+def _allowed_globals() -> dict[str, Any]:
+    allowed: dict[str, Any] = {
         "numpy.ndarray": np.ndarray,
         "numpy.dtype": np.dtype,
         "_codecs.encode": _encode_latin1,
         "collections.OrderedDict": OrderedDict,
     }
     for core in ("numpy.core", "numpy._core"):  # numpy 1 and 2
-        admitted[f"{core}.multiarray._reconstruct"] = _ARRAY_FROM_NOTHING
-        admitted[f"{core}.multiarray.scalar"] = _SCALAR
-        admitted[f"{core}.numeric._frombuffer"] = _ARRAY_FROM_BUFFER
+        allowed[f"{core}.multiarray._reconstruct"] = _ARRAY_FROM_NOTHING
+        allowed[f"{core}.multiarray.scalar"] = _SCALAR
+        allowed[f"{core}.numeric._frombuffer"] = _ARRAY_FROM_BUFFER
     for builtins in ("builtins", "__builtin__"):  # Python 3 and 2
         for plain in (set, frozenset, bytes, bytearray, complex):
-            admitted[f"{builtins}.{plain.__name__}"] = plain
-    return admitted
+            allowed[f"{builtins}.{plain.__name__}"] = plain
+    return allowed
 
 
-_ADMITTED = _admitted_globals()
+_ALLOWED = _allowed_globals()
 
 
 class NumpyUnpickler(pickle.Unpickler):
-    """Admits numpy arrays, dtypes, scalars and plain containers; nothing that could run code."""
+    """Loads numpy arrays, dtypes, scalars and plain containers; nothing that could run code."""
 
     def find_class(self, module: str, name: str) -> Any:
-        """The admitted object of that name.
+        """The allowed object of that name.
 
         Raises:
-            UnpicklingError: the pickle wants anything else; the message names it.
+            UnpicklingError: the object is not allowed. The message names it.
         """
         try:
-            return _ADMITTED[f"{module}.{name}"]
+            return _ALLOWED[f"{module}.{name}"]
         except KeyError:
             raise pickle.UnpicklingError(_wanted(f"{module}.{name}")) from None
 
@@ -71,21 +71,21 @@ def load_pickle(path: str) -> Any:
 
 
 def load_torch(path: str, mmap: bool) -> Any:
-    """torch.load that admits numpy's arrays and scalars beside tensors and plain containers."""
-    admitted: list[Any] = [(v, n) for n, v in _ADMITTED.items() if n != "_codecs.encode"]
-    admitted += {type(np.dtype(code)) for code in _NUMERIC}
-    with torch.serialization.safe_globals(admitted):
+    """torch.load that also allows numpy's arrays and scalars."""
+    allowed: list[Any] = [(v, n) for n, v in _ALLOWED.items() if n != "_codecs.encode"]
+    allowed += {type(np.dtype(code)) for code in _NUMERIC}
+    with torch.serialization.safe_globals(allowed):
         return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
 
 
 def load_pickle_with_code(path: str) -> Any:
-    """What any plain pickle holds. Code in it is executed: for files of trusted makers alone."""
+    """What any plain pickle holds. Executes code in it: only for files from a trusted author."""
     with open(path, "rb") as file:
         return _TrustingUnpickler(file, encoding="latin1").load()
 
 
 def load_torch_with_code(path: str) -> Any:
-    """What any file of torch.save holds. As `load_pickle_with_code`, code in it is executed."""
+    """What any file of torch.save holds. Executes code in it, as `load_pickle_with_code`."""
     module: Any = SimpleNamespace(
         Unpickler=_TrustingUnpickler,
         load=lambda file, **options: _TrustingUnpickler(file, **options).load(),
@@ -95,12 +95,12 @@ def load_torch_with_code(path: str) -> Any:
 
 
 class _TrustingUnpickler(pickle.Unpickler):
-    """Admits all; objects of packages that are not installed become stand-ins."""
+    """Loads everything; objects of packages that are not installed become stand-ins."""
 
     def find_class(self, module: str, name: str) -> Any:
-        admitted = _ADMITTED.get(f"{module}.{name}")
-        if admitted is not None:
-            return admitted
+        allowed = _ALLOWED.get(f"{module}.{name}")
+        if allowed is not None:
+            return allowed
         try:
             return super().find_class(module, name)
         except (ImportError, AttributeError):
@@ -108,7 +108,7 @@ class _TrustingUnpickler(pickle.Unpickler):
 
 
 class _StandIn:
-    """For what another project keeps beside the weights: takes any content, and keeps none."""
+    """For objects beside the weights: accepts any content and keeps none."""
 
     def __new__(cls, *args: Any, **options: Any) -> "_StandIn":
         return super().__new__(cls)

@@ -1,4 +1,4 @@
-"""What a converted file says of itself: its configuration, its classes, and where it is from."""
+"""The `meta` of a converted file: its configuration, its classes, and its origin."""
 
 import os
 from collections.abc import Mapping
@@ -9,8 +9,8 @@ from detectron2.config import CfgNode
 
 from .._version import __version__
 from ..checkpoint.fitting import num_classes_of
-from ..checkpoint.meta import FORMAT_VERSION, as_slim, build_meta
-from ..checkpoint.slim import is_slim
+from ..checkpoint.inference_only import is_inference_only
+from ..checkpoint.meta import FORMAT_VERSION, as_inference_only, build_meta
 from ..config import config_of_checkpoint
 from ..engine.predictor import cfg_from_text
 from ..engine.setup import setup_cfg
@@ -22,18 +22,18 @@ _PROVENANCE = ("source", "digest", "licence", "attribution", "training_data")
 
 
 def is_ours(meta: Mapping[str, Any]) -> bool:
-    """Whether this project wrote this `meta`."""
+    """Whether this project wrote `meta`."""
     return "format_version" in meta
 
 
 @dataclass(frozen=True)
 class KnownModel:
-    """What is known of the model beside its weights.
+    """What is known about the model beside its weights.
 
     Attributes:
-        cfg: its configuration, if any is known.
-        config_text: the same as yaml, else empty.
-        entry: the model of models.yaml that it is, if it is one.
+        cfg: its configuration, or None.
+        config_text: the same as yaml, or "".
+        entry: its entry in models.yaml, or None.
     """
 
     cfg: CfgNode | None
@@ -42,10 +42,11 @@ class KnownModel:
 
 
 def find_model(source: Source, config_file: str) -> KnownModel:
-    """The configuration of --config-file, else the file's own, else that of models.yaml.
+    """The configuration from --config-file, else from the file itself, else from models.yaml.
 
     Raises:
-        ValueError, KeyError, OSError: one line; --config-file, or what the file has, is none.
+        ValueError, KeyError, OSError: --config-file or the file's `meta` has no valid one. One
+            line.
     """
     entry = _find_entry(source)
     if config_file:
@@ -64,7 +65,7 @@ def find_model(source: Source, config_file: str) -> KnownModel:
 
 
 def _find_entry(source: Source) -> ModelEntry | None:
-    """By the file's digest, or by that of the file that it was converted from."""
+    """Find it by the file's digest, or by the digest of the file that it was converted from."""
     digests = [source.digest, str(source.meta.get("digest", ""))]
     for entry in load_models():
         prefix = entry.sha256_prefix
@@ -76,13 +77,13 @@ def _find_entry(source: Source) -> ModelEntry | None:
 def describe(
     source: Source, state: Mapping[str, Any], known: KnownModel
 ) -> tuple[dict[str, Any], list[str]]:
-    """The `meta` for a converted file, and notes for a person.
+    """The `meta` for a converted file, and notes for the user.
 
     Args:
-        state: the weights that the file gets, by this project's names.
+        state: the weights of the file, by this project's names.
     """
     if known.cfg is None:
-        meta, notes = _blank(), ["no configuration is known; --config-file names one"]
+        meta, notes = _blank(), ["no configuration is known; name one with --config-file"]
         if is_ours(source.meta):
             meta["input_format"] = str(source.meta.get("input_format", meta["input_format"]))
     else:
@@ -91,8 +92,8 @@ def describe(
         meta["config"] = known.config_text
     classes, more = _classes(source, num_classes_of(state), meta)
     meta |= classes
-    if is_slim(state):
-        meta = as_slim(meta)
+    if is_inference_only(state):
+        meta = as_inference_only(meta)
     return {**meta, **_provenance(source, known.entry)}, notes + more
 
 
@@ -105,7 +106,9 @@ def _classes(
     registered = {key: configured[key] for key in keys}
     names = _class_names(source.meta)
     if names and len(names) != num_classes:
-        notes.append(f"left out: its {len(names)} class names, as it has {num_classes} classes")
+        notes.append(
+            f"left out: its {len(names)} class names, because the model has {num_classes} classes"
+        )
         names = []
     if names and is_ours(source.meta):
         return {key: source.meta.get(key, configured[key]) for key in keys}, notes
@@ -129,7 +132,7 @@ def _blank() -> dict[str, Any]:
 
 
 def _class_names(meta: Mapping[str, Any]) -> list[str]:
-    """By this project's, MMDetection 2.x's and 3.x's key; empty if there are none."""
+    """The names by this project's, MMDetection 2.x's or 3.x's key, or []."""
     dataset = meta.get("dataset_meta")
     candidates = [meta.get("thing_classes"), meta.get("CLASSES")]
     if isinstance(dataset, Mapping):
@@ -141,7 +144,7 @@ def _class_names(meta: Mapping[str, Any]) -> list[str]:
 
 
 def _provenance(source: Source, entry: ModelEntry | None) -> dict[str, str]:
-    """Where the weights are from; what the file itself says of that stays."""
+    """The origin of the weights; what the file says itself wins."""
     is_url = "://" in source.path
     name = source.path if is_url else os.path.basename(source.path)
     known = {"source": name, "digest": source.digest}

@@ -1,4 +1,4 @@
-"""What a checkpoint holds, for a person to read: groups of parameters, and kinds of shapes."""
+"""What a checkpoint holds, for the user: groups of parameters, and kinds of shapes."""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-# In the order in which they are shown; {} is a stage.
+# In the order of the table; {} is a stage.
 _GROUPS = (
     (re.compile(r"backbone\.bottom_up\."), "backbone"),
     (re.compile(r"backbone\.fpn_"), "FPN"),
@@ -21,7 +21,7 @@ _NUMBER = re.compile(r"(?<=\.)\d+(?=\.)|(?<=conv)\d+(?=\.)")
 
 @dataclass(frozen=True)
 class Group:
-    """A part of the model; `num_parameters` leaves out the statistics of batch norms."""
+    """A part of the model; `num_parameters` does not count the statistics of batch norms."""
 
     name: str
     num_tensors: int
@@ -30,7 +30,7 @@ class Group:
 
 
 def count_groups(state: Mapping[str, Tensor]) -> list[Group]:
-    """The parts of a model, by this project's names, and "all" in the end."""
+    """The parts of a model, by this project's names, and "all" at the end."""
     parts: dict[tuple[int, int, str], dict[str, Tensor]] = {}
     for name, value in state.items():
         parts.setdefault(_part_of(name), {})[name] = value
@@ -61,7 +61,7 @@ def _dtype(tensor: Tensor) -> str:
 
 @dataclass(frozen=True)
 class Kind:
-    """Modules that differ by their numbers alone: their parameters, of one shape and dtype."""
+    """Parameters of one shape and dtype, of modules that differ only in their numbers."""
 
     name: str  # with * for the numbers and {a, b} for several parameters
     num_tensors: int
@@ -70,7 +70,7 @@ class Kind:
 
 
 def list_kinds(state: Mapping[str, Tensor]) -> list[Kind]:
-    """The kinds of tensors in any layout's names, in the order in which they come."""
+    """The kinds of tensors by any layout's names, in the order of the state dict."""
     kinds: dict[tuple[str, tuple[int, ...], str], list[str]] = {}
     for name, value in state.items():
         module, _, leaf = name.rpartition(".")
@@ -79,6 +79,6 @@ def list_kinds(state: Mapping[str, Tensor]) -> list[Kind]:
     listed = []
     for (module, shape, dtype), leaves in kinds.items():
         names = list(dict.fromkeys(leaves))
-        shown = names[0] if len(names) == 1 else f"{{{', '.join(names)}}}"
-        listed.append(Kind(f"{module.removeprefix('.')}{shown}", len(leaves), shape, dtype))
+        leaf = names[0] if len(names) == 1 else f"{{{', '.join(names)}}}"
+        listed.append(Kind(f"{module.removeprefix('.')}{leaf}", len(leaves), shape, dtype))
     return listed

@@ -1,4 +1,4 @@
-"""The file that is converted: its weights in this project's names, and what it says of itself."""
+"""The file to convert: its weights by this project's names, and its `meta`."""
 
 import re
 from collections.abc import Mapping
@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..checkpoint.files import fetch, read_checkpoint, sha256_of
 from ..checkpoint.fitting import is_queryinst
-from ..checkpoint.layouts import TRUNK, tensors_of, to_model_names
+from ..checkpoint.layouts import BOTTOM_UP, tensors_of, to_model_names
 from ..checkpoint.meta import checked_meta
 from ..checkpoint.mmdet import folded_names, ignored_names, is_mmdet
 
@@ -18,15 +18,15 @@ _WEIGHTS = ("model", "state_dict", "blobs", "meta")
 
 @dataclass(frozen=True)
 class Source:
-    """A checkpoint in any layout that the loader knows.
+    """A checkpoint in any layout that the loader supports.
 
     Attributes:
         path: as it was given, a path or a URL.
         digest: sha256 of the file, in hexadecimal.
         layout: whose names the file uses, in words.
         state: its weights by this project's names.
-        meta: what the file says of itself, in whatever words; empty if nothing.
-        notes: one line for each thing that is not converted as it is.
+        meta: the file's, by whatever keys; or {}.
+        notes: one line for each thing that is changed or left out.
     """
 
     path: str
@@ -46,39 +46,39 @@ def read_source(path: str, local: str, *, allow_pickle: bool) -> Source:
     """Read the file.
 
     Args:
-        path: how it was given.
-        local: where it is (`local_file`).
-        allow_pickle: admit any Python object, and so execute what the file holds.
+        path: as the user gave it.
+        local: the file itself (`local_file`).
+        allow_pickle: load any Python object, and so execute what the file holds.
 
     Raises:
-        ValueError, KeyError, OSError: one line; it can't be read, or is of no known layout.
+        ValueError, KeyError, OSError: the file cannot be read, or its layout is unknown. One line.
     """
     digest = sha256_of(local)
     checkpoint = read_checkpoint(local, path, allow_pickle=allow_pickle)
     tensors = tensors_of(checkpoint, path)
-    # Without a model at hand, one name of a trunk by itself stands for all.
-    names_of_a_trunk = [f"{TRUNK}stem.conv1.weight"] if "stem.conv1.weight" in tensors else []
+    # Without a model at hand, one name of a bare ResNet stands for all.
+    backbone_names = [f"{BOTTOM_UP}stem.conv1.weight"] if "stem.conv1.weight" in tensors else []
     try:
-        state = to_model_names(tensors, names_of_a_trunk)
+        state = to_model_names(tensors, backbone_names)
     except KeyError as error:
         raise KeyError(f"{path}: {error.args[0]}") from error
-    is_trunk = all(name.startswith(TRUNK) for name in state)
-    if not is_trunk and not is_queryinst(state):
+    is_backbone = all(name.startswith(BOTTOM_UP) for name in state)
+    if not is_backbone and not is_queryinst(state):
         raise ValueError(
-            f"{path}: its {len(tensors)} tensors, first {next(iter(tensors))!r}, are of no known"
-            " layout: a QueryInst's of this project or MMDetection, or a ResNet's"
+            f"{path}: its {len(tensors)} tensors, first {next(iter(tensors))!r}, have no known"
+            " layout: a QueryInst of this project or MMDetection, or a ResNet"
         )
     checked_meta(checkpoint, path)
     meta = checkpoint.get("meta") if isinstance(checkpoint, Mapping) else None
-    layout = _layout_of(tensors, is_trunk)
+    layout = _layout_of(tensors, is_backbone)
     notes = _notes(checkpoint, tensors)
     return Source(path, digest, layout, state, meta if isinstance(meta, dict) else {}, notes)
 
 
-def _layout_of(tensors: Mapping[str, Tensor], is_trunk: bool) -> str:
+def _layout_of(tensors: Mapping[str, Tensor], is_backbone: bool) -> str:
     if is_mmdet(tensors):
         return "MMDetection's names"
-    return "a backbone's names" if is_trunk else "this project's names"
+    return "a backbone's names" if is_backbone else "this project's names"
 
 
 def _notes(checkpoint: Any, tensors: Mapping[str, Tensor]) -> tuple[str, ...]:
@@ -87,12 +87,12 @@ def _notes(checkpoint: Any, tensors: Mapping[str, Tensor]) -> tuple[str, ...]:
         if folded := folded_names(tensors):
             stages = {re.findall(r"mask_head\.(\d+)", name)[0] for name in folded}
             notes.append(
-                f"folded into the running means behind them: {len(folded)} biases in {len(stages)}"
+                f"folded into the running means after them: {len(folded)} biases in {len(stages)}"
                 f" mask heads, first {folded[0]}"
             )
         if ignored := ignored_names(tensors):
-            notes.append(f"left out: {len(ignored)} tensors that no model of ours has: {ignored}")
+            notes.append(f"left out: {len(ignored)} tensors that no model here has: {ignored}")
     has_parts = isinstance(checkpoint, Mapping) and any(key in checkpoint for key in _WEIGHTS)
     if has_parts and (rest := [str(key) for key in checkpoint if key not in _WEIGHTS]):
-        notes.append(f"left out, as it is no weights: {', '.join(rest)}")
+        notes.append(f"left out, because these are not weights: {', '.join(rest)}")
     return tuple(notes)

@@ -12,18 +12,18 @@ _RESIZES = {"PIL": T.ResizeShortestEdge, "OPENCV": OpenCVResizeShortestEdge}
 
 
 def build_augmentations(cfg: CfgNode, is_train: bool) -> list[T.Augmentation]:
-    """What ``INPUT`` asks for, in the order in which it is applied.
+    """The augmentations of ``INPUT``, in their order.
 
     Training: flip, then resize. With ``INPUT.CROP.TYPE`` "absolute_range", DETR's augmentation:
     after the flip, one image in two is resized to a short side of ``INPUT.CROP.RESIZE_BEFORE``
-    (long side <= ``INPUT.MAX_SIZE_TRAIN``) and cropped before that resize. Each other type of crop
-    comes first and always, as in Detectron2. Evaluation: resize; a size of 0 keeps the image's own.
-    ``INPUT.RESIZE_WITH`` says who resizes, everywhere: "PIL", as Detectron2, or "OPENCV", as
-    MMDetection.
+    (long side <= ``INPUT.MAX_SIZE_TRAIN``) and cropped before that resize. Every other type of crop
+    comes first, for every image, as in Detectron2. Evaluation: resize; a size of 0 keeps the
+    image's own. ``INPUT.RESIZE_WITH`` names the library for all resizing: "PIL", as Detectron2, or
+    "OPENCV", as MMDetection.
 
     Raises:
-        ValueError: an ``INPUT`` key holds what it cannot mean.
-        ImportError: OpenCV is asked for and missing.
+        ValueError: the value of an ``INPUT`` key is invalid.
+        ImportError: ``INPUT.RESIZE_WITH`` is "OPENCV", and OpenCV is not installed.
     """
     if not is_train:
         _check_max_size(cfg, "MAX_SIZE_TEST")
@@ -62,7 +62,7 @@ def _build_resize(cfg: CfgNode) -> T.Augmentation:
         sizes = sizes * 2 if len(sizes) == 1 else sizes  # one size: the range from it to itself
         if len(sizes) != 2 or sizes[0] > sizes[1]:
             raise ValueError(
-                f"INPUT.MIN_SIZE_TRAIN {sizes} must be (smallest, largest) where "
+                f"INPUT.MIN_SIZE_TRAIN {sizes} must be (smallest, largest) if "
                 "INPUT.MIN_SIZE_TRAIN_SAMPLING is 'range'; set that to 'choice' for a list of sizes"
             )
     if not sizes or min(sizes) < 0:
@@ -95,7 +95,7 @@ def _build_crop(cfg: CfgNode) -> T.Augmentation:
             "absolute_range": "(smallest, largest) side in whole pixels",
         }.get(crop_type, "(height, width) as fractions in (0, 1]")
         raise ValueError(
-            f"INPUT.CROP.SIZE {size} must be {meaning} where INPUT.CROP.TYPE is {crop_type!r}"
+            f"INPUT.CROP.SIZE {size} must be {meaning} if INPUT.CROP.TYPE is {crop_type!r}"
         )
     return T.RandomCrop(crop_type, size if is_relative else tuple(int(side) for side in size))
 

@@ -1,4 +1,4 @@
-"""What can be known to be wrong with the data before any training starts."""
+"""Checks of the data before training starts."""
 
 import difflib
 import importlib.util
@@ -14,9 +14,9 @@ from .coco_json import read_coco_json
 from .images import check_image_size, read_image
 from .instance_checks import check_instances, describe
 
-_NUM_FIRST_IMAGES = 5  # of each data set, which are read
-# Evaluator types of published data sets whose own loaders are slow and strict: their files and
-# classes are checked, their annotations are not. The package that reads each.
+_NUM_FIRST_IMAGES = 5  # of each data set are read
+# Packages that read published data sets, by evaluator type. They are slow and strict: only files
+# and classes of these data sets are checked, not annotations.
 _PACKAGES = {"lvis": "lvis", "cityscapes_instance": "cityscapesscripts"}
 
 
@@ -31,15 +31,15 @@ class _Use(NamedTuple):
 def check_datasets(cfg: CfgNode, *, training: bool) -> None:
     """Check the data sets of a run: their files, classes, annotations, and first images.
 
-    A data set in COCO's JSON is checked in that file; any other in the dicts that its registered
-    function returns. Nothing that is loaded here is kept.
+    Reads a data set in COCO's format from its JSON, any other from its registered function. Keeps
+    nothing that it loads.
 
     Args:
-        training: ``DATASETS.TRAIN`` and ``DATASETS.TEST`` (which may be empty); otherwise
-            ``DATASETS.TEST`` alone.
+        training: check ``DATASETS.TRAIN`` and ``DATASETS.TEST`` (may be empty); otherwise only
+            ``DATASETS.TEST``.
 
     Raises:
-        ValueError, FileNotFoundError, ImportError: the first thing wrong, in one line.
+        ValueError, FileNotFoundError, ImportError: the first problem, in one line.
     """
     uses = _collect_uses(cfg, training)
     for name, use in uses.items():
@@ -113,17 +113,17 @@ def _check_same_classes(classes: dict[str, list[str] | None], uses: dict[str, _U
     known = [(name, names) for name, names in classes.items() if names is not None]
     for name, names in known[1:]:
         first_name, first_names = known[0]
-        for index, (expected, found) in enumerate(zip(first_names, names)):
-            if expected != found:
+        for index, (expected, actual) in enumerate(zip(first_names, names)):
+            if expected != actual:
                 raise ValueError(
                     f"class {index} is {expected!r} in {first_name!r} ({uses[first_name].key}), "
-                    f"but {found!r} in {name!r} ({uses[name].key}); give both data sets the same "
+                    f"but {actual!r} in {name!r} ({uses[name].key}); give both data sets the same "
                     "categories with the same order of ids"
                 )
 
 
 def _check_content(cfg: CfgNode, name: str, use: _Use) -> list[str] | None:
-    """Check annotations and first images; the class names, or None where they are not known."""
+    """Check annotations and first images; returns the class names, or None if unknown."""
     metadata = MetadataCatalog.get(name)
     evaluator_type = metadata.get("evaluator_type")
     if evaluator_type in _PACKAGES:
@@ -166,10 +166,10 @@ def _check_coco(cfg: CfgNode, name: str, use: _Use) -> list[str]:
 
 def _check_dicts(cfg: CfgNode, name: str, use: _Use) -> list[str] | None:
     dicts = _load(name)
-    thing_classes = MetadataCatalog.get(name).get("thing_classes")  # loading may have set them
+    thing_classes = MetadataCatalog.get(name).get("thing_classes")  # loading can set them
     _check_class_count(cfg, name, thing_classes)
     if not isinstance(dicts, list):
-        return thing_classes  # a torch Dataset; what it holds shows when it is read
+        return thing_classes  # a torch Dataset, which only reading it would tell about
     num_instances = check_instances(
         _iterate(dicts, name, use, cfg.MODEL.ROI_HEADS.NUM_CLASSES),
         name=name,
@@ -184,7 +184,7 @@ def _check_dicts(cfg: CfgNode, name: str, use: _Use) -> list[str] | None:
 def _load(name: str) -> Any:
     try:
         return DatasetCatalog.get(name)
-    except Exception as error:  # whatever the registered function, which is not ours, may raise
+    except Exception as error:  # the registered function can raise anything
         said = " ".join(f"{type(error).__name__}: {error}".split())
         raise ValueError(f"data set {name!r} cannot be loaded: {said}") from error
 
@@ -192,7 +192,7 @@ def _load(name: str) -> Any:
 def _iterate(
     dicts: list[dict[str, Any]], name: str, use: _Use, num_classes: int
 ) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
-    """Each annotation of Detectron2's dicts with its image, after the checks of their keys."""
+    """Check the keys of Detectron2's dicts, and yield each annotation with its image."""
     image_keys = ("file_name", "height", "width") + (("annotations",) if use.trained else ())
     for position, image in enumerate(dicts):
         for key in image_keys:
@@ -224,7 +224,7 @@ def _check_some_instances(name: str, use: _Use, num_images: int, num_instances: 
 
 
 def _check_first_images(cfg: CfgNode, name: str, images: list[dict[str, Any]]) -> None:
-    """Read a few images: wrong folders, formats and sizes show in the first as in any other."""
+    """Read a few images: wrong folders, formats and sizes usually affect all."""
     for image in images:
         if not PathManager.isfile(str(image["file_name"])) and "://" not in str(image["file_name"]):
             raise FileNotFoundError(_say_missing(f"image {image['file_name']}", name))

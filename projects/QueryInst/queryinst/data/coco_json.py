@@ -1,4 +1,4 @@
-"""COCO's annotation file: what of its structure training and evaluation rely on."""
+"""Reads COCO's annotation file and checks what training and evaluation need."""
 
 import json
 from typing import Any, NamedTuple
@@ -9,7 +9,7 @@ _LISTS = ("images", "annotations", "categories")
 _IMAGE_KEYS = ("id", "file_name", "height", "width")
 _CATEGORY_KEYS = ("id", "name")
 _ANNOTATION_KEYS = ("id", "image_id", "category_id", "bbox")
-_EVALUATION_KEYS = ("area", "iscrowd")  # pycocotools fails without them, after the training
+_EVALUATION_KEYS = ("area", "iscrowd")  # without them pycocotools fails, after the training
 
 
 class CocoContent(NamedTuple):
@@ -22,11 +22,12 @@ def read_coco_json(json_file: str, *, evaluated: bool) -> CocoContent:
     """Parse and check a file in COCO's format for instances.
 
     Args:
-        evaluated: whether pycocotools evaluates on it, which needs "area" and "iscrowd", and whose
-            file may have no "annotations" at all (COCO's test sets).
+        evaluated: whether pycocotools evaluates on the file. If so, annotations need "area" and
+            "iscrowd", and the file may have no "annotations" at all (COCO's test sets).
 
     Raises:
-        ValueError: it is not JSON, or not COCO's; names the file and the first wrong place.
+        ValueError: the file is not JSON, or not in COCO's format. The message names the file and
+            the first wrong place.
     """
     content = _parse(json_file)
     if evaluated:
@@ -39,7 +40,7 @@ def read_coco_json(json_file: str, *, evaluated: bool) -> CocoContent:
     images = _index(json_file, content["images"], "images", _IMAGE_KEYS)
     categories = _index(json_file, content["categories"], "categories", _CATEGORY_KEYS)
     annotation_keys = _ANNOTATION_KEYS + (_EVALUATION_KEYS if evaluated else ())
-    is_unique = "minival" not in json_file  # COCO 2014's own, which Detectron2 excepts as well
+    is_unique = "minival" not in json_file  # COCO 2014's own, which Detectron2 excepts too
     annotations = content["annotations"]
     _index(json_file, annotations, "annotations", annotation_keys, is_unique, may_be_empty=True)
     for annotation in annotations:
@@ -84,7 +85,7 @@ def _index(
     *,
     may_be_empty: bool = False,
 ) -> dict[Any, dict[str, Any]]:
-    """The items by their ids; raises where a key is missing or an id occurs twice."""
+    """The items by their ids. Raises ValueError if a key is missing or an id occurs twice."""
     if not items and not may_be_empty:
         raise ValueError(f"{json_file}: {list_name!r} is empty")
     by_id: dict[Any, dict[str, Any]] = {}

@@ -1,4 +1,4 @@
-"""Reading images into 8-bit arrays, for training, evaluation and prediction alike."""
+"""Reads images into 8-bit arrays, for training, evaluation and prediction."""
 
 import os
 from typing import Any
@@ -15,22 +15,22 @@ _FORMATS_OF_16_BITS = ("PNG", "PPM")
 
 
 def read_image(file_name: PathLike, format: str) -> np.ndarray:
-    """Read an image file as 8 bits per channel, turned the way its EXIF orientation asks for.
+    """Read an image file as 8 bits per channel, turned by its EXIF orientation.
 
     Detectron2's function of this name cuts 16-bit grayscale off at 255; here it keeps its high
     byte (65,535 becomes 255). Palettes, 8-bit grayscale, CMYK and 16-bit RGB are converted as
-    Pillow does. Alpha is dropped: a transparent pixel shows the colour that is stored below it.
+    Pillow does. Alpha is ignored: a transparent pixel has the colour that the file stores for it.
 
     Args:
         file_name: any path that Detectron2's ``PathManager`` opens.
-        format: what ``INPUT.FORMAT`` takes: "RGB", "BGR", "L", another mode of PIL, "YUV-BT.601".
+        format: as ``INPUT.FORMAT``: "RGB", "BGR", "L", another mode of PIL, "YUV-BT.601".
 
     Returns:
         (H, W, C), uint8 in [0, 255] (float for "YUV-BT.601").
 
     Raises:
-        FileNotFoundError: no such file.
-        ValueError: not an image, a damaged one, or one whose range of values is unknown (32-bit).
+        FileNotFoundError: the file does not exist.
+        ValueError: it is not an image, is damaged, or has an unknown range of values (32 bits).
     """
     with PathManager.open(os.fspath(file_name), "rb") as file:
         try:
@@ -38,7 +38,9 @@ def read_image(file_name: PathLike, format: str) -> np.ndarray:
                 upright = detection_utils._apply_exif_orientation(image)
                 upright = _to_8_bits(upright, image.format)
                 array = detection_utils.convert_PIL_to_numpy(upright, format)
-                return np.require(array, requirements="W")  # torch warns of what PIL lends
+                return np.require(
+                    array, requirements="W"
+                )  # torch warns about PIL's read-only arrays
         except UnidentifiedImageError as error:
             raise ValueError(f"{file_name} is not an image that Pillow can read") from error
         except (ValueError, OSError, SyntaxError, Image.DecompressionBombError) as error:
@@ -49,7 +51,7 @@ def check_image_size(dataset_dict: dict[str, Any], image: np.ndarray) -> None:
     """Complete "width" and "height" in the dict of an image (H, W, C), pixels.
 
     Raises:
-        ValueError: they are there and differ from the image's.
+        ValueError: they exist and differ from the image's.
     """
     height, width = image.shape[:2]
     expected = (dataset_dict.setdefault("width", width), dataset_dict.setdefault("height", height))

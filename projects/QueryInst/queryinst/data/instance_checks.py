@@ -1,4 +1,4 @@
-"""Checks of single annotations, alike for COCO JSON and for Detectron2's dicts."""
+"""Checks of single annotations of COCO JSON and of Detectron2's dicts."""
 
 import math
 from collections.abc import Iterable
@@ -15,16 +15,15 @@ _MIN_POLYGON_NUMBERS = 6  # three points
 def check_instances(
     pairs: Iterable[tuple[Annotation, Image]], *, name: str, masks: bool, crowds: bool
 ) -> int:
-    """Raise the first error of the annotations of the data set `name`.
+    """Raise an error for the first invalid annotation of the data set `name`.
 
     Args:
         pairs: each annotation with its image ("file_name", "height", "width").
-        masks: whether each needs a mask.
-        crowds: whether crowd annotations count; training leaves them out, COCO's evaluation
-            does not.
+        masks: whether each annotation needs a mask.
+        crowds: whether to check crowds, which COCO's evaluation uses and training does not.
 
     Returns:
-        The number of annotations to train on: those that are no crowds.
+        The number of annotations to train on, which are not crowds.
 
     Raises:
         ValueError: a box is not four finite numbers, a mask is missing or malformed.
@@ -57,7 +56,7 @@ def check_instances(
 
 
 def describe(annotation: Annotation, image: Image) -> str:
-    """An annotation's words in an error: its id, if it has one, and its image's file."""
+    """How messages name an annotation: by its id, if it has one, and its image's file."""
     label = f"annotation {annotation['id']}" if "id" in annotation else "an annotation"
     return f"{label} of image {image['file_name']}"
 

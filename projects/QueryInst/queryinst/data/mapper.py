@@ -19,13 +19,13 @@ def build_mapper(cfg: CfgNode, is_train: bool) -> DatasetMapper:
     """The mapper of the training loader (``is_train``) or of an evaluation loader.
 
     Raises:
-        ValueError: ``INPUT.MASK_FORMAT`` is not "bitmask" where masks are trained, or an
-            augmentation's key holds what it cannot mean.
+        ValueError: ``INPUT.MASK_FORMAT`` is not "bitmask" in training with masks, or the value of
+            an augmentation's key is invalid.
     """
     if is_train and cfg.MODEL.MASK_ON and cfg.INPUT.MASK_FORMAT != "bitmask":
         raise ValueError(
-            f"INPUT.MASK_FORMAT {cfg.INPUT.MASK_FORMAT!r} must be 'bitmask', which takes polygons "
-            "and RLE alike; set INPUT.MASK_FORMAT bitmask"
+            f"INPUT.MASK_FORMAT {cfg.INPUT.MASK_FORMAT!r} must be 'bitmask', which supports "
+            "polygons and RLE; set INPUT.MASK_FORMAT bitmask"
         )
     return InstanceMapper(
         cfg, is_train, augmentations=build_augmentations(cfg, is_train), recompute_boxes=False
@@ -35,34 +35,34 @@ def build_mapper(cfg: CfgNode, is_train: bool) -> DatasetMapper:
 class InstanceMapper(DatasetMapper):
     """Detectron2's ``DatasetMapper`` with the reference's treatment of masks and boxes.
 
-    It differs in three things, each of which is wrong by some pixels there:
+    It differs in three points, in each of which Detectron2 is wrong by some pixels:
 
     - Masks are drawn at the file's resolution, then flipped, cropped and resized (nearest) as
       bitmaps; polygons and RLE of the same object give the same mask. Cutting polygons instead
       loses parts of those that cross themselves.
-    - Boxes are transformed in floating point also where the JSON holds integers, which Detectron2
+    - Boxes are transformed in floating point even if the JSON holds integers, which Detectron2
       rounds down after each resize.
-    - Images are read by :func:`queryinst.data.images.read_image`, which knows 16 bits.
+    - :func:`queryinst.data.images.read_image` reads images, and supports 16 bits.
 
-    Boxes are clipped to a crop, not recomputed from what the crop leaves of the mask. An instance
-    is dropped if its clipped box has no area or no pixel of its mask is left; the reference keeps
-    the latter, a box in which nothing of the object is to be seen. No instance may be left at all:
-    ``gt_boxes``, ``gt_classes`` and, with masks on, ``gt_masks`` are there nevertheless.
+    Boxes are clipped to a crop, not computed from what the crop leaves of the mask. An instance is
+    removed if its clipped box has no area or no pixel of its mask is left; the reference keeps the
+    latter. Even without any instance ``gt_boxes``, ``gt_classes`` and, with masks on, ``gt_masks``
+    exist.
     """
 
     def __call__(self, dataset_dict: dict[str, Any]) -> dict[str, Any]:
         """Map one image.
 
         Args:
-            dataset_dict: in Detectron2's standard format; left as it is.
+            dataset_dict: in Detectron2's standard format; it does not change.
 
         Returns:
-            The dict with "image", uint8 (C, H, W) in ``INPUT.FORMAT``, and in training "instances"
-            with boxes in XYXY pixels of that image, in the place of "annotations".
+            A dict with "image", uint8 (C, H, W) in ``INPUT.FORMAT``, and in training "instances"
+            with boxes in XYXY pixels of that image, instead of "annotations".
 
         Raises:
-            FileNotFoundError: the image is missing.
-            ValueError: the image cannot be read, or its size is not the one in `dataset_dict`.
+            FileNotFoundError: the image does not exist.
+            ValueError: the image cannot be read, or its size differs from `dataset_dict`.
         """
         dataset_dict = copy.deepcopy(dataset_dict)
         image = read_image(dataset_dict["file_name"], self.image_format)
@@ -112,7 +112,7 @@ class InstanceMapper(DatasetMapper):
 
 
 def _to_rle(segmentation: Any, height: int, width: int) -> dict[str, Any]:
-    """Polygons (those of less than 3 points do not count) or any RLE as one compressed RLE."""
+    """Polygons (of at least 3 points; others are ignored) or any RLE as one compressed RLE."""
     if isinstance(segmentation, dict):
         if isinstance(segmentation["counts"], list):
             return mask_util.frPyObjects(segmentation, height, width)

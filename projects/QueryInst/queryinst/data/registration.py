@@ -1,4 +1,4 @@
-"""Data sets named on a command line: ``--dataset NAME JSON IMAGE_ROOT``."""
+"""Registers data sets of a command line: ``--dataset NAME JSON IMAGE_ROOT``."""
 
 import argparse
 import os
@@ -9,7 +9,7 @@ from detectron2.data.datasets import register_coco_instances
 
 
 def add_dataset_argument(parser: argparse.ArgumentParser) -> None:
-    """Add the option whose values, in `args.dataset`, `register_from_args` takes."""
+    """Add the option --dataset; `register_from_args` reads its values in `args.dataset`."""
     parser.add_argument(
         "--dataset",
         nargs=3,
@@ -24,14 +24,14 @@ def add_dataset_argument(parser: argparse.ArgumentParser) -> None:
 def register_from_args(triples: Iterable[Sequence[str]]) -> None:
     """Register data sets in COCO's format.
 
-    Doing so twice, as each process of a training does, changes nothing.
+    A second call with the same data sets, as in each process of a training, changes nothing.
 
     Args:
         triples: (name, JSON file, image folder) each; the classes are the JSON's categories.
 
     Raises:
-        FileNotFoundError: no such JSON file or image folder.
-        ValueError: a name that is empty, or taken by another data set.
+        FileNotFoundError: a JSON file or image folder does not exist.
+        ValueError: a name is empty, or another data set has it.
     """
     for name, json_file, image_root in triples:
         if not name:
@@ -46,11 +46,11 @@ def register_from_args(triples: Iterable[Sequence[str]]) -> None:
 
 
 def _is_registered(name: str, json_file: str, image_root: str) -> bool:
-    """Whether the name stands for these files; another data set of that name is an error."""
+    """Whether the name is registered for these files; raises if it is for others."""
     if name not in DatasetCatalog:
         return False
     metadata = MetadataCatalog.get(name)
     known = (metadata.get("json_file"), metadata.get("image_root"))
     if known != (json_file, image_root):
-        raise ValueError(f"--dataset {name}: the name is taken by another data set, choose another")
+        raise ValueError(f"--dataset {name}: another data set has this name; choose another")
     return True

@@ -12,8 +12,8 @@ except ImportError:  # Pillow is enough for everything else
 class OpenCVResizeTransform(T.ResizeTransform):
     """Detectron2's ``ResizeTransform`` with the pixels of ``cv2.resize``.
 
-    Images are interpolated bilinearly and, unlike Pillow's, not antialiased where they shrink.
-    Masks take the pixel at ``floor(x * width / new_width)``, Pillow the one at the centre,
+    Images are interpolated bilinearly and, unlike Pillow's, not antialiased if they shrink.
+    Masks use the pixel at ``floor(x * width / new_width)``, Pillow the one at the centre,
     ``floor((x + 0.5) * width / new_width)``. Coordinates are scaled by the ratios of the sides.
     """
 
@@ -25,7 +25,7 @@ class OpenCVResizeTransform(T.ResizeTransform):
             interp: OpenCV's interpolation for images, ``cv2.INTER_LINEAR`` if it is None.
 
         Raises:
-            ImportError: there is no OpenCV.
+            ImportError: OpenCV is not installed.
         """
         check_opencv()
         super().__init__(h, w, new_h, new_w, cv2.INTER_LINEAR if interp is None else interp)
@@ -39,31 +39,31 @@ class OpenCVResizeTransform(T.ResizeTransform):
         """
         assert img.shape[:2] == (self.h, self.w) and img.ndim <= 3
         method = self.interp if interp is None else interp
-        # OpenCV takes no negative strides, such as those of BGR seen as RGB.
+        # OpenCV does not support negative strides, as of BGR viewed as RGB.
         resized = cv2.resize(
             np.ascontiguousarray(img), (self.new_w, self.new_h), interpolation=method
         )
-        return resized.reshape(self.new_h, self.new_w, *img.shape[2:])  # a C of 1 was lost
+        return resized.reshape(self.new_h, self.new_w, *img.shape[2:])  # OpenCV removes a C of 1
 
     def apply_segmentation(self, segmentation: np.ndarray) -> np.ndarray:
         """Resize masks (h, w), bool or integer, to the nearest pixel in OpenCV's sense."""
-        if segmentation.dtype == bool:  # a type that OpenCV does not have
+        if segmentation.dtype == bool:  # OpenCV has no such type
             return self.apply_segmentation(segmentation.view(np.uint8)).view(bool)
         return self.apply_image(segmentation, interp=cv2.INTER_NEAREST)
 
     def inverse(self) -> "OpenCVResizeTransform":
-        """The resize to the size before; lost detail does not come back."""
+        """The resize back to the first size; detail stays lost."""
         return OpenCVResizeTransform(self.new_h, self.new_w, self.h, self.w, self.interp)
 
 
 class OpenCVResizeShortestEdge(T.ResizeShortestEdge):
     """Detectron2's ``ResizeShortestEdge`` with MMDetection's output size and OpenCV's pixels.
 
-    The short side is drawn as Detectron2 draws it: equal seeds give equal sizes with either.
+    The short side is drawn as Detectron2 does: equal seeds give equal sizes with both.
     """
 
     def get_transform(self, image: np.ndarray) -> T.Transform:
-        """The resize of one image (H, W) or (H, W, C); none where the short side drawn is 0."""
+        """The resize of one image (H, W) or (H, W, C); none if the short side drawn is 0."""
         if self.is_range:
             size = np.random.randint(self.short_edge_length[0], self.short_edge_length[1] + 1)
         else:
@@ -81,17 +81,17 @@ class OpenCVResizeShortestEdge(T.ResizeShortestEdge):
     ) -> tuple[int, int]:
         """(height, width) as mmcv's ``rescale_size`` computes them, but at least 1 each.
 
-        Detectron2 scales a second time where the long side is too long, and so rounds otherwise.
-        mmcv's 0 for the short side of a sliver ends in an error there.
+        Detectron2 scales a second time if the long side is too long, and so rounds differently.
+        mmcv computes 0 for the short side of a sliver, and then fails.
         """
         scale = min(max_size / max(oldh, oldw), short_edge_length / min(oldh, oldw))
         return max(int(oldh * scale + 0.5), 1), max(int(oldw * scale + 0.5), 1)
 
 
 def check_opencv() -> None:
-    """Raises ImportError, one line, where OpenCV is missing."""
+    """Raise ImportError, with one line, if OpenCV is not installed."""
     if cv2 is None:
         raise ImportError(
-            "INPUT.RESIZE_WITH 'OPENCV' needs OpenCV, and there is no cv2: install "
+            "INPUT.RESIZE_WITH 'OPENCV' needs OpenCV, and cv2 is not installed: install "
             "opencv-python-headless, or set INPUT.RESIZE_WITH PIL"
         )

@@ -1,7 +1,7 @@
 """The procedural data set `shapes`: written as images and COCO JSON, registered with Detectron2.
 
 Below the root: ``shapes/{train,val}/000000.png``, ``shapes/annotations/{train,val}.json``, and
-``shapes/made.json``, which says which set this is. docs/shapes.md describes the data.
+``shapes/made.json``, which identifies the set. docs/shapes.md describes the data.
 """
 
 import json
@@ -19,7 +19,7 @@ from detectron2.data.datasets import register_coco_instances
 
 from .shapes_drawing import CLASSES, IMAGE_SIZE, Scene, draw_scene
 
-VERSION = 2  # of the data: another one means other bytes, and existing sets are made anew
+VERSION = 2  # of the data: a new version means new bytes, and replaces existing sets
 SPLITS = ("train", "val")  # a split's position enters its images' keys: no image is in both
 NUM_TRAIN = 2000
 NUM_VAL = 200
@@ -33,9 +33,9 @@ def default_root() -> str:
 
 
 def register_shapes(root: str | None = None) -> None:
-    """Register `shapes_train` and `shapes_val` below `root`; a name that is taken stays as it is.
+    """Register `shapes_train` and `shapes_val` below `root`, unless the names are registered.
 
-    No file is read or written: the data may be made later.
+    Reads and writes no file: the data can be made later.
     """
     folder = os.path.join(root if root is not None else default_root(), "shapes")
     for split in SPLITS:
@@ -56,20 +56,20 @@ def make_shapes(
     seed: int = 0,
     force: bool = False,
 ) -> bool:
-    """Write ``root/shapes``, unless exactly this set is there and complete.
+    """Write ``root/shapes``, unless it holds exactly this set, complete.
 
-    The set is built beside its place and moved there as a whole: whatever interrupts this, no part
-    of a set is taken for one. An older set of ours is replaced.
+    The set is made in another folder and then moved as a whole, so that an interruption leaves no
+    part of one. An older version of the set is replaced.
 
     Args:
-        force: write in any case, and over a folder that is not ours.
+        force: always write, even over a folder that this function did not make.
 
     Returns:
-        Whether anything was written.
+        Whether it wrote.
 
     Raises:
-        ValueError: a number of images below 1, or a negative seed.
-        FileExistsError: ``root/shapes`` is not ours.
+        ValueError: a number of images is below 1, or the seed is negative.
+        FileExistsError: this function did not make ``root/shapes``.
     """
     if num_train < 1 or num_val < 1 or seed < 0:
         raise ValueError(f"{num_train=} and {num_val=} must be >= 1, {seed=} must be >= 0")
@@ -79,7 +79,7 @@ def make_shapes(
         return False
     if not force and folder.exists() and not (folder / _MARKER).exists():
         raise FileExistsError(
-            f"{folder} was not made by this tool; move it, take another --root, or give --force"
+            f"{folder} was not made by this tool; move it, name another --root, or give --force"
         )
     building = folder.with_name(f".shapes-{os.getpid()}.part")
     shutil.rmtree(building, ignore_errors=True)  # left by a killed process of the same number
@@ -97,7 +97,7 @@ def is_complete(folder: str | os.PathLike[str], made: dict[str, Any] | None = No
     """Whether `folder` holds the set that `made` describes, with all its files.
 
     Args:
-        made: what ``made.json`` has to say; None stands for the default set.
+        made: the content of ``made.json``; None stands for the default set.
     """
     folder, made = Path(folder), made or _describe(NUM_TRAIN, NUM_VAL, 0)
     try:
@@ -139,7 +139,7 @@ def _write_split(folder: Path, split: str, num_images: int, seed: int) -> None:
         size = {"height": IMAGE_SIZE, "width": IMAGE_SIZE}
         coco["images"].append({"id": index + 1, "file_name": _file_name(index), **size})
         for annotation in _annotations(scene):
-            # COCO's evaluation takes annotation 0 for "no match": numbers begin with 1.
+            # COCO's evaluation reads annotation 0 as "no match": numbers start with 1.
             number = len(coco["annotations"]) + 1
             coco["annotations"].append({"id": number, "image_id": index + 1, **annotation})
     annotation_folder = folder / "annotations"

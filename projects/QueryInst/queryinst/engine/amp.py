@@ -1,4 +1,4 @@
-"""Mixed precision: which one is asked for, whether the device can, and the contexts to run in."""
+"""Mixed precision: what the configuration asks for, what the device supports, and the contexts."""
 
 import functools
 import logging
@@ -17,7 +17,7 @@ _CPUINFO = Path("/proc/cpuinfo")
 
 
 def training_precision(cfg: CfgNode) -> str:
-    """SOLVER.AMP.PRECISION where SOLVER.AMP.ENABLED is set, else "fp32"."""
+    """SOLVER.AMP.PRECISION if SOLVER.AMP.ENABLED is True, else "fp32"."""
     return cfg.SOLVER.AMP.PRECISION if cfg.SOLVER.AMP.ENABLED else "fp32"
 
 
@@ -38,17 +38,17 @@ def _autocast(precision: str, device: str) -> AbstractContextManager:
 
 
 def build_grad_scaler(cfg: CfgNode):
-    """A scaler of the loss for fp16, whose small gradients would vanish; None where none would."""
+    """A loss scaler for fp16, in which small gradients vanish; None for other precisions."""
     if training_precision(cfg) != "fp16":
         return None
     return torch.amp.GradScaler(torch.device(cfg.MODEL.DEVICE).type)
 
 
 def check_training_precision(cfg: CfgNode) -> None:
-    """Refuse what the device cannot run, and warn once of what it runs slowly.
+    """Refuse what the device does not support, and warn once of what is slow on it.
 
     Raises:
-        ValueError: SOLVER.AMP.PRECISION is unknown, or fp16 is to run on the CPU.
+        ValueError: SOLVER.AMP.PRECISION is unknown, or it is fp16 on the CPU.
     """
     _check_choice("SOLVER.AMP.PRECISION", cfg.SOLVER.AMP.PRECISION, _HALVES)
     precision = training_precision(cfg)
@@ -63,7 +63,7 @@ def check_inference_precision(cfg: CfgNode) -> None:
 
 def _check_choice(key: str, value: str, choices: tuple[str, ...]) -> None:
     if value not in choices:
-        raise ValueError(f"{value!r} is none of {', '.join(choices)}; set {key}")
+        raise ValueError(f"{value!r} must be one of {', '.join(choices)}; set {key}")
 
 
 def _check_device(key: str, precision: str, off: str, device: str) -> None:
@@ -75,17 +75,17 @@ def _check_device(key: str, precision: str, off: str, device: str) -> None:
     if kind == "cpu" and not cpu_has_bf16():
         message = (
             f"{key} is bf16, but this processor has no instructions for it (AVX512_BF16, AMX or"
-            " Arm's BF16): it will be several times slower than fp32"
+            " Arm's BF16): it is several times slower than fp32"
         )
         log_first_n(logging.WARNING, message, name=__name__, key="message")
     if kind == "cuda" and not _gpu_has_bf16(device):
-        message = f"{key} is bf16, which this GPU emulates: fp16 will be faster"
+        message = f"{key} is bf16, which this GPU emulates: fp16 is faster"
         log_first_n(logging.WARNING, message, name=__name__, key="message")
 
 
 @functools.cache
 def cpu_has_bf16() -> bool:
-    """Whether this processor multiplies bfloat16 itself, by what it says of itself."""
+    """Whether this processor has instructions for bfloat16, by its flags."""
     try:
         lines = _CPUINFO.read_text().splitlines()
     except OSError:  # not Linux; torch looks at x86 processors by itself

@@ -1,4 +1,4 @@
-"""What can be seen to be wrong before anything is built."""
+"""Checks of a run before anything is built."""
 
 import os
 import tempfile
@@ -14,11 +14,11 @@ from .evaluation import evaluator_type
 
 
 def check_run(cfg: CfgNode, *, training: bool, resume: bool = False) -> None:
-    """Refuse a run that cannot work. What concerns the data sets, `data.checks` looks at.
+    """Refuse a run that cannot work; `data.checks` checks its data sets.
 
     Raises:
         ValueError: batch size, schedule, precision, activation checkpointing, weights or kind of
-            evaluation; one line that names the value and the key.
+            evaluation are invalid. One line with the value and the key.
         ImportError: evaluation needs a package that is not installed.
     """
     activation_checkpointing(cfg)
@@ -43,16 +43,16 @@ def check_run(cfg: CfgNode, *, training: bool, resume: bool = False) -> None:
 
 
 def check_output_dir(path: str) -> None:
-    """Make the folder and write to it.
+    """Create the folder, and write to it.
 
     Raises:
         ValueError: the path is empty.
-        PermissionError: it cannot be made or written to.
+        PermissionError: the folder cannot be created or written to.
     """
     if not path:
         raise ValueError("OUTPUT_DIR is empty; set it to a folder that can be written to")
     if "://" in path:
-        return  # PathManager's handlers answer for remote folders
+        return  # PathManager's handlers check remote folders
     try:
         os.makedirs(path, exist_ok=True)
         with tempfile.TemporaryFile(dir=path):

@@ -1,4 +1,4 @@
-"""COCO's AP by the fastest implementation that is installed; all give the same digits."""
+"""COCO's AP by the fastest installed implementation; all give the same digits."""
 
 import logging
 import time
@@ -12,15 +12,15 @@ from detectron2.evaluation import COCOEvaluator, coco_evaluation
 logger = logging.getLogger(__name__)
 
 _FASTER = "faster-coco-eval"
-_FASTER_SINCE = (1, 8)  # older ones were not compared
+_FASTER_SINCE = (1, 8)  # nobody compared older ones
 
 
 class TimedCOCOEvaluator(COCOEvaluator):
-    """Detectron2's COCOEvaluator, by faster-coco-eval where installed, with the time in the log."""
+    """Detectron2's COCOEvaluator, by faster-coco-eval if installed. Logs the time."""
 
     def __init__(self, dataset_name: str, *args, **kwargs):
         """As COCOEvaluator's."""
-        with _using(find_implementation()):  # which looks whether there is a fast one
+        with _using(find_implementation()):  # the base class looks for a fast one
             super().__init__(dataset_name, *args, **kwargs)
         self._dataset_name = dataset_name
 
@@ -30,7 +30,7 @@ class TimedCOCOEvaluator(COCOEvaluator):
         start = time.perf_counter()
         with _using(implementation):
             results = super().evaluate(img_ids)
-        if results:  # that of the main process
+        if results:  # on the main process
             seconds = time.perf_counter() - start
             name = describe(implementation)
             logger.info(f"AP of {self._dataset_name!r} by {name} in {seconds:.1f} s")
@@ -38,7 +38,7 @@ class TimedCOCOEvaluator(COCOEvaluator):
 
 
 def find_implementation() -> type:
-    """faster-coco-eval's, else what Detectron2 has: its compiled one, else pycocotools' own."""
+    """faster-coco-eval's, else Detectron2's: its compiled one, else pycocotools'."""
     try:
         if _numbers(version(_FASTER)) >= _FASTER_SINCE:
             from faster_coco_eval import COCOeval_faster
@@ -50,7 +50,7 @@ def find_implementation() -> type:
 
 
 def describe(implementation: type) -> str:
-    """The package behind an implementation, with its version where it has one of its own."""
+    """The package of an implementation, with its version if it has one of its own."""
     if implementation is pycocotools.cocoeval.COCOeval:
         return f"pycocotools {version('pycocotools')}"
     if implementation.__module__.startswith("faster_coco_eval"):
@@ -64,7 +64,7 @@ def _numbers(text: str) -> tuple[int, ...]:
 
 @contextmanager
 def _using(implementation: type) -> Iterator[None]:
-    """Detectron2 looks its implementation up by this name, when it is about to use it."""
+    """Replace the implementation that Detectron2 looks up by this name on each use."""
     before = coco_evaluation.COCOeval_opt
     coco_evaluation.COCOeval_opt = implementation
     try:

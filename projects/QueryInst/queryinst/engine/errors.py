@@ -1,4 +1,4 @@
-"""What a failed run says: one line on the terminal, the traceback in the log file."""
+"""Errors of a run: one line on the terminal, the traceback in the log file."""
 
 import builtins
 import logging
@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from detectron2.utils import comm
 from torch.multiprocessing import ProcessRaisedException
 
-# Raised on purpose, with messages that need no class name in front.
+# Raised on purpose, with messages that need no class name before them.
 _EXPLAINED = (ValueError, KeyError, OSError, ImportError, RuntimeError, FloatingPointError)
 _EXPLAINED_NAMES = {"RunFailedError"} | {
     name
@@ -27,11 +27,11 @@ _LOOP_LOGGER = "detectron2.engine.train_loop"
 
 
 class RunFailedError(RuntimeError):
-    """A run failed; the message is all that the terminal has to say of it."""
+    """A run failed; the message is the one line for the terminal."""
 
 
 def describe_error(error: BaseException) -> str:
-    """One line for what went wrong, in whichever process it did."""
+    """One line for an error of any process."""
     if isinstance(error, KeyboardInterrupt):
         return "interrupted"
     if isinstance(error, SystemExit):
@@ -39,14 +39,14 @@ def describe_error(error: BaseException) -> str:
     text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
     from_loader = "Original Traceback (most recent call last)" in text
     if from_loader or isinstance(error, ProcessRaisedException):
-        found = list(_MESSAGE.finditer(text))
-        if found:
-            return _name_if_needed(found[-1][1], text[found[-1].end() :])
+        lines = list(_MESSAGE.finditer(text))
+        if lines:
+            return _name_if_needed(lines[-1][1], text[lines[-1].end() :])
     return _name_if_needed(type(error).__name__, text)
 
 
 def is_explained(error: BaseException) -> bool:
-    """Whether the error's message alone tells a person what is wrong."""
+    """Whether the error's message alone tells the user what is wrong."""
     return not describe_error(error).startswith(type(error).__name__)
 
 
@@ -60,13 +60,13 @@ def _name_if_needed(class_name: str, text: str) -> str:
 
 @contextmanager
 def failing_in_one_line(output_dir: str) -> Iterator[None]:
-    """Turn whatever is raised inside into a RunFailedError of one line.
+    """Turn any error inside into a RunFailedError of one line.
 
-    The traceback goes to this process's log file in `output_dir`. Where there is none yet, that of
-    an error without an explanation goes to stderr.
+    The traceback goes to this process's log file in `output_dir`. If there is no such file, the
+    traceback of an unexplained error goes to stderr.
     """
     loop_logger = logging.getLogger(_LOOP_LOGGER)
-    loop_logger.addFilter(_has_no_traceback)  # else it is on the terminal as well
+    loop_logger.addFilter(_has_no_traceback)  # else the terminal shows it too
     try:
         yield
     except (Exception, SystemExit) as error:
@@ -87,7 +87,7 @@ def _has_no_traceback(record: logging.LogRecord) -> bool:
 
 
 def _record_traceback(output_dir: str) -> str | None:
-    """Append the current exception to the log file; its path, or None where there is no file."""
+    """Append the current exception to the log file; its path, or None without a file."""
     rank = comm.get_rank()
     path = os.path.join(output_dir, "log.txt" if rank == 0 else f"log.txt.rank{rank}")
     if not os.path.isfile(path):
@@ -101,14 +101,14 @@ def _record_traceback(output_dir: str) -> str | None:
 
 
 def _let_others_speak_first(error: BaseException) -> None:
-    """Wait if another process is at fault: the first one to end is the one that is heard.
+    """Wait if another process is at fault: the terminal shows the first one to end.
 
-    Whoever started the processes ends this one as soon as the other has ended.
+    The launcher ends this process as soon as the other has ended.
     """
     if comm.get_world_size() > 1 and _LOST_PEER.search(str(error)):
         time.sleep(20)
 
 
 def print_error(line: str) -> None:
-    """The last line of a failed run."""
+    """Print the last line of a failed run."""
     print(f"train_net.py: error: {line}", file=sys.stderr, flush=True)

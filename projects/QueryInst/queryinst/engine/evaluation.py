@@ -14,14 +14,14 @@ from tabulate import tabulate
 from ..checkpoint.files import write_atomically
 from .coco_evaluation import TimedCOCOEvaluator
 
-# Types whose evaluator reads data by a package of their own.
+# Types whose evaluator needs another package.
 _PACKAGES = {"lvis": "lvis", "cityscapes_instance": "cityscapesscripts"}
 
 Results = Mapping[str, Mapping[str, Mapping[str, float]]]  # data set -> task -> metric -> value
 
 
 def build_evaluator(cfg: CfgNode, dataset_name: str) -> DatasetEvaluator:
-    """The evaluator that the data set's ``evaluator_type`` asks for.
+    """The evaluator for the data set's ``evaluator_type``.
 
     Its files go to OUTPUT_DIR/inference/<data set>.
 
@@ -39,7 +39,7 @@ def build_evaluator(cfg: CfgNode, dataset_name: str) -> DatasetEvaluator:
         from detectron2.evaluation import CityscapesInstanceEvaluator
 
         return CityscapesInstanceEvaluator(dataset_name)
-    # A JSON that an earlier run made of the data set may be of other data.
+    # A JSON that an earlier run made of the data set may hold other data.
     return TimedCOCOEvaluator(dataset_name, tasks=tasks, output_dir=folder, allow_cached_coco=False)
 
 
@@ -47,8 +47,8 @@ def evaluator_type(cfg: CfgNode, dataset_name: str) -> str:
     """ "coco", "lvis" or "cityscapes_instance"; the first if the data set does not say.
 
     Raises:
-        ValueError: a type that there is no evaluator for, or one that needs masks without them.
-        ImportError: the package that this data set's evaluation needs is not installed.
+        ValueError: there is no evaluator for the type, or it needs masks and MASK_ON is False.
+        ImportError: the package for this evaluation is not installed.
     """
     kind = MetadataCatalog.get(dataset_name).get("evaluator_type", None) or "coco"
     if kind != "coco" and kind not in _PACKAGES:
@@ -69,15 +69,15 @@ def evaluator_type(cfg: CfgNode, dataset_name: str) -> str:
 
 
 def by_dataset(cfg: CfgNode, results: Mapping) -> Results:
-    """What `Trainer.test` returns, with the data set's name also where there is only one."""
+    """What `Trainer.test` returns, with the data set's name even if there is only one."""
     return {cfg.DATASETS.TEST[0]: results} if len(cfg.DATASETS.TEST) == 1 else results
 
 
 def write_results(output_dir: str, results: Results) -> str:
-    """Write OUTPUT_DIR/results.json, at once or not at all.
+    """Write OUTPUT_DIR/results.json whole or not at all; NaN becomes null.
 
     Returns:
-        The file's path. What is not a number becomes null.
+        The file's path.
     """
     path = os.path.join(output_dir, "results.json")
     plain = {
@@ -89,7 +89,7 @@ def write_results(output_dir: str, results: Results) -> str:
 
 
 def write_json(path: str, content: Any) -> None:
-    """Write a file of JSON, at once or not at all.
+    """Write a file of JSON whole or not at all.
 
     Raises:
         OSError: as `write_atomically`.
@@ -109,19 +109,19 @@ def _plain(value: float) -> float | None:
 def results_table(results: Results) -> str:
     """AP, AP50 and AP75 of boxes and masks, then the AP of each class, all in percent."""
     names = {"bbox": "box", "segm": "mask"}
-    tasks = [task for task in names if any(task in found for found in results.values())]
+    tasks = [task for task in names if any(task in by_task for by_task in results.values())]
     summary = ("AP", "AP50", "AP75")
     headers = ["data set"] + [f"{names[task]} {metric}" for task in tasks for metric in summary]
     rows = [
-        [name] + [_shown(found, task, metric) for task in tasks for metric in summary]
-        for name, found in results.items()
+        [name] + [_cell(by_task, task, metric) for task in tasks for metric in summary]
+        for name, by_task in results.items()
     ]
     tables = [_tabulate(headers, rows, num_texts=1)]
     headers = ["data set", "class"] + [f"{names[task]} AP" for task in tasks]
     rows = [
-        [name, class_name] + [_shown(found, task, f"AP-{class_name}") for task in tasks]
-        for name, found in results.items()
-        for class_name in _class_names(found)
+        [name, class_name] + [_cell(by_task, task, f"AP-{class_name}") for task in tasks]
+        for name, by_task in results.items()
+        for class_name in _class_names(by_task)
     ]
     if rows:
         tables.append(_tabulate(headers, rows, num_texts=2))
@@ -133,7 +133,7 @@ def _class_names(tasks: Mapping[str, Mapping[str, float]]) -> list[str]:
     return [metric.removeprefix("AP-") for metric in metrics if metric.startswith("AP-")]
 
 
-def _shown(tasks: Mapping[str, Mapping[str, float]], task: str, metric: str) -> str:
+def _cell(tasks: Mapping[str, Mapping[str, float]], task: str, metric: str) -> str:
     value = tasks.get(task, {}).get(metric, math.nan)
     return f"{value:.1f}" if math.isfinite(value) else "-"
 

@@ -1,4 +1,4 @@
-"""What training does besides its steps: printing, keeping checkpoints, remembering the best."""
+"""Hooks of a training: print progress, delete old checkpoints, keep the best one."""
 
 import json
 import os
@@ -39,7 +39,7 @@ class StageSumPrinter(CommonMetricPrinter):
         self.logger.info(" " + "  ".join(parts))
 
     def _summed_losses(self, storage: EventStorage) -> dict[str, float]:
-        """The total first, then each kind of loss, as medians over the last steps."""
+        """The total, then each kind of loss, as medians over the last steps."""
         losses = {"total_loss": 0.0}
         for name, history in storage.histories().items():
             if "loss" in name:
@@ -52,7 +52,7 @@ class StageSumPrinter(CommonMetricPrinter):
 class KeepNewest(HookBase):
     """Delete all but the newest periodic checkpoints.
 
-    Goes by the files that are there, so that what was left before a resume counts as well.
+    It looks at the files themselves, so that those from before a resume count too.
     """
 
     def __init__(self, output_dir: str, keep: int, period: int):
@@ -80,7 +80,7 @@ class KeepNewest(HookBase):
 
 
 class _UntaggedCheckpointer(QueryInstCheckpointer):
-    """Writes checkpoints that --resume does not go on from."""
+    """Writes checkpoints that --resume ignores."""
 
     def tag_last_checkpoint(self, last_filename_basename: str) -> None:
         pass
@@ -89,8 +89,8 @@ class _UntaggedCheckpointer(QueryInstCheckpointer):
 class BestCheckpointer(hooks.BestCheckpointer):
     """Detectron2's, but its best value survives a resume, and model_best.pth has no optimizer.
 
-    The value stands in OUTPUT_DIR/model_best.json: a checkpoint is written before the evaluation of
-    its iteration, so the value cannot be in there.
+    OUTPUT_DIR/model_best.json holds the value. A checkpoint cannot, because it is written before
+    the evaluation of its iteration.
     """
 
     def __init__(self, eval_period: int, model, output_dir: str, val_metric: str, meta: dict):
@@ -99,7 +99,7 @@ class BestCheckpointer(hooks.BestCheckpointer):
         self._record = os.path.join(output_dir, "model_best.json")
 
     def before_train(self):
-        """A resumed training takes up the best value so far; a new one starts without."""
+        """Read the best value so far if the training resumes."""
         if self.trainer.start_iter == 0 or not os.path.exists(self._record):
             return
         with open(self._record) as file:

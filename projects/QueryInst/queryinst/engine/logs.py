@@ -1,4 +1,4 @@
-"""This package's messages go where Detectron2's go."""
+"""Sends this package's messages where Detectron2's go."""
 
 import logging
 import sys
@@ -14,7 +14,7 @@ def log_to(output_dir: str) -> None:
 
 
 def log_at_least_to_terminal() -> None:
-    """For a notebook that has set up no logging, as DefaultTrainer does it for Detectron2."""
+    """Set up logging if a notebook has not, as DefaultTrainer does for Detectron2."""
     for name in ("detectron2", "queryinst"):
         if not logging.getLogger(name).isEnabledFor(logging.INFO):
             setup_logger(name=name)

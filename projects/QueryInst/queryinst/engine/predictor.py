@@ -13,7 +13,7 @@ from detectron2.engine import DefaultPredictor
 from detectron2.modeling import build_model
 
 from ..checkpoint import QueryInstCheckpointer, read_meta
-from ..checkpoint.slim import fit_to_weights
+from ..checkpoint.inference_only import fit_to_weights
 from ..config import add_queryinst_config, config_of_checkpoint
 from ..data.augmentation import build_augmentations
 from ..devices import resolve_device
@@ -23,22 +23,22 @@ logger = logging.getLogger(__name__)
 
 
 class Predictor(DefaultPredictor):
-    """Detectron2's DefaultPredictor that loads strictly and knows the checkpoint's class names.
+    """Detectron2's DefaultPredictor with strict loading and the checkpoint's class names.
 
     Attributes:
-        metadata: its `thing_classes` name the classes, if the checkpoint or DATASETS.TEST knows
-            them. The global catalog is left as it is.
+        metadata: its `thing_classes` name the classes, if the checkpoint or DATASETS.TEST has
+            them. The global catalog does not change.
     """
 
     def __init__(self, cfg: CfgNode):
         """
         Args:
-            cfg: MODEL.WEIGHTS must fill the whole model. Where MODEL.DEVICE names a GPU and there
-                is none, the CPU is used, with one warning.
+            cfg: no key of the model may be missing in MODEL.WEIGHTS. If MODEL.DEVICE names a GPU
+                and there is none, the CPU runs the model, with one warning.
 
         Raises:
-            ValueError, OSError: one line; the weights, MODEL.DEVICE, TEST.PRECISION or
-                INPUT.FORMAT do not fit.
+            ValueError, OSError: the weights, MODEL.DEVICE, TEST.PRECISION or INPUT.FORMAT are
+                invalid. One line.
         """
         if cfg.INPUT.FORMAT not in ("RGB", "BGR"):
             raise ValueError(f"INPUT.FORMAT {cfg.INPUT.FORMAT!r} must be 'RGB' or 'BGR'")
@@ -46,7 +46,7 @@ class Predictor(DefaultPredictor):
         self.cfg.defrost()
         self.cfg.MODEL.DEVICE = resolve_device(cfg, training=False)
         check_inference_precision(self.cfg)
-        self.model = build_model(self.cfg).eval()  # in eval mode the weights must be complete
+        self.model = build_model(self.cfg).eval()  # in eval mode no key may be missing
         rest = QueryInstCheckpointer(self.model).load(cfg.MODEL.WEIGHTS)
         self.metadata = _find_metadata(self.cfg, rest.get("meta"))
         self.aug = build_augmentations(self.cfg, is_train=False)[0]
@@ -54,15 +54,15 @@ class Predictor(DefaultPredictor):
 
     @classmethod
     def from_checkpoint(cls, path: str, opts: Sequence[str] = ()) -> "Predictor":
-        """Build the predictor from a checkpoint of this project alone.
+        """Build the predictor from nothing but a checkpoint of this project.
 
         Args:
             path: file or URL, with the configuration in its `meta`.
             opts: key, value, key, value, ... which win over that configuration.
 
         Raises:
-            ValueError: the checkpoint does not carry a configuration, or it does not fit.
-            KeyError: an unknown key in `opts`.
+            ValueError: the checkpoint has no configuration, or does not fit it.
+            KeyError: a key in `opts` is unknown.
             OSError: the file cannot be read.
         """
         return cls(cfg_from_checkpoint(path, opts))
@@ -78,7 +78,7 @@ class Predictor(DefaultPredictor):
             masks on, pred_masks (D, H, W), in the image's own pixels.
 
         Raises:
-            ValueError: not such an array.
+            ValueError: the image is not such an array.
         """
         shape = getattr(original_image, "shape", None)
         if shape is None or len(shape) != 3 or shape[2] != 3 or 0 in shape:
@@ -94,7 +94,7 @@ class Predictor(DefaultPredictor):
 
 
 def cfg_from_checkpoint(path: str, opts: Sequence[str] = ()) -> CfgNode:
-    """The configuration that a checkpoint of ours was trained with, its path as MODEL.WEIGHTS.
+    """The configuration in a checkpoint's `meta`, with its path as MODEL.WEIGHTS.
 
     Raises:
         ValueError, KeyError, OSError: as `Predictor.from_checkpoint`.
@@ -102,7 +102,7 @@ def cfg_from_checkpoint(path: str, opts: Sequence[str] = ()) -> CfgNode:
     meta = read_meta(path) or {}
     if not meta.get("config"):
         raise ValueError(
-            f"MODEL.WEIGHTS {path} carries no configuration: name its config file as well, or a"
+            f"MODEL.WEIGHTS {path} has no configuration: name its config file as well, or a"
             " checkpoint that this project wrote or converted"
         )
     cfg = cfg_from_text(meta["config"], f"MODEL.WEIGHTS {path}")
@@ -112,11 +112,11 @@ def cfg_from_checkpoint(path: str, opts: Sequence[str] = ()) -> CfgNode:
     return cfg
 
 
-def cfg_from_text(text: str, shown: str) -> CfgNode:
-    """The configuration in the `meta` of the checkpoint that messages name so; not frozen.
+def cfg_from_text(text: str, label: str) -> CfgNode:
+    """The configuration in the `meta` of the checkpoint `label`; not frozen.
 
     Raises:
-        ValueError: it has a key of the model that is unknown here.
+        ValueError: it has an unknown key of the model.
     """
     cfg = get_cfg()
     add_queryinst_config(cfg)
@@ -124,24 +124,26 @@ def cfg_from_text(text: str, shown: str) -> CfgNode:
     if foreign := _drop_unknown(saved, cfg):
         if needed := [key for key in foreign if key.startswith("MODEL.")]:
             raise ValueError(
-                f"{shown} was trained with the unknown key {needed[0]}; import the"
-                " project that declares it and give its config file"
+                f"{label} was trained with the unknown key {needed[0]}; import the project that"
+                " declares it and name its config file"
             )
-        logger.info("Unknown here and left out of the checkpoint's keys: %s", ", ".join(foreign))
+        logger.info(
+            "Left out unknown keys of the checkpoint's configuration: %s", ", ".join(foreign)
+        )
     cfg.merge_from_other_cfg(saved)
     return cfg
 
 
 def _drop_unknown(saved: CfgNode, known: CfgNode, prefix: str = "") -> list[str]:
-    """Remove keys that another version of Detectron2 declares; what is left merges."""
-    dropped = []
+    """Remove keys that another version of Detectron2 declares, and return them."""
+    unknown = []
     for key in list(saved):
         if key not in known:
-            dropped.append(prefix + key)
+            unknown.append(prefix + key)
             del saved[key]
         elif isinstance(saved[key], CfgNode) and isinstance(known[key], CfgNode):
-            dropped += _drop_unknown(saved[key], known[key], f"{prefix}{key}.")
-    return dropped
+            unknown += _drop_unknown(saved[key], known[key], f"{prefix}{key}.")
+    return unknown
 
 
 def _merge_opts(cfg: CfgNode, opts: Sequence[str]) -> None:
@@ -155,14 +157,14 @@ def _merge_opts(cfg: CfgNode, opts: Sequence[str]) -> None:
 
 
 def _find_metadata(cfg: CfgNode, meta: Mapping[str, Any] | None) -> Metadata:
-    """Class names by the checkpoint, else by the registered data set of DATASETS.TEST."""
+    """Class names from the checkpoint, else from the registered data set of DATASETS.TEST."""
     names = list((meta or {}).get("thing_classes", ()))
     if len(names) != cfg.MODEL.ROI_HEADS.NUM_CLASSES:
-        names = []  # trained with other classes than the configuration asks for
+        names = []  # the configuration has another class count
     for dataset_name in cfg.DATASETS.TEST[:1]:
         if dataset_name not in DatasetCatalog:
             continue
-        metadata = MetadataCatalog.get(dataset_name)  # knows colours as well
+        metadata = MetadataCatalog.get(dataset_name)  # has colours too
         registered = list(metadata.get("thing_classes", ()))
         if len(registered) == cfg.MODEL.ROI_HEADS.NUM_CLASSES and names in ([], registered):
             return metadata

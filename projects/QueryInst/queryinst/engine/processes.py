@@ -1,4 +1,4 @@
-"""One process or several: started here as Detectron2 does it, or by torchrun."""
+"""One process or several, which Detectron2's `launch` or torchrun starts."""
 
 import argparse
 import multiprocessing
@@ -12,20 +12,20 @@ from detectron2.engine import launch
 from detectron2.utils import comm
 from torch import distributed
 
-_SECONDS_TO_END = 10  # for processes that were interrupted as well
+_SECONDS_TO_END = 10  # for interrupted processes
 
 
 def run_in_processes(function: Callable, args: argparse.Namespace, cfg: CfgNode) -> None:
-    """Call ``function(args, cfg.OUTPUT_DIR)`` in each of the processes that `args` asks for.
+    """Call ``function(args, cfg.OUTPUT_DIR)`` in each process that `args` asks for.
 
-    Under torchrun this process is one of them. Processes talk by NCCL, on the CPU by gloo.
+    Under torchrun this process is one of them. The backend is NCCL, on the CPU gloo.
 
     Args:
-        function: of a module's top level.
+        function: at the top level of a module.
         args: num_gpus, num_machines, machine_rank, dist_url as Detectron2's; one process without.
 
     Raises:
-        ValueError: more processes than GPUs, or ``--num-gpus`` under torchrun.
+        ValueError: there are more processes than GPUs, or ``--num-gpus`` is given under torchrun.
     """
     num_gpus = getattr(args, "num_gpus", 1)
     uses_gpus = cfg.MODEL.DEVICE.startswith("cuda") and torch.cuda.is_available()
@@ -50,7 +50,7 @@ def run_in_processes(function: Callable, args: argparse.Namespace, cfg: CfgNode)
 
 @contextmanager
 def _torchrun_group(backend: str) -> Iterator[None]:
-    """The process group that torchrun's environment describes, as `launch` would set it up."""
+    """Set up the process group of torchrun's environment, as `launch` does its own."""
     if backend == "nccl":
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     distributed.init_process_group(backend)
@@ -64,7 +64,7 @@ def _torchrun_group(backend: str) -> Iterator[None]:
 
 @contextmanager
 def _gpus_visible(visible: bool) -> Iterator[None]:
-    """Hide the GPUs from new processes: `launch` insists on one for each if it sees any."""
+    """Hide the GPUs from new processes unless `visible`: `launch` needs one each if it sees any."""
     before = os.environ.get("CUDA_VISIBLE_DEVICES")
     if not visible:
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
@@ -79,9 +79,9 @@ def _gpus_visible(visible: bool) -> Iterator[None]:
 
 @contextmanager
 def _children_end_with_this(has_children: bool) -> Iterator[None]:
-    """End the processes that `launch` has started if this one is interrupted.
+    """End the processes of `launch` if this one is interrupted.
 
-    A terminal interrupts all of them, a signal this one alone.
+    A terminal interrupts all of them, a signal only this one.
     """
     try:
         yield

@@ -29,17 +29,18 @@ def setup_cfg(config_file: str, opts: Sequence[Any] = (), *, weights: str | None
     Args:
         config_file: a path, or the name of a model-zoo file such as
             "COCO-InstanceSegmentation/queryinst_R_50_FPN_1x.yaml". Empty for the defaults.
-        opts: key, value, key, value, ... which win over the file.
-        weights: MODEL.WEIGHTS, which win over both.
+        opts: key, value, key, value, ... which override the file.
+        weights: MODEL.WEIGHTS, which override both.
 
     Returns:
         The frozen configuration.
 
     Raises:
-        FileNotFoundError: there is no such file, or a file that its _BASE_ names.
-        KeyError: a key does not exist; names the closest one that does. Or a key is an old one;
-            names the new one and its value.
-        ValueError: not a yaml mapping, a value of the wrong type, or an odd number of `opts`.
+        FileNotFoundError: the file, or a file that a _BASE_ names, does not exist.
+        KeyError: a key does not exist; the message names the closest one. Or a key was renamed;
+            the message names the new one and its value.
+        ValueError: the file is not a yaml mapping, a value has the wrong type, or the number of
+            `opts` is odd.
     """
     cfg = get_cfg()
     add_queryinst_config(cfg)
@@ -59,10 +60,10 @@ def setup_cfg(config_file: str, opts: Sequence[Any] = (), *, weights: str | None
 
 
 def find_config_file(config_file: str) -> str:
-    """The path of the file itself, or of the model zoo's of that name.
+    """The path of the file itself, or of the model zoo's file of that name.
 
     Raises:
-        FileNotFoundError: there is neither.
+        FileNotFoundError: neither exists.
     """
     if PathManager.isfile(config_file):
         return config_file
@@ -78,7 +79,7 @@ def find_config_file(config_file: str) -> str:
 
 
 def with_device(cfg: CfgNode, *, training: bool) -> CfgNode:
-    """`cfg` with a device that is there; evaluation falls back to the CPU, training does not.
+    """`cfg` with an available device; evaluation falls back to the CPU, training does not.
 
     Raises:
         ValueError: as `resolve_device`.
@@ -95,12 +96,12 @@ def with_device(cfg: CfgNode, *, training: bool) -> CfgNode:
 
 @contextmanager
 def _explaining(cfg: CfgNode, source: str) -> Iterator[None]:
-    """Turn what merging raises for bad input into one line."""
+    """Turn the errors of merging into one line."""
     try:
         yield
     except yaml.YAMLError as error:
         raise ValueError(_explain_yaml(error, source)) from error
-    except FileNotFoundError as error:  # the file itself is there
+    except FileNotFoundError as error:  # the file itself exists
         raise FileNotFoundError(
             f"{source}: {error.filename}, which a _BASE_ names, does not exist"
         ) from error
@@ -120,7 +121,7 @@ def _explain_yaml(error: yaml.YAMLError, source: str) -> str:
 
 
 def _explain(error: Exception, cfg: CfgNode, source: str) -> Exception:
-    """The error to raise for one that yacs raised, whose messages are all that tells them apart."""
+    """The error to raise for one of yacs', of which only the messages differ."""
     text = " ".join(str(error.args[0]).split()) if error.args else ""
     if unknown := _UNKNOWN_KEY.search(text):
         return _unknown_key(unknown[1], cfg, source)
@@ -174,7 +175,7 @@ def _all_keys(node: CfgNode, prefix: str = "") -> list[str]:
 
 
 def _check_nothing_unset(cfg: CfgNode, defaults: CfgNode, prefix: str = "") -> None:
-    """yacs takes None (in yaml: null, or nothing behind the colon) for every type."""
+    """yacs accepts None (in yaml: null, or nothing after the colon) for every type."""
     for name, default in defaults.items():
         value = cfg.get(name)
         if isinstance(default, CfgNode) and isinstance(value, CfgNode):

@@ -9,7 +9,7 @@ from detectron2.evaluation import verify_results
 from detectron2.utils import comm
 
 from ..checkpoint import QueryInstCheckpointer
-from ..checkpoint.slim import fit_to_weights
+from ..checkpoint.inference_only import fit_to_weights
 from ..data.checks import check_datasets
 from ..data.registration import register_from_args
 from ..speedups import speed_up_process
@@ -28,17 +28,16 @@ def main(args: argparse.Namespace) -> Results:
     """Train or evaluate, in this process.
 
     Args:
-        args: as Detectron2's default_argument_parser gives them, of which config_file, opts,
-            resume and eval_only are read; and dataset, (name, JSON, image folder) triples of data
-            sets to register. Each may be missing.
+        args: config_file, opts, resume and eval_only of Detectron2's default_argument_parser; and
+            dataset, (name, JSON, image folder) triples of data sets to register. Each is optional.
 
     Returns:
         The last results: data set -> task -> metric -> value. Empty without test sets, and on
         processes other than the main one.
 
     Raises:
-        ValueError, KeyError, OSError, ...: one line; before any training starts if what is wrong
-            can be known by then.
+        ValueError, KeyError, OSError, ...: the run cannot work. One line, before training starts
+            if possible.
     """
     training = not getattr(args, "eval_only", False)
     resume = getattr(args, "resume", False)
@@ -52,8 +51,8 @@ def main(args: argparse.Namespace) -> Results:
     if comm.get_local_rank() == 0:
         check_datasets(cfg, training=training)
     comm.synchronize()
-    found = find_config_file(config_file) if config_file else ""
-    default_setup(cfg, argparse.Namespace(**{**vars(args), "config_file": found}))
+    path = find_config_file(config_file) if config_file else ""
+    default_setup(cfg, argparse.Namespace(**{**vars(args), "config_file": path}))
     results = train(cfg, resume) if training else evaluate(cfg, resume)
     if results:
         table = results_table(results)
@@ -72,9 +71,9 @@ def train(cfg: CfgNode, resume: bool = False) -> Results:
 
 def evaluate(cfg: CfgNode, resume: bool = False) -> Results:
     """Evaluate MODEL.WEIGHTS, or with `resume` the last checkpoint; returns as `main` does."""
-    if not resume:  # the checkpointer knows better from which file
+    if not resume:  # else the checkpointer chooses the file
         cfg = fit_to_weights(cfg)
-    model = Trainer.build_model(cfg).eval()  # in eval mode weights must be complete
+    model = Trainer.build_model(cfg).eval()  # in eval mode no key may be missing
     checkpointer = QueryInstCheckpointer(model, cfg.OUTPUT_DIR)
     checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=resume)
     results = Trainer.test(cfg, model)
@@ -85,7 +84,7 @@ def evaluate(cfg: CfgNode, resume: bool = False) -> Results:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Call `main` in as many processes as asked for, and say in one line on stderr if it fails.
+    """Call `main` in `args.num_gpus` processes. If it fails, print one line on stderr.
 
     The traceback goes to OUTPUT_DIR/log.txt.
 
@@ -93,8 +92,8 @@ def run(args: argparse.Namespace) -> int:
         args: as `main`'s; and num_gpus, num_machines, machine_rank, dist_url.
 
     Returns:
-        The exit status: 0; 1 for a failed run; 2 for a configuration that cannot be read; 130 if
-        it was interrupted.
+        The exit status: 0; 1 for a failed run; 2 for an invalid configuration; 130 for an
+        interrupted run.
     """
     status = 2
     try:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..checkpoint.files import read_checkpoint, write_checkpoint
 from ..checkpoint.layouts import tensors_of
-from ..checkpoint.loading import plan_load
+from ..checkpoint.loading import match_state_dict
 from ..checkpoint.meta import build_meta
 from .downloads import unwritable
 from .metadata import ModelEntry
@@ -62,10 +62,10 @@ def build_on_meta(cfg: CfgNode) -> torch.nn.Module:
 def _fill(state: dict[str, Tensor], tensors: dict[str, Tensor], label: str) -> dict[str, Tensor]:
     """The file's tensors by the model's names, all that the model's state dict has."""
     try:
-        plan = plan_load(state, tensors, shown=label, partial=False, complete=True)
+        matched = match_state_dict(state, tensors, label=label, partial=False, complete=True)
     except KeyError as error:
         raise ValueError(str(error.args[0])) from error
-    return plan.whole_state(state)
+    return matched.whole_state(state)
 
 
 def _meta(entry: ModelEntry, cfg: CfgNode, digest: str) -> dict[str, Any]:
