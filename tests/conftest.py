@@ -30,7 +30,7 @@ class TinyData(NamedTuple):
 def untouched_allocator():
     """Runs leave the allocator of this process as it is; some tests measure memory."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("queryinst.engine.train_net.speed_up_process", lambda cfg: None)
+        patch.setattr("queryinst.speedups.malloc.apply_to_process", lambda cfg: "")
         yield
 
 

@@ -1,6 +1,7 @@
 """What the documents name is there, what they say of keys is true, and their Python runs."""
 
 import ast
+import functools
 import re
 import shlex
 from pathlib import Path
@@ -75,63 +76,87 @@ def all_keys() -> dict:
     return leaves(cfg)
 
 
-@pytest.mark.parametrize("name", DOCUMENTS)
-def test_links_lead_somewhere(name):
-    for target in re.findall(r"\]\(([^)\s]+)\)", read(name)):
-        if target.startswith("https://"):
-            assert re.match(r"https://(arxiv\.org/abs/2105\.01928|github\.com/)", target), target
-        else:
-            assert ((ROOT / name).parent / target.partition("#")[0]).exists(), target
+def every(pattern: str) -> list[tuple[str, str]]:
+    """(document, match) of every match of the pattern in the documents."""
+    return [(name, match) for name in DOCUMENTS for match in re.findall(pattern, read(name))]
 
 
-@pytest.mark.parametrize("name", DOCUMENTS)
-def test_paths_are_there(name):
+def test_links_lead_somewhere():
+    known = re.compile(r"https://(arxiv\.org/abs/2105\.01928|github\.com/)")
+    wrong = []
+    for name, target in every(r"\]\(([^)\s]+)\)"):
+        path = (ROOT / name).parent / target.partition("#")[0]
+        if not (known.match(target) if target.startswith("https://") else path.exists()):
+            wrong.append(f"{name}: {target}")
+    assert not wrong, "\n".join(wrong)
+
+
+def test_paths_are_there():
     own_folders = ("configs", "demo", "dev", "docs", "projects", "tests", "tools")
     files = [path for folder in own_folders for path in (ROOT / folder).rglob("*.*")]
     bare_names = {path.name for path in [*files, *ROOT.glob("*.*")]} | ELSEWHERE
     start = "|".join((*own_folders, r"\.ci"))
     pattern = re.compile(rf"(?<![\w./*-])((?:{start})/[\w./-]+|[\w/.-]+\.(?:yaml|py))(?![\w*])")
-    folders = (ROOT, (ROOT / name).parent, ROOT / "configs", ROOT / "projects/QueryInst/queryinst")
-    text = re.sub(r"\]\([^)]*\)", "", read(name))
-    for path in {found.rstrip(".") for found in pattern.findall(text)} - ELSEWHERE:
-        if "/" not in path:
-            assert path in bare_names, path
-        elif not path.startswith(MADE):
-            assert any((folder / path).exists() for folder in folders), path
+    wrong = []
+    for name in DOCUMENTS:
+        folders = [ROOT, (ROOT / name).parent, ROOT / "configs"]
+        folders.append(ROOT / "projects/QueryInst/queryinst")
+        text = re.sub(r"\]\([^)]*\)", "", read(name))
+        for path in {path.rstrip(".") for path in pattern.findall(text)} - ELSEWHERE:
+            places = [folder / path for folder in folders]
+            if "/" not in path:
+                exists = path in bare_names
+            else:
+                exists = path.startswith(MADE) or any(place.exists() for place in places)
+            wrong += [] if exists else [f"{name}: {path}"]
+    assert not wrong, "\n".join(wrong)
 
 
-@pytest.mark.parametrize("name", DOCUMENTS)
-def test_keys_exist(name):
-    known = all_keys()
-    nodes = {key.rpartition(".")[0] for key in known}
+def test_keys_exist():
+    known = all_keys().keys()
+    known |= {key.rpartition(".")[0] for key in known}  # nodes, too
     pattern = r"(?:MODEL|SOLVER|INPUT|DATASETS|DATALOADER|TEST)\.[A-Z][A-Z0-9_]*(?:\.[A-Z0-9_]+)*"
-    for key in re.findall(pattern, read(name)):
-        assert key in known or key in nodes, key
+    wrong = [f"{name}: {key}" for name, key in every(pattern) if key not in known]
+    assert not wrong, "\n".join(wrong)
 
 
-@pytest.mark.parametrize("name", DOCUMENTS)
-def test_commands_are_understood(name, monkeypatch):
+@functools.cache
+def flags_of_the_package() -> set[str]:
+    folders = (ROOT / "projects/QueryInst", ROOT / "dev")
+    texts = [path.read_text() for folder in folders for path in folder.rglob("*.py")]
+    return {flag for text in texts for flag in re.findall(r'"(--[\w-]+)"', text)}
+
+
+def understand(line: str) -> None:
+    """Raise what the command of this line would, as far as its words alone can tell."""
+    words = shlex.split(line, comments=True) if line.startswith(("make", "python")) else []
+    if words[:1] == ["make"]:
+        targets = set(re.findall(r"^([a-z-]+):", read("Makefile"), re.MULTILINE))
+        assert {word for word in words[1:] if "=" not in word} <= targets, "no such target"
+    elif words[:2] == ["python", "train_net.py"] and "..." not in words:
+        parser = default_argument_parser()
+        add_dataset_argument(parser)
+        args = parser.parse_args(words[2:])
+        setup_cfg(args.config_file, args.opts)
+    elif words[:2] == ["python", "demo/demo.py"]:
+        opts = build_parser().parse_args(words[2:]).opts
+        assert len(opts) % 2 == 0 and set(opts[::2]) <= all_keys().keys(), "no such key"
+    elif words[:1] == ["python"]:
+        flags = {word for word in words[2:] if word.startswith("--")}
+        own = set(re.findall(r'"(--[\w-]+)"', read(words[1])))
+        assert flags <= own | flags_of_the_package(), "no such flag"
+
+
+def test_commands_are_understood(monkeypatch):
     monkeypatch.chdir(ROOT)
-    targets = set(re.findall(r"^([a-z-]+):", read("Makefile"), re.MULTILINE))
-    for line in commands(name):
-        words = shlex.split(line, comments=True) if line.startswith(("make", "python")) else []
-        if words[:1] == ["make"]:
-            assert {word for word in words[1:] if "=" not in word} <= targets, line
-        elif words[:2] == ["python", "train_net.py"] and "..." not in words:
-            parser = default_argument_parser()
-            add_dataset_argument(parser)
-            args = parser.parse_args(words[2:])
-            setup_cfg(args.config_file, args.opts)
-        elif words[:2] == ["python", "demo/demo.py"]:
-            opts = build_parser().parse_args(words[2:]).opts
-            assert len(opts) % 2 == 0 and set(opts[::2]) <= all_keys().keys(), line
-        elif words[:1] == ["python"]:
-            script = read(words[1])
-            flags = [word for word in words[2:] if word.startswith("--")]
-            folders = (ROOT / "projects/QueryInst", ROOT / "dev")
-            modules = [path for folder in folders for path in folder.rglob("*.py")]
-            sources = script + "".join(path.read_text() for path in modules)
-            assert all(f'"{flag}"' in sources for flag in flags), line
+    wrong = []
+    for name in DOCUMENTS:
+        for line in commands(name):
+            try:
+                understand(line)
+            except (Exception, SystemExit) as error:
+                wrong.append(f"{name}: {line}: {error}")
+    assert not wrong, "\n".join(wrong)
 
 
 def test_all_own_keys_are_documented_with_their_defaults():
@@ -157,6 +182,17 @@ def test_the_base_configuration_has_the_documented_values():
     for node, names in re.findall(r"``([A-Z0-9_.]+)\.\{([A-Z0-9_,]+)\}", spelled):
         promised |= {f"{node}.{key}" for key in names.split(",")}
     assert len(promised) > 10 and promised <= {key for key, _ in rows}
+
+
+def test_setup_cfg_states_the_floors_that_the_others_name():
+    setup = read("setup.cfg")
+    python = re.findall(r"^python_requires = >=(3\.\d+)$", setup, re.MULTILINE)[0]
+    torch = re.findall(r"^ +torch>=([\d.]+)$", setup, re.MULTILINE)[0]
+    assert f"needs Python {python} and torch {torch} or newer" in read("README.md")
+    assert re.findall(r"Python :: (3\.\d+)", setup)[0] == python
+    as_tuple = f"({python.replace('.', ', ')})"
+    for name in ("Makefile", "tools/collect_env.py", "tools/install_detectron2.py"):
+        assert as_tuple in read(name) and f"needs Python {python} or newer" in read(name), name
 
 
 def test_published_results_are_the_same_in_both_tables_and_labelled():

@@ -22,7 +22,7 @@ MAY_IMPORT = {
     "solver": "config structures",
     "checkpoint": "config structures",
     "model_zoo": "checkpoint config devices",
-    "speedups": "modeling solver structures precision",
+    "speedups": "modeling structures precision",
     "build": "modeling speedups checkpoint config",
     "engine": "config structures precision devices environment modeling data solver checkpoint"
     " model_zoo speedups build",

@@ -4,8 +4,8 @@
 import sys
 from pathlib import Path
 
-if sys.version_info < (3, 10):
-    sys.exit("needs Python 3.10 or newer, this is %d.%d" % sys.version_info[:2])
+if sys.version_info < (3, 11):
+    sys.exit("needs Python 3.11 or newer, this is %d.%d" % sys.version_info[:2])
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "projects" / "QueryInst"))
 
 from queryinst_setup.collect_env import main  # noqa: E402

@@ -57,17 +57,23 @@ def build_parser() -> argparse.ArgumentParser:
         default=Case.instances,
         help="objects of each image in training (default: %(default)s)",
     )
-    parser.add_argument("--warmup", type=int, default=Case.warmup, help="steps before")
-    parser.add_argument("--repeats", type=int, default=Case.repeats, help="steps that are timed")
-    parser.add_argument(
-        "--parts", type=int, default=Case.parts, help="steps that are timed by part; 0: none"
-    )
     parser.add_argument(
         "--weights", default="", help="path or URL (default: the initial, random ones)"
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all of it here as well")
+    _add_steps(parser)
     parser.add_argument("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE")
     return parser
+
+
+def _add_steps(parser: argparse.ArgumentParser) -> None:
+    for name, what in (
+        ("warmup", "before"),
+        ("repeats", "that are timed"),
+        ("parts", "that are timed by part; 0: none"),
+    ):
+        default = getattr(Case, name)
+        parser.add_argument(f"--{name}", type=int, default=default, help=f"steps {what}")
 
 
 def case_of(args: argparse.Namespace, task: str) -> Case:

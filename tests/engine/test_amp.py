@@ -15,9 +15,6 @@ from queryinst.engine.steps import StepTrainer
 from queryinst.testing import tiny_cfg
 
 BF16 = ("SOLVER.AMP.ENABLED", "True", "SOLVER.AMP.PRECISION", "bf16")
-needs_cpu_scaler = pytest.mark.skipif(
-    not hasattr(torch.amp, "GradScaler"), reason="this torch scales gradients on CUDA alone"
-)
 
 
 @pytest.fixture
@@ -172,7 +169,6 @@ def make_steps(monkeypatch):
     return make
 
 
-@needs_cpu_scaler
 def test_what_comes_before_a_step_sees_gradients_that_are_not_scaled(make_steps):
     steps = make_steps(3.0)
     seen = []
@@ -184,7 +180,6 @@ def test_what_comes_before_a_step_sees_gradients_that_are_not_scaled(make_steps)
     assert steps.model.weight.item() == -2.0
 
 
-@needs_cpu_scaler
 def test_a_step_that_overflows_is_left_out_and_the_scale_halved(make_steps):
     steps = make_steps(1e38, 3.0)
     scale = steps.grad_scaler.get_scale()
@@ -194,7 +189,6 @@ def test_a_step_that_overflows_is_left_out_and_the_scale_halved(make_steps):
     assert steps.model.weight.item() == -2.0
 
 
-@needs_cpu_scaler
 def test_the_scale_is_resumed(make_steps):
     steps = make_steps(1e38)
     steps.run_step()
@@ -204,7 +198,6 @@ def test_the_scale_is_resumed(make_steps):
     assert resumed.grad_scaler.get_scale() == steps.grad_scaler.get_scale() == 2**15
 
 
-@needs_cpu_scaler
 def test_a_run_may_change_its_precision_when_it_resumes(make_steps):
     scaled = make_steps()
     cfg = tiny_cfg(SOLVER__AMP__ENABLED=True, SOLVER__AMP__PRECISION="bf16")

@@ -41,9 +41,7 @@ def build_grad_scaler(cfg: CfgNode):
     """A scaler of the loss for fp16, whose small gradients would vanish; None where none would."""
     if training_precision(cfg) != "fp16":
         return None
-    if hasattr(torch.amp, "GradScaler"):
-        return torch.amp.GradScaler(torch.device(cfg.MODEL.DEVICE).type)
-    return torch.cuda.amp.GradScaler()  # torch < 2.3
+    return torch.amp.GradScaler(torch.device(cfg.MODEL.DEVICE).type)
 
 
 def check_training_precision(cfg: CfgNode) -> None:

@@ -3,19 +3,14 @@
 import base64
 import io
 import math
-import os
-import platform
 from typing import Any
 
-import detectron2
 import numpy as np
 import torch
 from jinja2 import ChainableUndefined, Environment, PackageLoader, Undefined
 from PIL import Image
 
-import queryinst
-
-from ..devices import processor_name
+from ..environment import as_line, describe_hardware, describe_versions
 
 
 def render(**context: Any) -> str:
@@ -27,7 +22,8 @@ def render(**context: Any) -> str:
     )
     environment.filters.update(percent=_percent, jpeg=_jpeg)
     template = environment.get_template("page.html.jinja")
-    return template.render(context, software=_versions(), machine=_machine())
+    machine = as_line(describe_hardware("cuda" if torch.cuda.is_available() else "cpu"))
+    return template.render(context, software=as_line(describe_versions()), machine=machine)
 
 
 def _percent(value: float | None | Undefined) -> str:
@@ -40,17 +36,3 @@ def _jpeg(image: np.ndarray) -> str:
     file = io.BytesIO()
     Image.fromarray(image).save(file, "JPEG", quality=85)
     return "data:image/jpeg;base64," + base64.b64encode(file.getvalue()).decode("ascii")
-
-
-def _versions() -> str:
-    return (
-        f"queryinst {queryinst.__version__}, Detectron2 {detectron2.__version__},"
-        f" torch {torch.__version__}, Python {platform.python_version()}"
-    )
-
-
-def _machine() -> str:
-    parts = [processor_name(), f"{len(os.sched_getaffinity(0))} cores", platform.system()]
-    if torch.cuda.is_available():
-        parts.append(torch.cuda.get_device_name())
-    return ", ".join(parts)

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from ..modeling import QueryInst
 from ..modeling.pooler import PoolLevels
+from ..precision import full_precision
 from .conditions import is_cpu_float, is_plain
 from .roi_bags import find_bags, sample_axis, supports_bags
 from .slots import replace_pool_levels
@@ -93,8 +94,9 @@ class LazyLevel(Tensor):
 
     def compute(self) -> Tensor:
         """Return the convolved map (N, C, H, W)."""
-        if self.convolved is None:
-            self.convolved = self.conv(self.before_convolution())
+        if self.convolved is None:  # as where the level was made, wherever it is read
+            with torch.no_grad(), full_precision(self.device):
+                self.convolved = self.conv(self.before_convolution())
         return self.convolved
 
     def pools_first(self, num_bins: int) -> bool:

@@ -6,14 +6,17 @@ from detectron2.modeling.poolers import ROIPooler
 from detectron2.structures import Boxes
 from torch.utils.checkpoint import checkpoint
 
-from queryinst.modeling.pooler import RoIFeaturePooler, to_rois
-from queryinst.modeling.roi_bags import collect_gradients
+from queryinst.modeling.pooler import RoIFeaturePooler, pool_levels, to_rois
+from queryinst.speedups.roi_align_bag import BagPooling
+from queryinst.speedups.roi_bags import collect_gradients
 
 SCALES = (1 / 4, 1 / 8)
 
 
 def make(size: int, cls=RoIFeaturePooler):
-    return cls(output_size=size, scales=SCALES, sampling_ratio=2, pooler_type="ROIAlignV2")
+    pooler = cls(output_size=size, scales=SCALES, sampling_ratio=2, pooler_type="ROIAlignV2")
+    pooler.pool_levels = BagPooling(pool_levels)
+    return pooler
 
 
 def make_features() -> list[torch.Tensor]:
@@ -62,26 +65,26 @@ def collected() -> tuple[list[torch.Tensor], list[torch.Tensor]]:
     return features, [collect_gradients(x) for x in features]
 
 
-def assert_equal(found, expected) -> None:
-    for one, other in zip(found, expected, strict=True):
+def assert_equal(ours, expected) -> None:
+    for one, other in zip(ours, expected, strict=True):
         torch.testing.assert_close(one, other, rtol=0, atol=1e-12)
 
 
-def test_one_buffer_gets_what_separate_calls_get():
+def test_collect_gradients_gives_one_buffer_what_separate_calls_get():
     features, shared = collected()
     loss = loss_of(shared)
     assert loss.item() == loss_of(make_features()).item()
     assert_equal(torch.autograd.grad(loss, features), expected_gradients())
 
 
-def test_the_gradients_are_torchvisions():
+def test_pool_bags_has_torchvisions_gradients():
     theirs = [x.float().detach().requires_grad_() for x in make_features()]  # it rounds boxes
     expected = torch.autograd.grad(loss_of(theirs, ROIPooler), theirs)
     for one, other in zip(expected_gradients(), expected):
         torch.testing.assert_close(one.float(), other, rtol=1e-3, atol=1e-3)
 
 
-def test_a_second_backward_pass_gives_the_same_and_adds():
+def test_collect_gradients_gives_a_second_backward_pass_the_same():
     features, shared = collected()
     loss = loss_of(shared)
     loss.backward(retain_graph=True)
@@ -89,7 +92,7 @@ def test_a_second_backward_pass_gives_the_same_and_adds():
     assert_equal([x.grad / 2 for x in features], expected_gradients())
 
 
-def test_forward_passes_before_the_backward_passes_do_not_mix():
+def test_collect_gradients_does_not_mix_forward_passes():
     features, shared = collected()
     first, second = loss_of(shared, sets=SETS[:1]), loss_of(shared, sets=SETS[1:])
     again = loss_of([collect_gradients(x) for x in features])
@@ -98,14 +101,14 @@ def test_forward_passes_before_the_backward_passes_do_not_mix():
     assert_equal(torch.autograd.grad(again, features), expected_gradients())
 
 
-def test_other_uses_of_the_features_add_to_it():
+def test_collect_gradients_adds_other_uses_of_the_features():
     features, shared = collected()
     loss = loss_of(shared) + sum((x * 3).sum() for x in shared)
     expected = [grad + 3 for grad in expected_gradients()]
     assert_equal(torch.autograd.grad(loss, features), expected)
 
 
-def test_a_level_that_needs_no_gradient_gets_none():
+def test_collect_gradients_leaves_a_level_that_needs_no_gradient():
     features = make_features()
     features[0].requires_grad_(False)
     loss_of([collect_gradients(x) for x in features]).backward()
@@ -125,7 +128,7 @@ class Failing(torch.autograd.Function):
         raise RuntimeError("on purpose")
 
 
-def test_a_backward_pass_that_fails_leaves_nothing_to_the_next():
+def test_collect_gradients_leaves_nothing_of_a_failed_backward_pass():
     features, shared = collected()
     fails = Failing.apply(features[0]).sum()  # older than the poolings, so that it runs after them
     loss = loss_of(shared)
@@ -135,7 +138,7 @@ def test_a_backward_pass_that_fails_leaves_nothing_to_the_next():
     assert_equal(torch.autograd.grad(loss, features), expected_gradients())
 
 
-def test_without_gradients_nothing_is_wrapped():
+def test_collect_gradients_wraps_nothing_without_gradients():
     features = make_features()
     with torch.no_grad():
         assert collect_gradients(features[0]) is features[0]
@@ -145,14 +148,14 @@ def test_without_gradients_nothing_is_wrapped():
 
 
 @pytest.mark.parametrize("reentrant", [False, True])
-def test_recomputed_poolings_give_the_same(reentrant):
+def test_collect_gradients_with_activation_checkpointing_gives_the_same(reentrant):
     features, shared = collected()
     loss = checkpoint(lambda *x: loss_of(list(x)), *shared, use_reentrant=reentrant)
     loss.backward()
     assert_equal([x.grad for x in features], expected_gradients())
 
 
-def test_gradcheck():
+def test_collect_gradients_passes_gradcheck():
     rois = torch.tensor([[0, 1.0, 2.0, 13.0, 11.0], [0, -30.0, -2.0, 190.0, 120.0]]).double()
     pooler = make(2)
 
@@ -164,7 +167,7 @@ def test_gradcheck():
     assert torch.autograd.gradcheck(pool_twice, features)
 
 
-def test_no_pooling_at_all_leaves_no_gradient():
+def test_collect_gradients_without_rois_gives_zeros():
     features, shared = collected()
     loss = loss_of(shared, sets=SETS[3:])  # of no RoIs
     assert_equal(torch.autograd.grad(loss, features), [torch.zeros_like(x) for x in features])

@@ -4,8 +4,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from queryinst.modeling import convolution, winograd
-from queryinst.modeling.convolution import convolve
+from queryinst.speedups import conv2d, winograd
+from queryinst.speedups.conv2d import Geometry, convolve
+from queryinst.speedups.conv2d_weight_grad import WeightGradByProducts
+from queryinst.speedups.winograd import Winograd
 
 SHAPES = {  # images, height, width, channels in and out
     "RoIs": (5, 14, 14, 6, 4),
@@ -37,8 +39,8 @@ def make(name: str, dtype=torch.float64):
     return x, weight, bias
 
 
-def run(x, weight, bias):
-    return convolve(x, weight, bias, (1, 1), (1, 1), (1, 1), 1)
+def run(x, weight, bias, stride=(1, 1), padding=(1, 1)):
+    return convolve((Winograd(),), x, weight, bias, Geometry(stride, padding))
 
 
 @pytest.fixture
@@ -57,17 +59,17 @@ def calls(monkeypatch):
 
 @pytest.mark.parametrize("has_bias", [True, False])
 @pytest.mark.parametrize("name", SHAPES)
-def test_values_and_gradients_are_torchs(name, has_bias, calls):
+def test_Winograd_has_torchs_values_and_gradients(name, has_bias, calls):
     x, weight, bias = make(name)
     inputs = (x, weight, bias) if has_bias else (x, weight)
-    found = run(x, weight, bias if has_bias else None)
+    y = run(x, weight, bias if has_bias else None)
     expected = F.conv2d(*inputs, padding=1)
-    assert found.shape == expected.shape
-    assert found.is_contiguous(memory_format=torch.channels_last)
-    torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
-    grad = torch.randn_like(found)
+    assert y.shape == expected.shape
+    assert y.is_contiguous(memory_format=torch.channels_last)
+    torch.testing.assert_close(y, expected, rtol=1e-12, atol=1e-12)
+    grad = torch.randn_like(y)
     for ours, theirs in zip(
-        torch.autograd.grad(found, inputs, grad),
+        torch.autograd.grad(y, inputs, grad),
         torch.autograd.grad(expected, inputs, grad),
         strict=True,
     ):
@@ -76,12 +78,12 @@ def test_values_and_gradients_are_torchs(name, has_bias, calls):
         assert set(calls) == {"convolve_3x3", "weight_gradient", "input_gradient"}
 
 
-def test_gradcheck():
+def test_Winograd_passes_gradcheck():
     x, weight, bias = make("odd width")
     assert torch.autograd.gradcheck(run, (x, weight, bias))
 
 
-def test_no_more_tiles_at_once_than_fit_the_cache(monkeypatch):
+def test_convolve_3x3_takes_no_more_tiles_at_once_than_fit_the_cache(monkeypatch):
     shapes = []
     transform = winograd._transform_patches
     monkeypatch.setattr(
@@ -93,7 +95,7 @@ def test_no_more_tiles_at_once_than_fit_the_cache(monkeypatch):
     assert [tuple(shape) for shape in shapes] == [(2, 16, 16, 6)] * 2 + [(1, 16, 16, 6)]
 
 
-def test_single_precision_is_as_exact_as_torchs():
+def test_Winograd_is_as_exact_as_torch_in_single_precision():
     torch.manual_seed(0)
     x = torch.randn(2, 64, 20, 20).contiguous(memory_format=torch.channels_last)
     weight = torch.randn(64, 64, 3, 3, requires_grad=True)
@@ -102,13 +104,13 @@ def test_single_precision_is_as_exact_as_torchs():
     y = run(x, weight, None)
     assert (y - exact).abs().max() < 2 * theirs
     grad = torch.randn_like(y)
-    (found,) = torch.autograd.grad(y, weight, grad)
+    (weight_grad,) = torch.autograd.grad(y, weight, grad)
     (exact,) = torch.autograd.grad(exact, weight, grad.double())
-    assert found.dtype == torch.float32
-    assert (found - exact).abs().max() < 1e-5 * exact.abs().max()
+    assert weight_grad.dtype == torch.float32
+    assert (weight_grad - exact).abs().max() < 1e-5 * exact.abs().max()
 
 
-def test_result_may_be_changed_in_place():
+def test_convolve_3x3_gives_a_result_that_may_be_changed_in_place():
     x, weight, bias = make("odd width")
     y = F.relu_(run(x, weight, bias))
     expected = F.relu(F.conv2d(x, weight, bias, padding=1))
@@ -119,12 +121,13 @@ def test_result_may_be_changed_in_place():
         torch.testing.assert_close(ours, theirs, rtol=1e-11, atol=1e-11)
 
 
-def test_sparse_gradients_go_by_the_pixels_that_have_one(calls, monkeypatch):
+def test_Winograd_leaves_weights_of_sparse_gradients_to_other_ways(calls, monkeypatch):
     x, weight, bias = make("an image in many parts")
-    y = run(x, weight, bias)
+    ways = (Winograd(), WeightGradByProducts())
+    y = convolve(ways, x, weight, bias, Geometry((1, 1), (1, 1)))
     expected = F.conv2d(x, weight, bias, padding=1)
     grad = torch.randn_like(y) * (torch.rand_like(y[:, :1]) < 0.2)
-    monkeypatch.setattr(convolution, "SAMPLE", grad.numel())  # all, for a share that is sure
+    monkeypatch.setattr(conv2d, "SAMPLE", grad.numel())  # all, for a share that is sure
     for ours, theirs in zip(
         torch.autograd.grad(y, (x, weight), grad), torch.autograd.grad(expected, (x, weight), grad)
     ):
@@ -132,7 +135,7 @@ def test_sparse_gradients_go_by_the_pixels_that_have_one(calls, monkeypatch):
     assert "weight_gradient" not in calls
 
 
-def test_frozen_weights_get_no_gradient(calls):
+def test_Winograd_gives_frozen_weights_no_gradient(calls):
     x, weight, bias = make("RoIs")
     run(x, weight.detach(), bias.detach()).sum().backward()
     (expected,) = torch.autograd.grad(F.conv2d(x, weight, bias, padding=1).sum(), x)
@@ -140,7 +143,7 @@ def test_frozen_weights_get_no_gradient(calls):
     assert "weight_gradient" not in calls
 
 
-def test_few_channels_and_few_tiles_are_torchs(calls, monkeypatch):
+def test_is_worthwhile_leaves_few_channels_and_few_tiles_to_torch(calls, monkeypatch):
     """Tiles, channels in and channels out."""
     x, weight, bias = make("RoIs")
     num_products = 5 * 7 * 7 * 6 * 4
@@ -157,25 +160,11 @@ def test_few_channels_and_few_tiles_are_torchs(calls, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "stride, padding, dilation, kernel",
-    [
-        ((2, 2), (1, 1), (1, 1), 3),
-        ((1, 1), (0, 0), (1, 1), 3),
-        ((1, 1), (2, 2), (2, 2), 3),
-        ((1, 1), (1, 1), (1, 1), 2),
-    ],
+    "stride, padding, kernel", [((2, 2), (1, 1), 3), ((1, 1), (0, 0), 3), ((1, 1), (1, 1), 2)]
 )
-def test_other_convolutions_are_torchs(stride, padding, dilation, kernel, calls):
+def test_use_winograd_leaves_other_convolutions_to_torch(stride, padding, kernel, calls):
     x, weight, bias = make("RoIs")
-    weight = weight[:, :, :kernel, :kernel]
-    args = (x, weight, bias, stride, padding, dilation)
-    assert torch.equal(convolve(*args, 1), F.conv2d(*args)) and calls == []
-
-
-def test_tracers_and_autocast_see_torchs_own(calls):
-    x, weight, bias = make("RoIs", torch.float32)
-    with torch.autocast("cpu", torch.bfloat16):
-        assert run(x, weight, bias).dtype == torch.bfloat16
-    frozen = weight.detach(), bias.detach()
-    torch.jit.trace(lambda x: run(x, *frozen), x.detach(), check_trace=False)
-    assert calls == []
+    args = (x, weight[:, :, :kernel, :kernel], bias, stride, padding)
+    y = run(*args)
+    assert torch.equal(y, F.conv2d(*args)) and calls == []
+    assert "_Convolve" not in type(y.grad_fn).__name__

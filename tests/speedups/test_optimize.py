@@ -21,7 +21,15 @@ def make_model(**overrides) -> nn.Module:
     return model
 
 
-@pytest.mark.parametrize("dtype, tolerance", [(torch.float64, 1e-9), (torch.float32, 1e-3)])
+@pytest.mark.parametrize(
+    "dtype, tolerance, speedups",
+    [
+        (torch.float64, 1e-9, ("auto",)),
+        (torch.float64, 1e-9, ()),
+        (torch.float64, 1e-9, ("fold_norms",)),
+        (torch.float32, 1e-3, ("auto",)),
+    ],
+)
 @pytest.mark.parametrize(
     "overrides",
     [
@@ -33,32 +41,34 @@ def make_model(**overrides) -> nn.Module:
     ],
 )  # fmt: skip
 @torch.no_grad()
-def test_the_copy_predicts_the_same(overrides, dtype, tolerance):
-    model = make_model(**overrides).to(dtype)
+def test_optimize_for_inference_predicts_the_same(overrides, dtype, tolerance, speedups):
+    model = make_model(MODEL__QUERYINST__SPEEDUPS=speedups, **overrides).to(dtype)
     before = {name: value.clone() for name, value in model.state_dict().items()}
     optimized = queryinst.optimize_for_inference(model)
     images, sizes = torch.randn(2, 3, 64, 96, dtype=dtype), torch.tensor([[64, 96], [60, 90]])
     results = zip(optimized.forward_core(images, sizes), model.forward_core(images, sizes))
-    for found, expected in results:
-        torch.testing.assert_close(found, expected, rtol=tolerance, atol=tolerance)
+    for ours, expected in results:
+        torch.testing.assert_close(ours, expected, rtol=tolerance, atol=tolerance)
     assert model.state_dict().keys() == before.keys()
     assert all(value.equal(before[name]) for name, value in model.state_dict().items())
 
 
+@pytest.mark.parametrize("speedups", [("auto",), ()])
 @torch.no_grad()
-def test_no_batch_norm_and_no_mask_head_too_many_is_left():
-    model = make_model()
+def test_optimize_for_inference_leaves_no_batch_norm_and_no_mask_head_too_many(speedups):
+    model = make_model(MODEL__QUERYINST__SPEEDUPS=speedups)
     optimized = queryinst.optimize_for_inference(model)
     assert not [m for m in optimized.modules() if "Norm2d" in type(m).__name__]
     assert not [name for name in optimized.state_dict() if name.startswith("mask_head.stages.0.")]
     assert not any(parameter.requires_grad for parameter in optimized.parameters())
-    (output,) = optimized(random_batch((0,)))
-    assert len(output["instances"]) == 18 and output["instances"].pred_masks.any()
+    (output,), (expected,) = (m(random_batch((0,))) for m in (optimized, model))
+    assert len(output["instances"]) == len(expected["instances"]) > 0
+    assert output["instances"].pred_masks.any()
     again = queryinst.optimize_for_inference(optimized)
     assert again.state_dict().keys() == optimized.state_dict().keys()
 
 
-def test_it_owns_its_weights():
+def test_optimize_for_inference_gives_the_copy_weights_of_its_own():
     model = make_model()
     optimized = queryinst.optimize_for_inference(model)
     before = {name: value.clone() for name, value in optimized.state_dict().items()}
@@ -68,13 +78,15 @@ def test_it_owns_its_weights():
     assert all(value.equal(before[name]) for name, value in optimized.state_dict().items())
 
 
-def test_the_copy_says_that_it_cannot_be_trained():
+def test_optimize_for_inference_gives_a_copy_that_refuses_training():
     optimized = queryinst.optimize_for_inference(make_model())
-    with pytest.raises(ValueError, match="made by optimize_for_inference; train the model that"):
+    with pytest.raises(
+        ValueError, match="inference_only, without the mask heads that training needs"
+    ):
         optimized.train()
     assert optimized.eval() is optimized and not optimized.training
 
 
-def test_a_model_in_training_mode_is_not_copied():
+def test_optimize_for_inference_refuses_a_model_in_training_mode():
     with pytest.raises(ValueError, match=r"in training mode; call model.eval\(\)"):
         queryinst.optimize_for_inference(make_model().train())

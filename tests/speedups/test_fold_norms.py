@@ -8,8 +8,8 @@ from detectron2.modeling import build_model
 from detectron2.utils.events import EventStorage
 from torch import nn
 
-from queryinst.modeling.deferred_level import DeferringConv2d
-from queryinst.modeling.folding import FoldingConv2d, is_static, speed_up_convolutions
+from queryinst.speedups.conv2d import FastConv2d
+from queryinst.speedups.fold_norms import apply_to_model, is_static
 from queryinst.testing import random_batch, tiny_cfg
 
 
@@ -58,42 +58,42 @@ def gradients(conv: Conv2d, x: torch.Tensor) -> dict[str, torch.Tensor]:
         FrozenBatchNorm2d,
     ],
 )
-def test_values_and_gradients_of_the_folded_convolution(make_norm, kwargs):
+def test_folded_convolution_has_the_same_values_and_gradients(make_norm, kwargs):
     conv = make_conv(make_norm(6), **kwargs).eval()
     x = torch.randn(2, 4, 7, 9, dtype=torch.float64)
     expected = gradients(conv, x)
-    conv.__class__ = FoldingConv2d
-    found = gradients(conv, x)
-    assert is_static(conv.norm) and found.keys() == expected.keys()
+    apply_to_model(conv)
+    ours = gradients(conv, x)
+    assert is_static(conv.norm) and ours.keys() == expected.keys()
     for name, value in expected.items():
-        torch.testing.assert_close(found[name], value, rtol=1e-9, atol=1e-9 * value.abs().max())
+        torch.testing.assert_close(ours[name], value, rtol=1e-9, atol=1e-9 * value.abs().max())
 
 
-def test_the_norm_itself_is_not_run():
+def test_folded_convolution_does_not_run_its_norm():
     conv = make_conv(nn.BatchNorm2d(6)).eval()
-    conv.__class__ = FoldingConv2d
+    apply_to_model(conv)
     conv.norm.register_forward_hook(lambda *args: pytest.fail("a pass too many"))
     conv(torch.randn(1, 4, 5, 5, dtype=torch.float64))
 
 
 @pytest.mark.parametrize("size", [(0, 4, 7, 9), (2, 4, 1, 1)])
-def test_empty_and_smallest_inputs(size):
+def test_folded_convolution_takes_empty_and_smallest_inputs(size):
     conv = make_conv(nn.BatchNorm2d(6)).eval()
     x = torch.randn(size, dtype=torch.float64)
     expected = conv(x)
-    conv.__class__ = FoldingConv2d
+    apply_to_model(conv)
     torch.testing.assert_close(conv(x), expected, rtol=1e-9, atol=1e-12)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_half_precision_stays(dtype):
+def test_folded_convolution_keeps_half_precision(dtype):
     conv = make_conv(nn.BatchNorm2d(6)).eval()
     x = torch.randn(2, 4, 7, 9)
     expected = conv(x.double())
-    conv.__class__ = FoldingConv2d
-    found = conv.to(dtype)(x.to(dtype))
-    assert found.dtype == dtype
-    torch.testing.assert_close(found.double(), expected, rtol=0.05, atol=0.1)
+    apply_to_model(conv)
+    ours = conv.to(dtype)(x.to(dtype))
+    assert ours.dtype == dtype
+    torch.testing.assert_close(ours.double(), expected, rtol=0.05, atol=0.1)
 
 
 @pytest.mark.parametrize(
@@ -106,10 +106,10 @@ def test_half_precision_stays(dtype):
     ],
 )
 @pytest.mark.parametrize("training", [True, False])
-def test_norms_that_depend_on_the_batch_are_left_alone(make_norm, training):
+def test_is_static_leaves_norms_that_depend_on_the_batch_alone(make_norm, training):
     conv = make_conv(make_norm(6)).train(training)
     folding = make_conv(make_norm(6)).train(training)
-    folding.__class__ = FoldingConv2d
+    apply_to_model(folding)
     x = torch.randn(2, 4, 7, 9, dtype=torch.float64)
     torch.testing.assert_close(folding(x), conv(x), rtol=1e-9, atol=1e-12)
     for name, value in conv.state_dict().items():
@@ -118,7 +118,7 @@ def test_norms_that_depend_on_the_batch_are_left_alone(make_norm, training):
         assert not is_static(folding.norm) and folding.norm.num_batches_tracked == 1
 
 
-def test_a_subclass_of_a_batch_norm_may_compute_something_else():
+def test_is_static_refuses_subclasses_which_may_compute_something_else():
     class Doubling(nn.BatchNorm2d):
         def forward(self, x):
             return 2 * super().forward(x)
@@ -127,28 +127,32 @@ def test_a_subclass_of_a_batch_norm_may_compute_something_else():
     assert not is_static(conv.norm)
 
 
+def make_model(**overrides) -> nn.Module:
+    return build_model(tiny_cfg(MODEL__QUERYINST__SPEEDUPS=("fold_norms",), **overrides))
+
+
 def unfold(model: nn.Module) -> int:
-    folding = [m for m in model.modules() if type(m) is FoldingConv2d]
+    folding = [m for m in model.modules() if type(m) is FastConv2d]
     for module in folding:
         module.__class__ = Conv2d
     return len(folding)
 
 
-def test_the_model_folds_its_trunk_and_mask_heads_and_nothing_is_renamed():
-    model = build_model(tiny_cfg())
+def test_apply_to_model_folds_trunk_and_mask_heads_and_renames_nothing():
+    model = make_model()
     names = list(model.state_dict())
-    # The trunk, four lateral and three output convolutions, the masks'; p2's may wait as well.
-    assert unfold(model) == 53 + 4 + 3 + 2 * 4
-    assert type(model.backbone.output_convs[-1]) is DeferringConv2d
+    # The trunk, four lateral and four output convolutions, the masks'.
+    assert unfold(model) == 53 + 4 + 4 + 2 * 4
     assert list(model.state_dict()) == names
 
 
 @pytest.mark.parametrize("norm_eval, freeze_at", [(True, 2), (True, 0), (False, 2)])
-def test_a_training_step_is_the_same(norm_eval, freeze_at):
+def test_apply_to_model_keeps_a_training_step(norm_eval, freeze_at):
     """Losses, gradients of all parameters, running statistics."""
-    cfg = tiny_cfg(MODEL__BACKBONE__NORM_EVAL=norm_eval, MODEL__BACKBONE__FREEZE_AT=freeze_at)
     torch.manual_seed(0)
-    model = build_model(cfg).double()
+    model = make_model(
+        MODEL__BACKBONE__NORM_EVAL=norm_eval, MODEL__BACKBONE__FREEZE_AT=freeze_at
+    ).double()
     for module in model.modules():
         if isinstance(module, (nn.BatchNorm2d, FrozenBatchNorm2d)):
             module.running_var.uniform_(0.5, 1.5)
@@ -164,23 +168,29 @@ def test_a_training_step_is_the_same(norm_eval, freeze_at):
         grads = {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
         return losses | grads | {n: b.clone() for n, b in model.named_buffers()}
 
-    found = step()
+    ours = step()
     assert unfold(model)
     expected = step()
-    assert found.keys() == expected.keys()
+    assert ours.keys() == expected.keys()
     for name, value in expected.items():
         scale = max(1e-12, float(value.detach().abs().max()))
-        torch.testing.assert_close(found[name], value, rtol=1e-9, atol=1e-9 * scale, msg=name)
+        torch.testing.assert_close(ours[name], value, rtol=1e-9, atol=1e-9 * scale, msg=name)
 
 
-def test_only_detectron2s_own_convolutions_change():
-    class Other(Conv2d):
-        pass
+def test_folded_parameters_leave_other_norms_to_run():
+    net = nn.Sequential(Conv2d(3, 4, 1, norm=nn.BatchNorm2d(4)), Conv2d(4, 4, 1, norm=nn.ReLU()))
+    apply_to_model(net.eval())
+    assert not (net(torch.randn(1, 3, 2, 2)) < 0).any()
 
-    net = nn.Sequential(
-        Other(3, 4, 1, norm=nn.BatchNorm2d(4)), Conv2d(4, 4, 1), Conv2d(4, 4, 1, norm=nn.ReLU())
-    )
-    speed_up_convolutions(net)
-    assert [type(m) for m in net] == [Other, FoldingConv2d, FoldingConv2d]
-    x = torch.randn(1, 3, 2, 2)
-    assert net(x).shape == (1, 4, 2, 2)
+
+def test_folded_parameters_are_not_used_by_tracers_and_autocast():
+    conv = make_conv(nn.BatchNorm2d(6)).eval().float()
+    passes = []
+    conv.norm.register_forward_hook(lambda *args: passes.append(args))
+    apply_to_model(conv)
+    x = torch.randn(1, 4, 5, 5)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert conv(x).dtype == torch.bfloat16
+    assert len(passes) == 1
+    torch.jit.trace(conv, x, check_trace=False)
+    assert len(passes) == 2
