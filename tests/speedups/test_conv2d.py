@@ -76,8 +76,11 @@ def make_conv(way: Conv2dWay, **kwargs) -> FastConv2d:
         ("supports_backward", "forward", "input_grad", "weight_grad"),
     ],
 )
-@pytest.mark.parametrize("has_bias", [True, False])
-@pytest.mark.parametrize("learning", [(True, True), (False, True), (True, False)])
+@pytest.mark.parametrize(
+    "learning, has_bias",
+    [(pair, has) for pair in ((True, True), (False, True), (True, False)) for has in (True, False)]
+    + [((False, False), True)],
+)
 def test_convolve_has_torchs_values_and_gradients_whatever_a_way_answers(
     answers, has_bias, learning
 ):

@@ -8,8 +8,8 @@ from detectron2.modeling import build_model
 from detectron2.utils.events import EventStorage
 from torch import nn
 
-from queryinst.speedups.conv2d import FastConv2d
-from queryinst.speedups.fold_norms import apply_to_model, is_static
+from queryinst.speedups.conv2d import FastConv2d, is_static
+from queryinst.speedups.fold_norms import apply_to_model
 from queryinst.testing import random_batch, tiny_cfg
 
 

@@ -3,9 +3,10 @@
 import copy
 import math
 
+import numpy as np
 import pytest
 import torch
-from detectron2.layers import Conv2d
+from detectron2.layers import Conv2d, ROIAlign
 from torch import nn
 
 from queryinst.speedups import lazy_fpn
@@ -57,6 +58,12 @@ def test_LazyLevel_does_not_convolve_for_metadata():
     assert conv.calls == 0
 
 
+class Doubled(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        return x * 2
+
+
 VALUES = {
     "clone": lambda x: x.clone(),
     "add": lambda x: x + 1,
@@ -78,6 +85,10 @@ VALUES = {
     "iteration": lambda x: torch.stack(list(x)),
     "item": lambda x: x.sum().item(),
     "equal": lambda x: torch.equal(x, x + 0),
+    "array": lambda x: torch.from_numpy(np.asarray(x)),
+    "plain tensor": lambda x: x.as_subclass(torch.Tensor),
+    "RoIAlign": lambda x: ROIAlign((2, 3), 1.0, 2)(x, torch.tensor([[1.0, 2, 1, 7, 6]]).double()),
+    "own function": lambda x: Doubled.apply(x),
     "deepcopy": lambda x: copy.deepcopy(x),
 }
 

@@ -90,19 +90,8 @@ def test_a_look_at_the_device_would_be_noticed(monkeypatch, names):
         train_without_values(monkeypatch, (2, 3), names)
 
 
-class NotHere:
-    """A tensor's stand-in whose device is no CPU."""
-
-    device = torch.device("meta")
-
-    def __init__(self, rois: torch.Tensor):
-        self.rois = rois
-
-    def __getitem__(self, index):
-        return self.rois[index]
-
-
-def test_SyncFreePooling_pools_what_the_plain_pooler_does():
+def test_SyncFreePooling_pools_what_the_plain_pooler_does(monkeypatch):
+    monkeypatch.setattr(module, "has_to_wait", lambda device: True)
     generator = torch.Generator().manual_seed(0)
     aligns = torch.nn.ModuleList([ROIAlign((3, 2), 0.25 / 2**i, 2) for i in range(2)])
     sizes = [(12, 17), (6, 9)]
@@ -112,7 +101,7 @@ def test_SyncFreePooling_pools_what_the_plain_pooler_does():
         boxes = torch.rand(num, 4, generator=generator).double() * 90 - 20
         rois = torch.cat([torch.arange(num)[:, None] % 2, boxes], dim=1)
         levels = torch.arange(num) % 3 - 1  # -1: of none
-        ours = SyncFreePooling(pytest.fail)(aligns, features, NotHere(rois), levels)
+        ours = SyncFreePooling(pytest.fail)(aligns, features, rois, levels)
         theirs = pool_levels(aligns, features, rois, levels)
         assert ours.shape == (num, 3, 3, 2)
         torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-12)
@@ -122,10 +111,10 @@ def test_SyncFreePooling_pools_what_the_plain_pooler_does():
             torch.testing.assert_close(one, other, rtol=0, atol=1e-12)
 
 
-@pytest.mark.parametrize("traced", [True, False])
-def test_SyncFreePooling_leaves_the_cpu_and_tracers_to_the_plain_pooler(monkeypatch, traced):
+@pytest.mark.parametrize("device, traced", [("cpu", False), ("meta", True)])
+def test_SyncFreePooling_leaves_the_cpu_and_tracers_to_the_plain_pooler(
+    monkeypatch, device, traced
+):
     monkeypatch.setattr(module, "is_traced", lambda: traced)
-    rois = torch.zeros(0, 5)
-    rois = NotHere(rois) if traced else rois
-    args = (torch.nn.ModuleList(), [], rois, torch.zeros(0, dtype=torch.int64))
+    args = (torch.nn.ModuleList(), [], torch.zeros(0, 5, device=device), None)
     assert SyncFreePooling(lambda *args: args)(*args) == args

@@ -143,6 +143,15 @@ def test_Winograd_gives_frozen_weights_no_gradient(calls):
     assert "weight_gradient" not in calls
 
 
+def test_Winograd_gives_the_only_bias_that_learns_its_gradient(calls):
+    x, weight, bias = make("RoIs")
+    y = run(x.detach(), weight.detach(), bias)
+    (grad,) = torch.autograd.grad(y.square().sum(), bias)
+    expected = F.conv2d(x, weight, bias, padding=1).square().sum()
+    torch.testing.assert_close(grad, *torch.autograd.grad(expected, bias), rtol=1e-11, atol=1e-11)
+    assert calls == ["convolve_3x3"]
+
+
 def test_is_worthwhile_leaves_few_channels_and_few_tiles_to_torch(calls, monkeypatch):
     """Tiles, channels in and channels out."""
     x, weight, bias = make("RoIs")

@@ -11,7 +11,7 @@ from .conditions import is_channels_last, is_traced
 
 def apply_to_model(model: QueryInst) -> None:
     """Let the backbone read and write channels-last on the CPU."""
-    model.backbone.register_forward_pre_hook(_images_channels_last)
+    model.backbone.register_forward_pre_hook(_images_channels_last, with_kwargs=True)
     model.backbone.register_forward_hook(_levels_channels_last)
 
 
@@ -21,8 +21,11 @@ def _channels_last(x: Tensor) -> Tensor:
     return x if is_channels_last(x) else x.contiguous(memory_format=torch.channels_last)
 
 
-def _images_channels_last(backbone: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
-    return (_channels_last(args[0]), *args[1:])
+def _images_channels_last(
+    backbone: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    images = tuple(map(_channels_last, args))
+    return images, {name: _channels_last(x) for name, x in kwargs.items()}
 
 
 def _levels_channels_last(

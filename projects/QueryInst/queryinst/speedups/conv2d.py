@@ -1,6 +1,7 @@
 """A convolution that other ways of computing it, or parts of it, can be added to.
 
-No speed-up by itself: `fold_norms`, `winograd`, `conv2d_im2col` and `conv2d_weight_grad` use it.
+No speed-up by itself: `fold_norms`, `winograd`, `conv2d_im2col`, `conv2d_weight_grad` and
+`optimize` use it.
 """
 
 from collections.abc import Callable
@@ -8,14 +9,18 @@ from typing import Any, NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
-from detectron2.layers import Conv2d
+from detectron2.layers import Conv2d, FrozenBatchNorm2d, NaiveSyncBatchNorm
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from ..precision import at_least_fp32
 from .conditions import is_channels_last, is_cpu_float, is_plain
 
 Pair = tuple[int, int]
 SAMPLE = 1024  # pixels that a share is estimated from
+
+# By exact type: a subclass may compute something else. In eval mode these compute the same.
+_BATCH_NORMS = (nn.BatchNorm2d, nn.SyncBatchNorm, NaiveSyncBatchNorm)
 
 
 class Geometry(NamedTuple):
@@ -58,6 +63,27 @@ class Conv2dWay:
 def own_parameters(conv: Conv2d) -> tuple[Tensor, Tensor | None, nn.Module | None]:
     """Return weight and bias of a convolution, and the norm to run on its result."""
     return conv.weight, conv.bias, conv.norm
+
+
+def is_static(norm: nn.Module | None) -> bool:
+    """Whether `norm` is a batch norm that uses running statistics in its present mode."""
+    if norm is None or type(norm) is FrozenBatchNorm2d:
+        return norm is not None
+    return type(norm) in _BATCH_NORMS and not norm.training and norm.running_mean is not None
+
+
+def folded(conv: Conv2d) -> tuple[Tensor, Tensor]:
+    """Return weight and bias of the one convolution that equals `conv` and its static norm."""
+    norm = conv.norm
+    scale = (at_least_fp32(norm.running_var) + norm.eps).rsqrt()
+    if norm.weight is not None:
+        scale = scale * norm.weight
+    mean = norm.running_mean if conv.bias is None else norm.running_mean - conv.bias
+    bias = -mean * scale
+    if norm.bias is not None:
+        bias = bias + norm.bias
+    weight = conv.weight * scale[:, None, None, None]
+    return weight.to(conv.weight.dtype), bias.to(conv.weight.dtype)
 
 
 class FastConv2d(Conv2d):
@@ -123,7 +149,8 @@ def convolve(
     for way in ways:
         if (y := way.whole(x, weight, bias, at)) is not None:
             return y
-    learns = torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad)
+    inputs = (x, weight) if bias is None else (x, weight, bias)
+    learns = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in inputs)
     if learns and any(way.supports_backward(x, weight, at) for way in ways):
         return _Convolve.apply(ways, x, weight, bias, at)
     if not learns:

@@ -31,7 +31,7 @@ MAX_TAPS = 2**24  # floats at once: 64 MB
 _METADATA = {
     getattr(Tensor, name).__get__
     for name in ("shape", "dtype", "device", "ndim", "is_cuda", "requires_grad", "layout")
-} | {Tensor.size, Tensor.dim, Tensor.numel, Tensor.is_contiguous, Tensor.as_subclass}
+} | {Tensor.size, Tensor.dim, Tensor.numel, Tensor.is_contiguous}
 
 
 def apply_to_model(model: QueryInst) -> None:
@@ -90,7 +90,8 @@ class LazyLevel(Tensor):
 
     def before_convolution(self) -> Tensor:
         """Return the map that the convolution is to see."""
-        return self.as_subclass(Tensor)
+        with torch._C.DisableTorchFunctionSubclass():
+            return self.as_subclass(Tensor)
 
     def compute(self) -> Tensor:
         """Return the convolved map (N, C, H, W)."""

@@ -8,8 +8,7 @@ from detectron2.layers import Conv2d
 from torch import nn
 
 from ..modeling import QueryInst
-from .conv2d import FastConv2d
-from .fold_norms import folded, is_static
+from .conv2d import FastConv2d, folded, is_static
 
 
 def optimize_for_inference(model: QueryInst) -> QueryInst:

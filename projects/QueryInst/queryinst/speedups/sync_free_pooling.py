@@ -31,7 +31,7 @@ class SyncFreePooling:
         self, level_poolers: nn.ModuleList, features: list[Tensor], rois: Tensor, levels: Tensor
     ) -> Tensor:
         """As `pool_levels`."""
-        if rois.device.type == "cpu" or is_traced():
+        if not has_to_wait(rois.device):
             return self.otherwise(level_poolers, features, rois, levels)
         pooled = None
         for level, (x, pooler) in enumerate(zip(features, level_poolers)):
@@ -41,3 +41,8 @@ class SyncFreePooling:
             pooled = roi_feats if pooled is None else pooled.add_(roi_feats)
         assert pooled is not None
         return pooled.to(features[0])
+
+
+def has_to_wait(device: torch.device) -> bool:
+    """Whether a look at a value there waits for all work before it."""
+    return device.type != "cpu" and not is_traced()
