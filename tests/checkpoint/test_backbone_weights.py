@@ -105,7 +105,7 @@ def test_to_model_names_reads_a_detectron2_pickle(
     path = write_pickle(tmp_path / "R-50.pkl", data, protocol)
     if numpy_1 and protocol == 2:  # its globals are lines of text, so that a rename is no harm
         content = (tmp_path / "R-50.pkl").read_bytes()
-        assert b"cnumpy._core.multiarray\n" in content
+        assert b"core.multiarray\n" in content  # numpy 1 writes it so by itself
         (tmp_path / "R-50.pkl").write_bytes(content.replace(b"cnumpy._core.", b"cnumpy.core."))
     changed = snapshot(model)
     QueryInstCheckpointer(model).load(path)
