@@ -28,9 +28,9 @@ class TinyData(NamedTuple):
 
 @pytest.fixture(scope="session", autouse=True)
 def untouched_allocator():
-    """Trainers leave the allocator of this process as it is; some tests measure memory."""
+    """Runs leave the allocator of this process as it is; some tests measure memory."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("queryinst.engine.trainer.set_allocator", lambda cfg: "")
+        patch.setattr("queryinst.engine.train_net.speed_up_process", lambda cfg: None)
         yield
 
 

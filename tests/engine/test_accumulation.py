@@ -6,8 +6,7 @@ from detectron2.modeling import build_model
 from detectron2.utils.events import EventStorage
 from torch import nn
 
-from queryinst.engine.accumulation import split_batch
-from queryinst.engine.steps import StepTrainer
+from queryinst.engine.steps import StepTrainer, split_batch
 from queryinst.solver import build_optimizer
 from queryinst.testing import random_batch, tiny_cfg
 

@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-from detectron2.modeling import build_model
 from detectron2.structures import Instances
 from detectron2.utils.events import EventStorage
 
+from queryinst.modeling import QueryInst
 from queryinst.modeling.postprocessing import postprocess
 from queryinst.structures import PreciseBoxes
 from queryinst.testing import random_batch, tiny_cfg
@@ -19,7 +19,7 @@ TOLERANCE = {torch.bfloat16: 0.08, torch.float16: 0.01}
 def model():
     """Boxes that stay near where they are, as a trained model's, lest levels and matches flip."""
     torch.manual_seed(0)
-    model = build_model(tiny_cfg())  # keeps all 18 pairs of query and class
+    model = QueryInst(tiny_cfg())  # keeps all 18 pairs of query and class
     boxes = torch.rand(6, 4) * torch.tensor([0.6, 0.6, 0.3, 0.3]) + 0.2
     model.initial_queries.boxes_cxcywh_norm.data.copy_(boxes)
     for stage in model.cascade.stages:

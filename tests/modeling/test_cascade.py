@@ -1,18 +1,143 @@
-"""The box stages in a row: what each one sees, and where gradients end."""
+"""The learned queries, box decoding, and the stages in a row: what each sees, where gradients end."""
 
 import math
 
 import pytest
 import torch
 from detectron2.layers import ShapeSpec
+from detectron2.modeling.box_regression import Box2BoxTransform
 from torch import nn
 from torchvision.ops import roi_align
 
-from queryinst.modeling.cascade import QueryCascade
+from queryinst.modeling.cascade import InitialQueries, QueryCascade, TwoSidedBox2BoxTransform
 from queryinst.testing import tiny_cfg
 
 SHAPES = {f"p{i}": ShapeSpec(channels=16, stride=2**i) for i in range(2, 6)}
 BBOX_REG_WEIGHTS = (2.0, 2.0, 1.0, 1.0)
+
+
+@pytest.mark.parametrize("num_queries, embed_dim", [(1, 4), (5, 16)])
+def test_every_box_is_the_whole_image_at_first(num_queries, embed_dim):
+    queries = InitialQueries(num_queries=num_queries, embed_dim=embed_dim)
+    whwh = torch.tensor([[96.0, 64.0, 96.0, 64.0], [50.0, 70.0, 50.0, 70.0]])
+    boxes, query_feats = queries(whwh)
+    assert boxes.tolist() == [[[0, 0, 96, 64]] * num_queries, [[0, 0, 50, 70]] * num_queries]
+    assert query_feats.shape == (2, num_queries, embed_dim)
+    assert torch.equal(query_feats[0], query_feats[1])
+
+
+def test_features_are_standard_normal():
+    torch.manual_seed(0)
+    feats = InitialQueries(num_queries=100, embed_dim=64).query_feats
+    assert abs(feats.mean().item()) < 0.03 and abs(feats.std().item() - 1) < 0.03
+
+
+def test_boxes_are_center_and_size_of_the_image_neither_clamped_nor_clipped():
+    queries = InitialQueries(num_queries=3, embed_dim=2).double()
+    rows = [[0.5, 0.25, 0.2, 0.1], [0.0, 1.0, 1.0, 0.5], [1.5, -0.5, -0.2, 3.0]]
+    queries.boxes_cxcywh_norm.data = torch.tensor(rows, dtype=torch.float64)
+    sizes = [(200.0, 100.0), (30.0, 60.0)]
+    boxes, _ = queries(torch.tensor([[w, h, w, h] for w, h in sizes]).double())
+    for image, (width, height) in enumerate(sizes):
+        for query, (cx, cy, w, h) in enumerate(rows):
+            expected = [cx - w / 2, cy - h / 2, cx + w / 2, cy + h / 2]
+            expected = [x * side for x, side in zip(expected, (width, height, width, height))]
+            assert boxes[image, query].tolist() == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_parameters_decide_on_the_dtype(dtype):
+    queries = InitialQueries(num_queries=2, embed_dim=2).to(dtype)
+    boxes, query_feats = queries(torch.tensor([[3, 2, 3, 2]]))
+    assert boxes.dtype == query_feats.dtype == dtype
+
+
+def test_both_parameters_learn_from_all_images():
+    queries = InitialQueries(num_queries=2, embed_dim=3)
+    boxes, query_feats = queries(torch.tensor([[4.0, 2.0, 4.0, 2.0], [8.0, 6.0, 8.0, 6.0]]))
+    (boxes.sum() + query_feats.sum()).backward()
+    # the sum of all corners is twice the centre, in pixels of both images
+    assert queries.boxes_cxcywh_norm.grad.tolist() == [[2 * (4 + 8), 2 * (2 + 6), 0, 0]] * 2
+    assert queries.query_feats.grad.tolist() == [[2.0] * 3] * 2
+
+
+@pytest.mark.parametrize("num_queries", [0, -1])
+def test_there_is_a_query(num_queries):
+    cfg = tiny_cfg(MODEL__QUERYINST__NUM_QUERIES=num_queries)
+    with pytest.raises(ValueError, match=f"num_queries={num_queries} .*QUERYINST.NUM_QUERIES"):
+        InitialQueries(cfg)
+
+
+CLAMP = 4.135166556742356  # log(1000 / 16)
+
+
+def decode(delta: list[float], box: list[float]) -> list[float]:
+    dx, dy, dw, dh = (d / weight for d, weight in zip(delta, BBOX_REG_WEIGHTS))
+    width, height = box[2] - box[0], box[3] - box[1]
+    center_x, center_y = box[0] + width / 2 + dx * width, box[1] + height / 2 + dy * height
+    half_w = width * math.exp(min(max(dw, -CLAMP), CLAMP)) / 2
+    half_h = height * math.exp(min(max(dh, -CLAMP), CLAMP)) / 2
+    return [center_x - half_w, center_y - half_h, center_x + half_w, center_y + half_h]
+
+
+BOXES = torch.tensor([[10.0, 20.0, 40.0, 30.0], [-5.0, -5.0, 0.0, 15.0], [7.0, 7.0, 7.0, 7.0]])
+
+
+@pytest.mark.parametrize(
+    "delta",
+    [(0, 0, 0, 0), (0.3, -0.7, 0.2, -0.1), (9.0, -9.0, 50.0, -50.0), (0.1, 0.1, -4.2, 4.2)],
+)
+def test_deltas_move_and_scale_and_are_clamped_on_both_sides(delta):
+    deltas = torch.tensor([delta] * 3, dtype=torch.float64)
+    found = TwoSidedBox2BoxTransform(weights=BBOX_REG_WEIGHTS).apply_deltas(deltas, BOXES)
+    assert found.dtype == torch.float64
+    for row, box in zip(found.tolist(), BOXES.tolist()):
+        assert row == pytest.approx(decode(list(delta), box))
+
+
+def test_it_is_detectron2s_transform_but_for_the_lower_clamp():
+    ours, theirs = (
+        cls(weights=BBOX_REG_WEIGHTS) for cls in (TwoSidedBox2BoxTransform, Box2BoxTransform)
+    )
+    torch.manual_seed(0)
+    deltas, boxes = torch.randn(20, 4), torch.rand(20, 4).cumsum(1) * 50
+    torch.testing.assert_close(ours.apply_deltas(deltas, boxes), theirs.apply_deltas(deltas, boxes))
+    tiny = torch.tensor([[0.0, 0.0, -9.0, -9.0]])
+    assert ours.apply_deltas(tiny, boxes[:1])[0, 2] > theirs.apply_deltas(tiny, boxes[:1])[0, 2]
+    # and what it encodes it decodes
+    targets = boxes[:, :4] + torch.tensor([1.0, 2.0, 3.0, 4.0])
+    encoded = ours.get_deltas(boxes, targets)
+    torch.testing.assert_close(ours.apply_deltas(encoded, boxes), targets)
+
+
+@pytest.mark.parametrize("shape", [(0, 4), (2, 0, 4), (2, 3, 4)])
+def test_any_leading_dimensions(shape):
+    transform = TwoSidedBox2BoxTransform(weights=BBOX_REG_WEIGHTS)
+    torch.manual_seed(0)
+    deltas, boxes = torch.randn(shape), torch.rand(shape).cumsum(-1)
+    found = transform.apply_deltas(deltas, boxes)
+    assert found.shape == shape
+    flat = transform.apply_deltas(deltas.view(-1, 4), boxes.view(-1, 4))
+    torch.testing.assert_close(found.view(-1, 4), flat)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_boxes_are_never_rounded_to_half_precision(dtype):
+    transform = TwoSidedBox2BoxTransform(weights=BBOX_REG_WEIGHTS)
+    deltas = torch.zeros(1, 4, dtype=dtype)
+    boxes = torch.tensor([[801.3, 100.7, 1203.9, 333.3]], dtype=torch.float64)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = transform.apply_deltas(deltas, boxes)
+    assert found.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
+    torch.testing.assert_close(found.double(), boxes, rtol=1e-6, atol=0)
+
+
+def test_gradients_are_finite_beyond_the_clamp():
+    deltas = torch.tensor([[1e4, -1e4, 1e4, -1e4]], requires_grad=True)
+    boxes = TwoSidedBox2BoxTransform(weights=BBOX_REG_WEIGHTS).apply_deltas(deltas, BOXES[:1])
+    assert boxes.isfinite().all()
+    boxes.sum().backward()
+    assert deltas.grad.isfinite().all()
 
 
 class Shift(nn.Module):

@@ -80,22 +80,20 @@ def test_gradients():
     assert torch.autograd.gradcheck(run, [x.requires_grad_() for x in inputs])
 
 
-def test_half_of_the_kernels_in_use_leave_the_other_half_a_zero_gradient():
-    linear = make().kernel_generator
-    query_feats = torch.randn(2, 6).double()
-    kernels = make()._generate_kernels(query_feats)
-    torch.testing.assert_close(torch.cat(kernels, dim=1), linear(query_feats), rtol=0, atol=1e-12)
-    conv = make()
-    conv._generate_kernels(query_feats)[1].sum().backward()
+def test_generate_kernels_halves_what_the_linear_layer_gives():
+    conv, query_feats = make(), torch.randn(2, 6).double()
+    kernels = conv.generate_kernels(query_feats)
+    assert [kernel.shape for kernel in kernels] == [(2, 18)] * 2
+    torch.testing.assert_close(torch.cat(kernels, dim=1), conv.kernel_generator(query_feats))
+    kernels[1].sum().backward()
     grad = conv.kernel_generator.weight.grad
     assert not grad[:18].any() and grad[18:].any()
 
 
-def test_autocast_takes_the_kernels_in_its_own_precision():
+def test_generate_kernels_takes_autocasts_precision():
     conv = make().float()
-    query_feats = torch.randn(2, 6)
     with torch.autocast("cpu", torch.bfloat16):
-        kernels = conv._generate_kernels(query_feats)
+        kernels = conv.generate_kernels(torch.randn(2, 6))
     assert [kernel.dtype for kernel in kernels] == [torch.bfloat16] * 2
     sum(kernel.sum() for kernel in kernels).backward()
     assert conv.kernel_generator.weight.grad.dtype == torch.float32

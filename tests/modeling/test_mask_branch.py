@@ -119,10 +119,11 @@ def test_a_query_kept_for_several_classes_is_run_once():
     branch = make()
     branch.pooler = Count(branch.pooler)
     features, outputs = make_inputs()
-    rows, classes = torch.tensor([6, 1, 6, 6, 0]), torch.tensor([0, 1, 2, 1, 0])
-    found = branch.predict(features, outputs[-1], rows, classes)
+    rows, places = torch.tensor([6, 0, 1]), torch.tensor([0, 2, 0, 0, 1])
+    classes = torch.tensor([0, 1, 2, 1, 0])
+    found = branch.predict(features, outputs[-1], rows, places, classes)
     assert branch.pooler.rois == [3]
-    for ours, row, label in zip(found, rows.tolist(), classes.tolist()):
+    for ours, row, label in zip(found, rows[places].tolist(), classes.tolist(), strict=True):
         logits = run_slowly(branch, -1, features, outputs[-1], row)
         torch.testing.assert_close(ours, logits[label].sigmoid())
 
@@ -132,7 +133,7 @@ def test_nothing_kept_gives_no_masks():
     branch = make()
     features, outputs = make_inputs()
     nothing = torch.zeros(0, dtype=torch.int64)
-    assert branch.predict(features, outputs[-1], nothing, nothing).shape == (0, 6, 6)
+    assert branch.predict(features, outputs[-1], *[nothing] * 3).shape == (0, 6, 6)
 
 
 @pytest.mark.parametrize("resolution", [1, 7, 14])

@@ -203,8 +203,12 @@ def test_class_agnostic_masks_have_one_channel():
     [
         ("NUM_CONV", -1, "num_conv=-1 .*MODEL.ROI_MASK_HEAD.NUM_CONV"),
         ("CONV_DIM", 0, "conv_dim=0 .*CONV_DIM"),
-        ("NORM", "BatchNorm", "unknown norm 'BatchNorm'; set MODEL.ROI_MASK_HEAD.NORM"),
-        ("NORM", "GN", "norm 'GN' refuses 16 channels .*MODEL.ROI_MASK_HEAD.NORM or CONV_DIM"),
+        ("NORM", "BatchNorm", "norm 'BatchNorm' is unknown .*; set MODEL.ROI_MASK_HEAD.NORM"),
+        (
+            "NORM",
+            "GN",
+            "norm 'GN' is unknown or refuses 16 channels .*MODEL.ROI_MASK_HEAD.NORM or CONV_DIM",
+        ),
     ],
 )
 def test_impossible_keys_are_named(key, value, message):

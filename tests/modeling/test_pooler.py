@@ -8,7 +8,7 @@ from detectron2.layers import ShapeSpec
 from detectron2.modeling.poolers import ROIPooler
 from detectron2.structures import Boxes
 
-from queryinst.modeling.pooler import RoIFeaturePooler, build_pooler, to_rois
+from queryinst.modeling.pooler import RoIFeaturePooler, to_rois
 from queryinst.testing import tiny_cfg
 
 SCALES = (1 / 4, 1 / 8, 1 / 16, 1 / 32)
@@ -43,44 +43,6 @@ def test_rois_are_pooled_as_detectron2_pools_them(nums):
     expected = make(ROIPooler)(features, [Boxes(b) for b in boxes])
     torch.testing.assert_close(found, expected, rtol=0, atol=6e-5)  # float32; 1e-12 in float64
     assert found.shape == (sum(nums), 3, 3, 3)
-
-
-@pytest.mark.parametrize("num", [40, 1, 0])
-def test_pooling_without_asking_which_rois_a_level_has_gives_the_same(num):
-    """What other devices than the CPU do, by torchvision's kernel."""
-    features = [x.double().requires_grad_() for x in make_features()]
-    boxes = random_boxes(num + 2).double()
-    boxes[0] = math.nan
-    boxes[1] = boxes[1, [2, 3, 0, 1]]  # of negative size, but still of a positive area
-    rois = to_rois(boxes, torch.arange(num + 2) % 2)
-    pooler = make()
-    levels = torch.tensor([find_level(box) for box in boxes.tolist()])
-    elsewhere = make()
-    elsewhere.level_poolers = make(ROIPooler).level_poolers
-    pooled = [pooler(features, rois), elsewhere._pool_everywhere(features, rois, levels)]
-    torch.testing.assert_close(*pooled, rtol=0, atol=1e-12)
-    assert not pooled[1][0].any()
-    weights = torch.rand(pooled[0].shape, dtype=torch.float64)
-    grads = [torch.autograd.grad((x * weights).sum(), features) for x in pooled]
-    torch.testing.assert_close(*grads, rtol=0, atol=1e-12)
-
-
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_pooling_everywhere_keeps_half_precision(dtype):
-    features = [x.to(dtype) for x in make_features()]
-    rois = to_rois(random_boxes(8), torch.arange(8) % 2)
-    levels = torch.tensor([find_level(box) for box in rois[:, 1:].tolist()])
-    found = make()._pool_everywhere(features, rois, levels)
-    assert found.dtype == dtype
-    torch.testing.assert_close(found, make()(features, rois))
-
-
-def find_level(box: list[float]) -> int:
-    """floor(log2(side / 56)) within 0 to 3; -1 without a size."""
-    area = (box[2] - box[0]) * (box[3] - box[1])
-    if not area >= 0:
-        return -1
-    return min(3, max(0, math.floor(math.log2(math.sqrt(area) / 56 + 1e-8))))
 
 
 @pytest.mark.parametrize(
@@ -181,7 +143,7 @@ def test_the_pooler_reads_its_heads_keys():
         MODEL__ROI_MASK_HEAD__POOLER_SAMPLING_RATIO=1,
     )
     box, mask = (
-        build_pooler(cfg, head, LEVELS)
+        RoIFeaturePooler(cfg, head, LEVELS)
         for head in (cfg.MODEL.ROI_BOX_HEAD, cfg.MODEL.ROI_MASK_HEAD)
     )
     assert (box.output_size, mask.output_size) == ((5, 5), (9, 9))
@@ -193,4 +155,4 @@ def test_the_pooler_reads_its_heads_keys():
 def test_a_level_that_the_backbone_lacks_is_named():
     cfg = tiny_cfg(MODEL__ROI_HEADS__IN_FEATURES=["p2", "p3", "p9"])
     with pytest.raises(ValueError, match="no feature 'p9', only .*'p5'.*ROI_HEADS.IN_FEATURES"):
-        build_pooler(cfg, cfg.MODEL.ROI_BOX_HEAD, LEVELS)
+        RoIFeaturePooler(cfg, cfg.MODEL.ROI_BOX_HEAD, LEVELS)

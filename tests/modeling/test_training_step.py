@@ -5,17 +5,17 @@ import math
 import numpy as np
 import pytest
 import torch
-from detectron2.modeling import build_model
 from detectron2.structures import BitMasks, Boxes, Instances, PolygonMasks
 from detectron2.utils.events import EventStorage
 from torch import nn
 
+from queryinst.modeling import QueryInst
 from queryinst.testing import random_batch, tiny_cfg
 
 
 def make(**overrides) -> nn.Module:
     torch.manual_seed(0)
-    return build_model(tiny_cfg(**overrides)).train()
+    return QueryInst(tiny_cfg(**overrides)).train()
 
 
 def step(model: nn.Module, batch: list[dict]) -> dict[str, torch.Tensor]:

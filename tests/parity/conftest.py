@@ -23,9 +23,12 @@ def weights():
     return trained_looking(shapes, WEIGHTS_SEED)
 
 
-@pytest.fixture(scope="session")
-def built(weights):
-    return our_runs.build(our_runs.narrow_cfg(**NARROW), weights, DTYPE)
+@pytest.fixture(scope="session", params=[("auto",), ()], ids=["auto", "plain"])
+def built(request, weights):
+    """With the speed-ups of this processor, and the plain model."""
+    cfg = our_runs.narrow_cfg(**NARROW)
+    cfg.MODEL.QUERYINST.SPEEDUPS = request.param
+    return our_runs.build(cfg, weights, DTYPE)
 
 
 @pytest.fixture

@@ -73,6 +73,22 @@ def test_differences_are_told_by_quantity():
     assert by_stage["boxes [px], stage 1"].largest == 0.25
 
 
+def test_drop_without_area_clips_and_drops_by_image():
+    boxes = [[-5.0, 2, 8, 9], [30, 2, 40, 9], [3, 3, 3, 9], [20, 0, 22, 9], [19.5, 1, 99, 99]]
+    record = {
+        "fpn/p2": torch.ones(2),
+        "image0/topk": torch.tensor([4, 5, 7, 8, 9]),
+        "image0/output_boxes": torch.tensor(boxes),
+        "image0/output_masks": torch.arange(5)[:, None, None] == torch.arange(3),
+    }
+    result = comparison.drop_without_area(record, [(10, 20)])
+    assert result["image0/output_topk"].tolist() == [4, 9]
+    assert result["image0/output_boxes"].tolist() == [[0, 2, 8, 9], [19.5, 1, 20, 10]]
+    assert result["image0/output_masks"].equal(record["image0/output_masks"][[0, 4]])
+    assert result["image0/topk"].tolist() == [4, 5, 7, 8, 9] and "fpn/p2" in result
+    assert "image0/output_topk" not in record and len(record["image0/output_boxes"]) == 5
+
+
 def test_a_difference_that_is_no_number_is_an_error():
     theirs = {"stage0/boxes": torch.ones(2)}
     with pytest.raises(AssertionError, match="not a number"):

@@ -5,13 +5,13 @@ import goldens
 import pytest
 import torch
 from detectron2.modeling.poolers import assign_boxes_to_levels
-from detectron2.structures import BitMasks
+from detectron2.structures import BitMasks, Instances
 
 from queryinst.modeling import losses
-from queryinst.modeling.box_transform import TwoSidedBox2BoxTransform
-from queryinst.modeling.mask_targets import crop_gt_masks
+from queryinst.modeling.cascade import TwoSidedBox2BoxTransform
 from queryinst.modeling.pooler import RoIFeaturePooler
-from queryinst.modeling.postprocessing import paste_masks
+from queryinst.modeling.postprocessing import paste_masks, postprocess
+from queryinst.modeling.targets import crop_gt_masks
 from queryinst.structures import BatchTargets, MatchedIndices, PreciseBoxes
 
 NUM_AT_SWITCHES = len(edge_inputs.SWITCHES) * len(edge_inputs.OFFSETS)
@@ -118,9 +118,11 @@ def test_pasting_of_boxes_across_the_border(theirs):
     assert theirs["pasted"].flatten(1).any(1).sum() == 5  # one is thinner than half a pixel
 
 
-def test_a_box_outside_of_the_image_is_empty_where_mmdetection_raises(theirs):
+def test_postprocess_drops_boxes_outside_of_the_image_where_mmdetection_raises(theirs):
     boxes = torch.from_numpy(edge_inputs.outside())
-    assert not paste_masks(torch.ones(len(boxes), 28, 28), boxes, edge_inputs.IMAGE_SIZE).any()
+    instances = Instances(edge_inputs.IMAGE_SIZE, pred_masks=torch.ones(len(boxes), 1, 28, 28))
+    instances.pred_boxes = PreciseBoxes(boxes)
+    assert len(postprocess(instances, *edge_inputs.IMAGE_SIZE)) == 0
     assert theirs["outside_raises"].any()
 
 

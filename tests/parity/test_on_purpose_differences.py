@@ -7,12 +7,17 @@ import goldens
 import our_runs
 import pytest
 import torch
-from comparison import clip_boxes
+from comparison import clip_boxes, drop_without_area
+from detectron2.structures import Instances
 from parity_cases import NARROW
+
+from queryinst.modeling.postprocessing import postprocess
+from queryinst.structures import PreciseBoxes
 
 EPS = torch.finfo(torch.float32).eps  # what MMDetection adds to every count it divides by
 FEW = 5
 NUM_CLIPPED, LARGEST_CLIP = 10, 229.587  # boxes of the 24, pixels
+NUM_DROPPED = 19  # of the 24 in a quarter of each image; none in the whole
 
 
 @pytest.fixture(scope="module")
@@ -84,6 +89,36 @@ def test_masks_are_pasted_with_boxes_that_are_not_clipped(predictions):
         assert ours[f"image{image}/output_masks"].equal(golden[f"image{image}/output_masks"])
         resized = f"image{image}/boxes"
         torch.testing.assert_close(ours[resized], their_boxes(resized), rtol=1e-9, atol=1e-9)
+
+
+def test_postprocess_drops_detections_without_area_that_mmdetection_keeps(predictions, batches):
+    """In the upper left quarter of each image, as if there was no more of it."""
+    ours, their_boxes = predictions
+    golden = goldens.load("prediction")
+    num_dropped = 0
+    for image, (height, width) in enumerate(batches["plain"].output_sizes):
+        size, key = (height // 4, width // 4), f"image{image}"
+        assert ours[f"{key}/output_topk"].equal(golden[f"{key}/topk"]), "no whole image drops any"
+        masks = golden[f"{key}/output_masks"][:, : size[0], : size[1]]
+        kept = drop_without_area(
+            {
+                "image0/topk": golden[f"{key}/topk"],
+                "image0/output_boxes": their_boxes(f"{key}/output_boxes"),
+                "image0/output_masks": masks,
+            },
+            [size],
+        )
+        given = Instances(size, topk=ours[f"{key}/topk"])
+        given.pred_boxes = PreciseBoxes(their_boxes(f"{key}/output_boxes"))
+        given.pred_masks = ours[f"{key}/mask_scores"][:, None]
+        output = postprocess(given, *size)
+        assert output.topk.equal(kept["image0/output_topk"])
+        assert output.pred_boxes.tensor.equal(kept["image0/output_boxes"])
+        assert output.pred_masks.equal(kept["image0/output_masks"])
+        is_dropped = ~torch.isin(golden[f"{key}/topk"], output.topk)
+        assert not masks[is_dropped].any(), "MMDetection keeps them with an empty mask"
+        num_dropped += int(is_dropped.sum())
+    assert num_dropped == NUM_DROPPED > 0
 
 
 def test_fewer_detections_are_mmdetections_best(model, batches):

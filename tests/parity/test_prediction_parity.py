@@ -4,11 +4,12 @@ import goldens
 import our_runs
 import pytest
 import torch
-from comparison import clip_boxes
+from comparison import drop_without_area
 from parity_cases import NARROW
 
 IMAGES = (0, 1)
-DETECTIONS = ("topk", "scores", "boxes", "mask_scores", "output_boxes", "output_masks")
+DETECTIONS = ("topk", "scores", "boxes", "mask_scores")
+OUTPUTS = ("output_topk", "output_boxes", "output_masks")
 OUTPUT_BOXES = [f"image{image}/output_boxes" for image in IMAGES]
 
 
@@ -21,15 +22,15 @@ def ours(built, weights, batches):
 
 @pytest.fixture(scope="module")
 def theirs(batches):
-    """With the boxes of the output clipped; that, alone, is done on purpose."""
+    """With the output's boxes clipped, and without those of no area; that alone is on purpose."""
     record = dict(goldens.load("prediction"))
-    for key, size in zip(OUTPUT_BOXES, batches["plain"].output_sizes):
-        values = clip_boxes(record[key][:-1].view(-1, 4), size)
-        record[key] = torch.cat([values.flatten(), values.norm()[None]])
-    return record
+    for key in OUTPUT_BOXES:
+        record[key] = record[key][:-1].view(-1, 4)
+    record = drop_without_area(record, batches["plain"].output_sizes)
+    return record | goldens.sampled({key: record[key] for key in OUTPUT_BOXES}, "prediction")
 
 
-@pytest.mark.parametrize("quantity", DETECTIONS)
+@pytest.mark.parametrize("quantity", DETECTIONS + OUTPUTS)
 @pytest.mark.parametrize("image", IMAGES)
 def test_detections_are_mmdetections(ours, theirs, image, quantity):
     key = f"image{image}/{quantity}"

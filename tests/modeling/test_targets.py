@@ -7,7 +7,7 @@ import pytest
 import torch
 from detectron2.structures import BitMasks, PolygonMasks
 
-from queryinst.modeling.mask_targets import crop_gt_masks
+from queryinst.modeling.targets import crop_gt_masks
 from queryinst.structures import BatchTargets, MatchedIndices
 
 SIZE = 28

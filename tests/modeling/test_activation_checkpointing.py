@@ -5,11 +5,10 @@ import pickle
 
 import pytest
 import torch
-from detectron2.modeling import build_model
 from detectron2.utils.events import EventStorage
 from torch import nn
 
-from queryinst.modeling import recomputing
+from queryinst.modeling import QueryInst, activation_checkpointing
 from queryinst.testing import random_batch, tiny_cfg
 
 PARTS = ("backbone", "box_heads", "mask_heads")
@@ -19,7 +18,7 @@ FROM_SCRATCH = {"MODEL__BACKBONE__FREEZE_AT": 0, "MODEL__BACKBONE__NORM_EVAL": F
 def make(*parts: str, **overrides) -> nn.Module:
     keys = {"MODEL__QUERYINST__ACTIVATION_CHECKPOINTING": parts}
     torch.manual_seed(0)
-    model = build_model(tiny_cfg(**keys, **overrides)).double().train()
+    model = QueryInst(tiny_cfg(**keys, **overrides)).double().train()
     sizes = torch.tensor([0.3, 0.8, 2.0, 4.0, 8.0, 1.0]) / 4
     model.initial_queries.boxes_cxcywh_norm.data[:, 2:] = sizes[:, None]
     return model
@@ -80,13 +79,13 @@ def test_less_is_kept(part):
 @pytest.mark.parametrize("part", PARTS)
 def test_each_part_runs_twice(part, monkeypatch):
     runs = []
-    original = recomputing._keep_buffers
+    original = activation_checkpointing._keep_buffers
 
     def count(module):
         runs.append(type(module).__name__)
         return original(module)
 
-    monkeypatch.setattr(recomputing, "_keep_buffers", count)
+    monkeypatch.setattr(activation_checkpointing, "_keep_buffers", count)
     step(make(part))
     names = {"backbone": "Sequential", "box_heads": "DynamicBoxHead"}
     expected = [names.get(part, "DynamicMaskHead")] * (3 if part == "backbone" else 2)
@@ -116,6 +115,7 @@ def test_models_can_be_copied_and_pickled():
 
 def test_a_trunk_without_blocks_is_named():
     with pytest.raises(
-        ValueError, match="Linear has no stages .*out of MODEL.QUERYINST.ACTIVATION_CHECKPOINTING"
+        ValueError,
+        match="Linear has no stages .*remove 'backbone' from MODEL.QUERYINST.ACTIVATION_CHECKPOINTING",
     ):
-        recomputing.recompute_trunk(nn.Linear(2, 2))
+        activation_checkpointing.checkpoint_backbone(nn.Linear(2, 2))
