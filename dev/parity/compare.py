@@ -4,9 +4,9 @@ usage: python -m dev.parity.compare --peer VENV [--record FILE] [--only CASE ...
                                     [--speedups {auto,none} ...]
 
 MMDetection runs once; this project's model runs with the speed-ups of this processor, then without
-any. Prints for each quantity the largest difference in float32, beside it how far MMDetection in float32
-is from itself in float64, and the difference of the two sides in float64. Ends with status 1 where
-a verdict is not "equal".
+any. Prints for each quantity the largest difference in float32, beside it how far MMDetection in
+float32 is from itself in float64, and the difference of the two sides in float64. Ends with status
+1 where a verdict is not "equal".
 """
 
 import argparse

@@ -100,10 +100,12 @@ def test_forward_core_and_inference_share_one_selection(monkeypatch):
     batch, images, sizes = make_inputs(model)
     core = model.forward_core(images, sizes)
     assert core[3].equal(query_idx)
-    for image, found in enumerate(model.inference(batch, do_postprocess=False)):
-        assert found.query_idx.equal(query_idx[image]) and found.pred_classes.equal(classes[image])
-        torch.testing.assert_close(found.pred_boxes.tensor, core[0][image])
-        torch.testing.assert_close(found.pred_masks[:, 0], core[4][image])
+    for image, actual in enumerate(model.inference(batch, do_postprocess=False)):
+        assert actual.query_idx.equal(query_idx[image]) and actual.pred_classes.equal(
+            classes[image]
+        )
+        torch.testing.assert_close(actual.pred_boxes.tensor, core[0][image])
+        torch.testing.assert_close(actual.pred_masks[:, 0], core[4][image])
 
 
 class Core(nn.Module):

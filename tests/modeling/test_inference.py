@@ -24,30 +24,30 @@ def make(**overrides) -> nn.Module:
     return model
 
 
-def assert_equal(found, expected) -> None:
-    assert found.image_size == expected.image_size
-    assert set(found.get_fields()) == set(expected.get_fields())
+def assert_equal(actual, expected) -> None:
+    assert actual.image_size == expected.image_size
+    assert set(actual.get_fields()) == set(expected.get_fields())
     for name, field in expected.get_fields().items():
-        ours = found.get(name)
+        ours = actual.get(name)
         if name == "pred_boxes":
             ours, field = ours.tensor, field.tensor
         torch.testing.assert_close(ours, field, rtol=1e-7, atol=1e-7, msg=f"{name} differs")
 
 
 @torch.no_grad()
-def test_a_batch_of_two_is_two_batches_of_one():
+def test_inference_of_two_images_is_that_of_each():
     model = make()
     batch = random_batch((0, 0))
     together = model(batch)
     assert len(together[0]["instances"]) == NUM_QUERIES * NUM_CLASSES
-    for x, found in zip(batch, together):
-        assert_equal(found["instances"], model([x])[0]["instances"])
+    for x, actual in zip(batch, together):
+        assert_equal(actual["instances"], model([x])[0]["instances"])
     first, second = (x["instances"].scores for x in together)
     assert not torch.allclose(first, second), "the images look different to the model"
 
 
 @torch.no_grad()
-def test_images_of_different_sizes_in_one_batch():
+def test_inference_of_images_of_different_sizes():
     model = make()
     model.backbone._square_pad = 128  # alone as in the batch: padding is seen by convolutions
     batch = [*random_batch((0,), 64, 96), *random_batch((0,), 100, 50), *random_batch((0,), 30, 30)]
@@ -55,15 +55,15 @@ def test_images_of_different_sizes_in_one_batch():
     together = model(batch)
     sizes = [x["instances"].image_size for x in together]
     assert sizes == [(64, 96), (200, 75), (30, 30)]
-    for x, found in zip(batch, together):
-        assert_equal(found["instances"], model([x])[0]["instances"])
-        height, width = found["instances"].image_size
-        boxes = found["instances"].pred_boxes.tensor
+    for x, actual in zip(batch, together):
+        assert_equal(actual["instances"], model([x])[0]["instances"])
+        height, width = actual["instances"].image_size
+        boxes = actual["instances"].pred_boxes.tensor
         assert (boxes >= 0).all() and (boxes <= torch.tensor([width, height] * 2)).all()
 
 
 @torch.no_grad()
-def test_detections_come_by_falling_score_with_all_fields():
+def test_inference_gives_detections_by_falling_score_with_all_fields():
     model = make()
     instances = model(random_batch((0,)))[0]["instances"]
     assert set(instances.get_fields()) == {
@@ -81,7 +81,7 @@ def test_detections_come_by_falling_score_with_all_fields():
 
 
 @torch.no_grad()
-def test_without_postprocessing_boxes_are_unclipped_and_masks_are_scores():
+def test_inference_without_postprocessing_gives_unclipped_boxes_and_mask_scores():
     model = make()
     (x,) = random_batch((0,))
     x |= {"height": 128, "width": 96}  # twice as high, as wide
@@ -100,7 +100,7 @@ def test_without_postprocessing_boxes_are_unclipped_and_masks_are_scores():
 
 
 @torch.no_grad()
-def test_the_output_is_as_large_as_the_input_where_nothing_is_said():
+def test_inference_gives_the_size_of_the_input_where_nothing_is_said():
     (x,) = random_batch((0,), 50, 70)
     del x["height"], x["width"], x["instances"]
     assert make()([x])[0]["instances"].image_size == (50, 70)
@@ -124,7 +124,7 @@ def predict_and_count(model: nn.Module, batch: list[dict]):
 
 
 @torch.no_grad()
-def test_the_threshold_acts_before_the_masks():
+def test_inference_applies_the_threshold_before_the_masks():
     batch = random_batch((0, 0))
     everything, _ = predict_and_count(make(), batch)
     threshold = torch.cat([x.scores for x in everything]).sort().values[-9].item()
@@ -133,12 +133,12 @@ def test_the_threshold_acts_before_the_masks():
     assert sum(len(x) for x in kept) == 8, "what equals the threshold is dropped"
     num_queries = sum(len(set(x.query_idx.tolist())) for x in kept)
     assert num_rows == num_queries <= 8
-    for found, full in zip(kept, everything):
-        assert_equal(found, full[full.scores > threshold])
+    for actual, full in zip(kept, everything):
+        assert_equal(actual, full[full.scores > threshold])
 
 
 @torch.no_grad()
-def test_a_query_kept_for_several_classes_costs_one_mask():
+def test_inference_runs_the_mask_head_once_for_each_query():
     results, num_rows = predict_and_count(make(), random_batch((0, 0)))
     assert [len(x) for x in results] == [18, 18]
     assert num_rows == 2 * NUM_QUERIES
@@ -150,17 +150,17 @@ def test_a_query_kept_for_several_classes_costs_one_mask():
 
 @pytest.mark.parametrize("limit, expected", [(1, 1), (5, 5), (18, 18), (100, 18)])
 @torch.no_grad()
-def test_detections_per_image(limit, expected):
+def test_inference_keeps_detections_per_image(limit, expected):
     batch = random_batch((0, 0))
     kept, _ = predict_and_count(make(TEST__DETECTIONS_PER_IMAGE=limit), batch)
     everything, _ = predict_and_count(make(), batch)
-    for found, full in zip(kept, everything):
-        assert len(found) == expected
-        assert_equal(found, full[:expected])
+    for actual, full in zip(kept, everything):
+        assert len(actual) == expected
+        assert_equal(actual, full[:expected])
 
 
 @torch.no_grad()
-def test_nothing_above_the_threshold():
+def test_inference_with_nothing_above_the_threshold():
     model = make(MODEL__ROI_HEADS__SCORE_THRESH_TEST=1.0)
     for x in model(random_batch((0, 0))):
         instances = x["instances"]
@@ -182,7 +182,7 @@ def test_nothing_above_the_threshold():
     ],
 )
 @torch.no_grad()
-def test_any_sizes_that_the_keys_allow(overrides, num):
+def test_inference_of_any_sizes_that_the_keys_allow(overrides, num):
     model = make(**overrides)
     batch = random_batch((0,))
     (raw,) = model.inference(batch, do_postprocess=False)

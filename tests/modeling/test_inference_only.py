@@ -16,7 +16,7 @@ KEPT = re.compile(r"mask_head\.stages\.2\..+")
 
 
 def make_pair(**overrides) -> tuple[nn.Module, nn.Module]:
-    """A full model of three stages, with scores apart from each other, and the inference_only one of it."""
+    """A full model of three stages with distinct scores, and the inference_only one of it."""
     keys = {"MODEL__QUERYINST__NUM_STAGES": 3} | overrides
     torch.manual_seed(0)
     full = QueryInst(tiny_cfg(**keys)).eval()
@@ -40,13 +40,13 @@ def test_inference_of_inference_only_is_equal_to_the_last_bit(agnostic):
     batch = random_batch((0,), 64, 96) + random_batch((0,), 50, 70, seed=1)
     for postprocess in (False, True):
         expected = full.inference(batch, postprocess)
-        for found, wanted in zip(only.inference(batch, postprocess), expected, strict=True):
+        for actual, wanted in zip(only.inference(batch, postprocess), expected, strict=True):
             if postprocess:
-                found, wanted = found["instances"], wanted["instances"]
+                actual, wanted = actual["instances"], wanted["instances"]
             assert len(wanted) == 18 and len(wanted.pred_masks.unique()) > 1
-            assert torch.equal(found.pred_boxes.tensor, wanted.pred_boxes.tensor)
+            assert torch.equal(actual.pred_boxes.tensor, wanted.pred_boxes.tensor)
             for name in ("scores", "pred_classes", "query_idx", "pred_masks"):
-                assert torch.equal(found.get(name), wanted.get(name)), name
+                assert torch.equal(actual.get(name), wanted.get(name)), name
 
 
 @torch.no_grad()
@@ -54,10 +54,10 @@ def test_forward_core_of_inference_only_is_equal_to_the_last_bit():
     full, only = make_pair()
     images = full.preprocess_image(random_batch((0, 0)))
     sizes = torch.tensor([list(size) for size in images.image_sizes])
-    found = only.forward_core(images.tensor, sizes)
+    actual = only.forward_core(images.tensor, sizes)
     expected = full.forward_core(images.tensor, sizes)
     assert [tuple(x.shape) for x in expected][-1] == (2, 18, 28, 28)
-    assert all(torch.equal(x, y) for x, y in zip(found, expected, strict=True))
+    assert all(torch.equal(x, y) for x, y in zip(actual, expected, strict=True))
 
 
 def test_inference_only_makes_the_last_head_alone(monkeypatch):
@@ -115,7 +115,7 @@ def test_inference_only_box_detector_lacks_nothing_and_trains():
 
 
 @pytest.mark.parametrize("only, millions", [(False, 172.7), (True, 117.4)])
-def test_parameters_of_the_full_size(only, millions):
+def test_inference_only_has_fewer_parameters_at_full_size(only, millions):
     config = "COCO-InstanceSegmentation/queryinst_R_50_FPN_1x.yaml"
     cfg = setup_cfg(config, ["MODEL.DEVICE", "meta", "MODEL.QUERYINST.INFERENCE_ONLY", only])
     with torch.device("meta"):

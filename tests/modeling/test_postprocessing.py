@@ -109,12 +109,12 @@ def draw(box, height: int, width: int) -> torch.Tensor:
     ],
 )
 def test_paste_masks_draws_a_mask_where_it_was_predicted(box):
-    found = paste_masks(disc()[None], torch.tensor([box]), (64, 96))[0]
+    actual = paste_masks(disc()[None], torch.tensor([box]), (64, 96))[0]
     expected = draw(box, 64, 96)
-    assert found.shape == (64, 96) and found.dtype == torch.bool
+    assert actual.shape == (64, 96) and actual.dtype == torch.bool
     assert expected.any() and not expected.all()
     # bins are coarser than pixels where the box is large: half a bin along the edge may differ
-    assert (found & expected).sum() / (found | expected).sum() > 0.8
+    assert (actual & expected).sum() / (actual | expected).sum() > 0.8
 
 
 @pytest.mark.parametrize(
@@ -127,10 +127,10 @@ def test_paste_masks_cuts_masks_at_the_border_and_does_not_squeeze_them(box):
     boxes = torch.tensor([box], dtype=torch.float32)
     large = paste_masks(masks, boxes + margin, (64 + 2 * margin, 96 + 2 * margin))[0]
     expected = large[margin : margin + 64, margin : margin + 96]
-    found = paste_masks(masks, boxes, (64, 96))[0]
+    actual = paste_masks(masks, boxes, (64, 96))[0]
     # sums of other coordinates round otherwise: a pixel or two at 0.5 may differ
     assert expected.any() and not expected.all()
-    assert (found != expected).sum() <= 2
+    assert (actual != expected).sum() <= 2
     clipped = Boxes(boxes.clone())
     clipped.clip((64, 96))
     squeezed = paste_masks(masks, clipped.tensor, (64, 96))[0]
@@ -147,20 +147,20 @@ def test_paste_masks_cuts_masks_at_the_border_and_does_not_squeeze_them(box):
 )
 def test_paste_masks_of_boxes_beyond_32_bits(box, expected):
     """Six stages may each scale a box by 62: coordinates that no 32-bit integer holds."""
-    found = paste_masks(torch.ones(1, 28, 28), torch.tensor([box]), (64, 96))
-    assert found.float().mean().item() == pytest.approx(expected, abs=0.02)
+    actual = paste_masks(torch.ones(1, 28, 28), torch.tensor([box]), (64, 96))
+    assert actual.float().mean().item() == pytest.approx(expected, abs=0.02)
 
 
 def test_paste_masks_of_one_pixel():
-    found = paste_masks(torch.ones(1, 28, 28), torch.tensor([[11.0, 17.0, 12.0, 18.0]]), (32, 32))
-    assert found.nonzero().tolist() == [[0, 17, 11]]
+    actual = paste_masks(torch.ones(1, 28, 28), torch.tensor([[11.0, 17.0, 12.0, 18.0]]), (32, 32))
+    assert actual.nonzero().tolist() == [[0, 17, 11]]
 
 
 @pytest.mark.parametrize("score, kept", [(0.5, True), (0.4999, False)])
 def test_paste_masks_sets_a_pixel_at_a_half(score, kept):
     masks = torch.full((1, 4, 4), score)
-    found = paste_masks(masks, torch.tensor([[0.0, 0.0, 8.0, 8.0]]), (8, 8))
-    assert found[0, 4, 4].item() is kept
+    actual = paste_masks(masks, torch.tensor([[0.0, 0.0, 8.0, 8.0]]), (8, 8))
+    assert actual[0, 4, 4].item() is kept
 
 
 def test_paste_masks_of_no_masks():
@@ -180,14 +180,14 @@ def make_instances(boxes, size=(64, 96), masks=True) -> Instances:
 
 def test_postprocess_scales_to_the_users_image_and_clips_after_the_paste():
     given = make_instances([(8.0, 8.0, 40.0, 24.0), (-20.0, 30.0, 30.0, 80.0)])
-    found = postprocess(given, 128, 288)  # twice as high, three times as wide
-    assert found.image_size == (128, 288)
-    assert found.pred_boxes.tensor.tolist() == [[24, 16, 120, 48], [0, 60, 90, 128]]
-    assert found.pred_boxes.tensor.dtype == torch.float64
-    for mask, box in zip(found.pred_masks, [(24, 16, 120, 48), (-60, 60, 90, 160)]):
+    actual = postprocess(given, 128, 288)  # twice as high, three times as wide
+    assert actual.image_size == (128, 288)
+    assert actual.pred_boxes.tensor.tolist() == [[24, 16, 120, 48], [0, 60, 90, 128]]
+    assert actual.pred_boxes.tensor.dtype == torch.float64
+    for mask, box in zip(actual.pred_masks, [(24, 16, 120, 48), (-60, 60, 90, 160)]):
         expected = draw([float(x) for x in box], 128, 288)
         assert (mask & expected).sum() / (mask | expected).sum() > 0.9
-    assert found.pred_classes.tolist() == [0, 1]
+    assert actual.pred_classes.tolist() == [0, 1]
     # what was given is as before
     assert given.pred_boxes.tensor[1].tolist() == [-20, 30, 30, 80]
     assert given.pred_masks.shape == (2, 1, 28, 28) and given.image_size == (64, 96)
@@ -223,31 +223,31 @@ def test_postprocess_drops_a_detection_without_area_in_the_image(box, masks):
     given = make_instances([(8.0, 8.0, 40.0, 40.0), box, (-9.0, -9.0, 106.0, 74.0)], masks=masks)
     if masks:
         given.pred_masks = torch.ones(3, 1, 28, 28)
-    found = postprocess(given, 64, 96)
-    assert found.pred_classes.tolist() == [0, 2]
-    assert found.scores.tolist() == given.scores[[0, 2]].tolist()
-    assert found.pred_boxes.tensor.tolist() == [[8, 8, 40, 40], [0, 0, 96, 64]]
-    assert found.has("pred_masks") == masks
+    actual = postprocess(given, 64, 96)
+    assert actual.pred_classes.tolist() == [0, 2]
+    assert actual.scores.tolist() == given.scores[[0, 2]].tolist()
+    assert actual.pred_boxes.tensor.tolist() == [[8, 8, 40, 40], [0, 0, 96, 64]]
+    assert actual.has("pred_masks") == masks
     if masks:
-        assert found.pred_masks[0].sum() == 32 * 32 and found.pred_masks[1].all()
+        assert actual.pred_masks[0].sum() == 32 * 32 and actual.pred_masks[1].all()
 
 
 @pytest.mark.parametrize("masks", [True, False])
 @pytest.mark.parametrize("height, width", [(64, 96), (128, 96), (31, 47), (640, 960)])
 def test_postprocess_keeps_what_detectron2_keeps(height, width, masks):
     boxes = [box for pair in zip(WITHOUT_AREA, WITH_AREA) for box in pair] + WITHOUT_AREA[5:]
-    found = postprocess(make_instances(boxes, masks=masks), height, width)
+    actual = postprocess(make_instances(boxes, masks=masks), height, width)
     theirs = make_instances(boxes, masks=False)
     theirs.pred_boxes = Boxes(theirs.pred_boxes.tensor)
     theirs = detector_postprocess(theirs, height, width)
-    assert found.pred_classes.tolist() == theirs.pred_classes.tolist() == [1, 3, 5, 7, 9]
-    torch.testing.assert_close(found.pred_boxes.tensor.float(), theirs.pred_boxes.tensor)
+    assert actual.pred_classes.tolist() == theirs.pred_classes.tolist() == [1, 3, 5, 7, 9]
+    torch.testing.assert_close(actual.pred_boxes.tensor.float(), theirs.pred_boxes.tensor)
 
 
 def test_postprocess_drops_all_and_leaves_empty_masks():
-    found = postprocess(make_instances(WITHOUT_AREA), 32, 48)
-    assert len(found) == 0 and found.pred_boxes.tensor.shape == (0, 4)
-    assert found.pred_masks.shape == (0, 32, 48) and found.pred_masks.dtype == torch.bool
+    actual = postprocess(make_instances(WITHOUT_AREA), 32, 48)
+    assert len(actual) == 0 and actual.pred_boxes.tensor.shape == (0, 4)
+    assert actual.pred_masks.shape == (0, 32, 48) and actual.pred_masks.dtype == torch.bool
 
 
 def test_postprocess_pastes_only_what_it_keeps_by_the_function_it_is_given():
@@ -258,18 +258,18 @@ def test_postprocess_pastes_only_what_it_keeps_by_the_function_it_is_given():
         return torch.ones(len(masks), *image_size, dtype=torch.bool)
 
     given = make_instances([(-90, -90, -10, -10), (-8, 8, 40, 24)])
-    found = postprocess(given, 128, 96, paste)
+    actual = postprocess(given, 128, 96, paste)
     assert calls == [((1, 28, 28), [[-8, 16, 40, 48]], (128, 96))], "not clipped"
-    assert len(found) == 1 and found.pred_masks.all()
+    assert len(actual) == 1 and actual.pred_masks.all()
 
 
 @pytest.mark.parametrize("num", [0, 2])
 def test_postprocess_without_masks(num):
-    found = postprocess(make_instances([(0, 0, 9, 9)] * num, masks=False), 32, 48)
-    assert len(found) == num and not found.has("pred_masks")
-    assert found.pred_boxes.tensor.tolist() == [[0, 0, 4.5, 4.5]] * num
+    actual = postprocess(make_instances([(0, 0, 9, 9)] * num, masks=False), 32, 48)
+    assert len(actual) == num and not actual.has("pred_masks")
+    assert actual.pred_boxes.tensor.tolist() == [[0, 0, 4.5, 4.5]] * num
 
 
 def test_postprocess_of_no_detections():
-    found = postprocess(make_instances([]), 32, 48)
-    assert len(found) == 0 and found.pred_masks.shape == (0, 32, 48)
+    actual = postprocess(make_instances([]), 32, 48)
+    assert len(actual) == 0 and actual.pred_masks.shape == (0, 32, 48)

@@ -31,9 +31,9 @@ def test_paste_masks_of_the_constructor_is_called_with_boxes_of_the_users_image(
 
     batch = random_batch((0, 0))
     batch[1] |= {"height": 32, "width": 24}
-    found = [x["instances"] for x in make(paste_masks=paste)(batch)]
+    actual = [x["instances"] for x in make(paste_masks=paste)(batch)]
     assert calls == [((18, 28, 28), (18, 4), (64, 96)), ((18, 28, 28), (18, 4), (32, 24))]
-    assert all(x.pred_masks.all() for x in found)
+    assert all(x.pred_masks.all() for x in actual)
 
 
 @torch.no_grad()
@@ -50,10 +50,10 @@ def test_split_batch_of_the_constructor_decides_what_is_predicted_at_once():
     model = make(split_batch=split)
     seen = []
     model.backbone.register_forward_pre_hook(lambda module, args: seen.append(args[0].shape))
-    found = model(batch)
+    actual = model(batch)
     assert calls == [[(64, 96), (100, 50), (100, 50)]]
     assert seen == [(1, 3, 128, 96), (2, 3, 128, 96)], "with the padding of the batch"
-    for ours, whole in zip(found, make()(batch), strict=True):
+    for ours, whole in zip(actual, make()(batch), strict=True):
         torch.testing.assert_close(ours["instances"].scores, whole["instances"].scores)
         assert ours["instances"].image_size == whole["instances"].image_size
 
@@ -80,20 +80,20 @@ def test_pool_levels_of_the_constructor_pools_all_rois(num):
     features = [torch.rand(2, 5, side, side) for side in (64, 32, 16)]
     boxes = torch.tensor([[0.0, 0, 30, 30], [9, 9, 130, 140], [0, 0, 250, 250]])[:num]
     rois = to_rois(boxes, torch.tensor([0, 1, 1])[:num])
-    found = RoIFeaturePooler(pool_levels=pool, scales=scales, **sizes)(features, rois)
+    actual = RoIFeaturePooler(pool_levels=pool, scales=scales, **sizes)(features, rois)
     assert len(calls) == 1 and calls[0][0] == 3
     assert calls[0][1].equal(rois) and calls[0][2] == [0, 1, 2][:num]
-    torch.testing.assert_close(found, 2 * RoIFeaturePooler(scales=scales, **sizes)(features, rois))
+    torch.testing.assert_close(actual, 2 * RoIFeaturePooler(scales=scales, **sizes)(features, rois))
 
 
 def modules_of(model: nn.Module) -> set[str]:
     """The Python modules of all classes and functions that a model is made of."""
-    found = set()
+    names = set()
     for module in model.modules():
-        found |= {cls.__module__ for cls in type(module).__mro__}
-        found |= {getattr(x, "__module__", type(x).__module__) for x in vars(module).values()}
-        found |= {type(x).__module__ for x in vars(module).values()}
-    return found
+        names |= {cls.__module__ for cls in type(module).__mro__}
+        names |= {getattr(x, "__module__", type(x).__module__) for x in vars(module).values()}
+        names |= {type(x).__module__ for x in vars(module).values()}
+    return names
 
 
 @pytest.mark.parametrize("checkpointed", [(), ("backbone", "box_heads", "mask_heads")])

@@ -108,7 +108,7 @@ def compare(ours: Record, theirs: Record, *, by_stage: bool = False) -> dict[str
         AssertionError: keys or shapes differ, or a difference is not a number.
     """
     assert ours.keys() == theirs.keys(), sorted(ours.keys() ^ theirs.keys())[:8]
-    found: dict[str, Difference] = {}
+    differences: dict[str, Difference] = {}
     for key, reference in theirs.items():
         value = ours[key]
         assert value.shape == reference.shape, (key, value.shape, reference.shape)
@@ -116,9 +116,9 @@ def compare(ours: Record, theirs: Record, *, by_stage: bool = False) -> dict[str
         if by_stage and (stage := re.search(r"stage(\d+)", key)):
             name += f", stage {stage[1]}"
         exact = not reference.is_floating_point()
-        row = found.setdefault(name, Difference(exact))
+        row = differences.setdefault(name, Difference(exact))
         row.add(key, value, reference)
-    return found
+    return differences
 
 
 def clip_boxes(boxes: Tensor, size: tuple[int, int]) -> Tensor:

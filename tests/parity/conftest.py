@@ -42,14 +42,14 @@ def model(built, weights):
 @pytest.fixture(scope="session")
 def training_records(built, weights, batches):
     """A function: name of a batch -> its record, computed once."""
-    found: dict[str, dict] = {}
+    records: dict[str, dict] = {}
 
     def run(name: str) -> dict:
-        if name not in found:
+        if name not in records:
             our_runs.set_weights(built, weights, DTYPE)
             batch = batches[name]
             record = our_runs.training_run(built, batch.images, batch.objects, DTYPE)
-            found[name] = {key: value.clone() for key, value in record.items()}
-        return found[name]
+            records[name] = {key: value.clone() for key, value in record.items()}
+        return records[name]
 
     return run

@@ -2,8 +2,8 @@
 
 Keys: input, fpn/p2, stage0/{boxes, class_logits, query_feats, mask_queries, pooled_box, matches,
 pooled_mask, mask_targets, mask_logits}, loss/<name>, grad/<name>, buffer/<name>,
-image0/{topk, scores, boxes, mask_scores, output_topk, output_boxes, output_masks}; the last three of
-the detections that are not dropped.
+image0/{topk, scores, boxes, mask_scores, output_topk, output_boxes, output_masks}; the last three
+of the detections that are not dropped.
 """
 
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""Run full-size MMDetection for dev/parity/compare.py and save what it computes. In the peer environment.
+"""Run full-size MMDetection for dev/parity/compare.py, in the peer environment; save the results.
 
 usage: run_reference.py parameters OUT
        run_reference.py {predict,predict+train,steps} OUT MODEL
@@ -33,13 +33,13 @@ def main(argv: list[str]) -> None:
 
 def parameters() -> dict[str, dict]:
     """{model: {"shapes": {name: shape}, "trained": [names]}} of all five."""
-    found = {}
+    models = {}
     for name in mmdet_peer.CONFIGS:
         with torch.device("meta"):
             model = mmdet_peer.build(mmdet_peer.load_config(name))
         trained = [key for key, value in model.named_parameters() if value.requires_grad]
-        found[name] = {"shapes": mmdet_peer.shapes_of(model), "trained": trained}
-    return found
+        models[name] = {"shapes": mmdet_peer.shapes_of(model), "trained": trained}
+    return models
 
 
 def runs(name: str, kinds: list[str]) -> dict:

@@ -32,13 +32,13 @@ def theirs(batches):
 
 @pytest.mark.parametrize("quantity", DETECTIONS + OUTPUTS)
 @pytest.mark.parametrize("image", IMAGES)
-def test_detections_are_mmdetections(ours, theirs, image, quantity):
+def test_inference_gives_mmdetections_detections(ours, theirs, image, quantity):
     key = f"image{image}/{quantity}"
     ours = goldens.sampled({key: ours[key]}, "prediction")
     goldens.check(ours, {key: theirs[key]})
 
 
-def test_all_on_the_way_there_is_mmdetections(ours, theirs):
+def test_inference_is_mmdetections_on_the_way(ours, theirs):
     inner = {key: value for key, value in theirs.items() if not key.startswith("image")}
     assert {key.rpartition("/")[2] for key in inner} >= {"p2", "boxes", "class_logits"}
     ours = goldens.sampled(ours, "prediction")
@@ -46,13 +46,13 @@ def test_all_on_the_way_there_is_mmdetections(ours, theirs):
     goldens.check({key: ours[key] for key in inner}, inner)
 
 
-def test_the_masks_are_neither_empty_nor_full(ours):
+def test_output_masks_are_neither_empty_nor_full(ours):
     masks = torch.cat([ours[f"image{image}/output_masks"].flatten() for image in IMAGES])
     assert 0.02 < masks.double().mean() < 0.9
     assert ours["image0/scores"].min() < 0.5 < ours["image0/scores"].max()
 
 
-def test_the_network_in_tensors_gives_the_same(model, theirs, batches):
+def test_forward_core_gives_mmdetections_detections(model, theirs, batches):
     model.eval()
     images = batches["plain"].images
     inputs = [{"image": torch.from_numpy(image.transpose(2, 0, 1).copy())} for image in images]
@@ -63,7 +63,7 @@ def test_the_network_in_tensors_gives_the_same(model, theirs, batches):
     for image in IMAGES:
         topk = query_idx[image] * NARROW["num_classes"] + classes[image]
         order = topk.argsort()
-        found = {"topk": topk, "scores": scores[image], "boxes": boxes[image]}
-        found["mask_scores"] = masks[image]
-        record = {f"image{image}/{key}": value[order] for key, value in found.items()}
+        values = {"topk": topk, "scores": scores[image], "boxes": boxes[image]}
+        values["mask_scores"] = masks[image]
+        record = {f"image{image}/{key}": value[order] for key, value in values.items()}
         goldens.check(goldens.sampled(record, "prediction"), {key: theirs[key] for key in record})

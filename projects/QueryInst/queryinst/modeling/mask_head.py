@@ -140,10 +140,6 @@ class MaskBranch(nn.Module):
             "stages": [*(nn.Identity() for _ in range(num_absent)), *heads],
         }
 
-    @property
-    def inference_only(self) -> bool:
-        return any(isinstance(stage, nn.Identity) for stage in self.stages)
-
     def make_inference_only(self) -> None:
         """Remove all heads but the last, the one that inference runs. It keeps its name."""
         for index in range(len(self.stages) - 1):

@@ -125,10 +125,10 @@ class QueryInst(nn.Module):
     @property
     def inference_only(self) -> bool:
         """Whether parameters that training needs are absent; it is refused then."""
-        return self.mask_head is not None and self.mask_head.inference_only
+        return self.mask_head is not None and isinstance(self.mask_head.stages[0], nn.Identity)
 
     def train(self, mode: bool = True) -> "QueryInst":
-        """As nn.Module's, with `norm_eval` kept; raises ValueError if the model is inference_only."""
+        """As nn.Module's, but keeps `norm_eval`; raises ValueError if it is inference_only."""
         if mode:
             self._require_all_parameters()
         super().train(mode)
