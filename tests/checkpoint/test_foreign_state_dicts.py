@@ -45,9 +45,7 @@ def test_install_state_dict_hook_makes_loading_strict(make_model, state, snapsho
     assert not changed()
 
 
-def test_install_state_dict_hook_reads_the_mode_and_the_allowed_keys(
-    make_model, make_model, messages
-):
+def test_install_state_dict_hook_reads_the_mode_and_the_allowed_keys(make_model, messages):
     theirs = to_mmdet_state_dict(make_model(1, MODEL__ROI_HEADS__NUM_CLASSES=5).state_dict())
     model = make_model(2)
     model.load_state_dict(theirs)
@@ -60,9 +58,7 @@ def test_install_state_dict_hook_reads_the_mode_and_the_allowed_keys(
 
 
 @pytest.mark.parametrize("pickled", [False, True])
-def test_install_state_dict_hook_goes_along_with_copies(
-    make_model, make_model, state, snapshot, pickled
-):
+def test_install_state_dict_hook_goes_along_with_copies(make_model, state, snapshot, pickled):
     model = make_model(2)
     twin = pickle.loads(pickle.dumps(model)) if pickled else copy.deepcopy(model)
     changed = snapshot(model)

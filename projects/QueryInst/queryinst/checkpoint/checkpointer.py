@@ -45,8 +45,8 @@ class QueryInstCheckpointer(DetectionCheckpointer):
         """
         Args:
             model: its attribute `allow_unloaded`, if any, has patterns of parameters that a file
-                may lack; its method `make_inference_only` removes what an inference-only file lacks. Can be
-                wrapped in DistributedDataParallel.
+                may lack; its method `make_inference_only` removes what an inference-only file
+                lacks. Can be wrapped in DistributedDataParallel.
             meta: what `save` writes as checkpoint["meta"] (`meta.build_meta`), as inference-only
                 if the model is.
             checkpointables: objects with state_dict() and load_state_dict(), by name.

@@ -95,6 +95,7 @@ class QueryInst(nn.Module):
         self.norm_eval = norm_eval
         self.paste_masks = paste_masks
         self.split_batch = split_batch
+        self.inference_only = mask_head is not None and not mask_head.has_all_heads()
         self.register_buffer("pixel_mean", torch.tensor(pixel_mean).view(-1, 1, 1), False)
         self.register_buffer("pixel_std", torch.tensor(pixel_std).view(-1, 1, 1), False)
 
@@ -122,11 +123,6 @@ class QueryInst(nn.Module):
     def device(self) -> torch.device:
         return self.pixel_mean.device
 
-    @property
-    def inference_only(self) -> bool:
-        """Whether parameters that training needs are absent; it is refused then."""
-        return self.mask_head is not None and isinstance(self.mask_head.stages[0], nn.Identity)
-
     def train(self, mode: bool = True) -> "QueryInst":
         """As nn.Module's, but keeps `norm_eval`; raises ValueError if it is inference_only."""
         if mode:
@@ -140,6 +136,7 @@ class QueryInst(nn.Module):
         """Remove the parameters that training alone needs, as MODEL.QUERYINST.INFERENCE_ONLY."""
         if self.mask_head is not None:
             self.mask_head.make_inference_only()
+            self.inference_only = not self.mask_head.has_all_heads()
 
     def forward(
         self, batched_inputs: list[dict], whole: WholeBatch | None = None
