@@ -3,12 +3,14 @@
 import pytest
 import torch
 from detectron2.config import CfgNode
+from detectron2.modeling import build_model
+from detectron2.utils.events import EventStorage
 from torch import nn
 
 from queryinst.engine import Trainer
 from queryinst.solver import ClipFullModel, build_optimizer
 from queryinst.speedups.fused_clip import ClipInFusedStep
-from queryinst.testing import tiny_cfg
+from queryinst.testing import random_batch, tiny_cfg
 
 
 def make_model() -> nn.Module:
@@ -137,3 +139,27 @@ def test_ClipInFusedStep_leaves_optimizers_that_are_not_fused_to_PyTorch(plain_c
     norm = torch.cat([p.grad.flatten() for p in model.parameters()]).norm()
     torch.testing.assert_close(norm, torch.tensor(0.1), rtol=1e-4, atol=0)
     assert len(plain_clips) == 1
+
+
+def test_build_optimizer_of_Trainer_moves_a_model_as_the_plain_optimizer_does(entries):
+    """In float32, which the fused step needs."""
+    results, batches = [], [random_batch((2, 1), seed=step) for step in range(2)]
+    for names in ((), ("fused_clip",)):
+        torch.manual_seed(0)
+        cfg = make_cfg(names=names)
+        model = build_model(cfg).train()
+        before = [param.detach().clone() for param in model.parameters()]
+        optimizer = Trainer.build_optimizer(cfg, model)
+        for group in optimizer.param_groups:  # else Adam makes steps of gradients that are rounding
+            group["eps"], group["lr"] = 1e-3, 0.01
+        with entries() as counts:
+            for batch in batches:
+                optimizer.zero_grad()
+                with EventStorage():
+                    sum(model(batch).values()).backward()
+                optimizer.step()
+        assert counts["fused_clip.ClipInFusedStep.__call__"] == (2 if names else 0)
+        results.append(list(model.parameters()))
+    for ours, theirs in zip(*results, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
+    assert sum(not one.equal(other) for one, other in zip(results[1], before)) > 100

@@ -10,7 +10,6 @@ from detectron2.modeling import build_model
 from detectron2.utils.events import EventStorage
 from torch import Tensor, nn
 
-from queryinst.engine import Trainer
 from queryinst.modeling import QueryInst
 from queryinst.speedups import SPEEDUPS, speed_up_model, sync_free_pooling
 from queryinst.testing import random_batch, tiny_cfg
@@ -26,7 +25,7 @@ IN_TRAINING = {
     "conv2d_im2col": ["conv2d_im2col.conv2d_im2col"],
     "winograd": ["winograd.convolve_3x3", "winograd.weight_gradient", "winograd.input_gradient"],
     "conv2d_weight_grad": ["conv2d_weight_grad.weight_gradient"],
-    "roi_align_bag": ["roi_bags.pool_bags", "roi_bags._sum_by_pixel"],
+    "roi_align_bag": ["roi_bags.pool_bags", "roi_bags._CollectGradients.backward"],
     "split_linear": ["split_linear._SplitLinear.forward", "split_linear._SplitLinear.backward"],
     "sync_free_pooling": ["sync_free_pooling.SyncFreePooling.__call__"],
 }
@@ -68,7 +67,7 @@ CASES = {
 
 @cache
 def plain_model(case: str) -> QueryInst:
-    """Not to be changed: each test gets copies. Its norms have statistics, its boxes all sizes."""
+    """Not to be changed: each test gets copies. Its norms have statistics, its boxes sizes."""
     dtype, _, _, overrides = CASES[case]
     torch.manual_seed(0)
     model = build_model(tiny_cfg(MODEL__QUERYINST__SPEEDUPS=(), **overrides))
@@ -77,6 +76,9 @@ def plain_model(case: str) -> QueryInst:
             module.running_var.uniform_(0.5, 1.5)
             module.running_mean.normal_(std=0.1)
     with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if name.endswith("bias"):  # most begin as zeros
+                parameter.add_(torch.randn_like(parameter), alpha=0.05)
         boxes = model.initial_queries.boxes_cxcywh_norm
         boxes.copy_(torch.rand_like(boxes) * 0.6 + 0.1)
         boxes[:, 2:] *= torch.linspace(0.3, 1.2, len(boxes))[:, None]
@@ -131,7 +133,10 @@ def assert_same(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> None:
     for name, expected in theirs.items():
         value = ours[name]
         assert value.dtype == expected.dtype and value.shape == expected.shape, name
-        if expected.is_floating_point():
+        if expected.dtype == torch.float32 and name.startswith("grad of "):
+            # Rounding may turn a ReLU on or off, which changes a few elements by more.
+            assert (value - expected).norm() <= 0.02 * expected.norm().clamp(min=1e-3), name
+        elif expected.is_floating_point():
             tolerance = 1e-9 if expected.dtype == torch.float64 else 1e-3
             scale = float(expected.detach().abs().max()) if expected.numel() else 0.0
             torch.testing.assert_close(
@@ -278,30 +283,3 @@ def test_speed_up_model_keeps_changed_models(change, before, small_ones_too):
             speed_up_model(model, names) if step is None else step(model)
         results.append(train(model, batch))
     assert_same(*reversed(results))
-
-
-def test_speed_up_optimizer_keeps_the_parameters_of_two_steps(entries, small_ones_too):
-    """In float32, which the fused step needs."""
-    results = []
-    for names in ((), ("fused_clip",)):
-        cfg = tiny_cfg(MODEL__QUERYINST__SPEEDUPS=names, SOLVER__BASE_LR=0.01)
-        cfg.SOLVER.CLIP_GRADIENTS.merge_from_list(
-            ["ENABLED", True, "CLIP_TYPE", "full_model", "CLIP_VALUE", 0.1]
-        )
-        model = copy.deepcopy(plain_model("single precision")).train()
-        optimizer = Trainer.build_optimizer(cfg, model)
-        for group in optimizer.param_groups:  # else Adam makes steps of gradients that are rounding
-            group["eps"] = 1e-3
-        with entries() as counts:
-            for step in range(2):
-                optimizer.zero_grad()
-                with EventStorage():
-                    sum(model(random_batch((2, 1), seed=step)).values()).backward()
-                optimizer.step()
-        assert counts["fused_clip.ClipInFusedStep.__call__"] == (2 if names else 0)
-        assert not any(name.startswith("fused_clip") for name in counts) or names
-        results.append(dict(model.named_parameters()))
-    before = dict(plain_model("single precision").named_parameters())
-    assert_same(*reversed(results))
-    changed = [name for name, value in results[0].items() if not value.equal(before[name])]
-    assert len(changed) > 100
