@@ -105,15 +105,6 @@ def test_install_detectron2_names_a_damaged_one_before_replacing_it(run):
     assert "does not work: detectron2.x: ImportError: undefined symbol" in stdout
 
 
-def test_install_detectron2_wheel_dir_installs_nothing(run, tmp_path):
-    pip = FakePip()
-    source = _write_labgym(tmp_path / "labgym.whl")
-    out = tmp_path / "out"
-    status, stdout, _ = run("--from-wheel", str(source), "--wheel-dir", str(out), pip=pip)
-    assert status == 0 and pip.calls == []
-    assert stdout == f"wrote {out / repack.WHEEL_NAME}\n" and (out / repack.WHEEL_NAME).is_file()
-
-
 def test_install_detectron2_without_a_network(run):
     said = (
         "WARNING: Retrying after connection broken\n"

@@ -23,7 +23,7 @@ class InstallError(Exception):
 
 
 def main(argv: list[str] | None = None) -> int:
-    """The command line. Exit status 0: a Detectron2 that works is there (or its wheel was made)."""
+    """The command line. Exit status 0: a Detectron2 that works is there."""
     args = _parse_args(argv)
     try:
         _run(args)
@@ -53,12 +53,6 @@ def _parse_args(argv):
         help=f"use this wheel of {repack.SOURCE_NAME} {repack.SOURCE_VERSION}, download nothing",
     )
     parser.add_argument(
-        "--wheel-dir",
-        type=Path,
-        metavar="DIR",
-        help="only write Detectron2's wheel into DIR, for pip to install elsewhere",
-    )
-    parser.add_argument(
         "--constraint",
         type=Path,
         metavar="FILE",
@@ -71,11 +65,6 @@ def _run(args) -> None:
     for path in (args.from_wheel, args.constraint):
         if path is not None and not path.is_file():
             raise InstallError(f"{path} does not exist")
-    if args.wheel_dir is not None:
-        with tempfile.TemporaryDirectory() as work_dir:
-            wheel = repack.repack(_source_wheel(args.from_wheel, Path(work_dir)), args.wheel_dir)
-        print(f"wrote {wheel}")
-        return
     before = run_probe()
     if _works(before):
         print(f"Detectron2 is there and works: {origin.describe_origin()}")
