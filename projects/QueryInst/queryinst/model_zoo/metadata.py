@@ -107,11 +107,6 @@ def load_models(path: str | os.PathLike | None = None) -> tuple[ModelEntry, ...]
     return _parse(text, str(path))
 
 
-def find_by_config(config_path: str) -> ModelEntry | None:
-    """The model of that configuration, if there is one."""
-    return next((entry for entry in load_models() if entry.config == config_path), None)
-
-
 def _parse(text: str, file: str) -> tuple[ModelEntry, ...]:
     try:
         content = yaml.safe_load(text)
