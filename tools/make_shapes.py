@@ -16,18 +16,16 @@ def main() -> None:
     parser.add_argument("--force", action="store_true", help="write anew in any case")
     args = parser.parse_args()
     try:
-        write_data(args.root, force=args.force)
+        start = time.perf_counter()
+        is_new = make_shapes(args.root, force=args.force)
     except OSError as error:
         raise SystemExit(f"make_shapes: {error}") from None
     except KeyboardInterrupt:
         raise SystemExit("make_shapes: interrupted, nothing was written") from None
-
-
-def write_data(root: str, *, force: bool) -> None:
-    start = time.perf_counter()
-    is_new = make_shapes(root, force=force)
     state = f"made in {time.perf_counter() - start:.0f} s" if is_new else "there already"
-    print(f"{Path(root) / 'shapes'}: {NUM_TRAIN} training and {NUM_VAL} held-out images, {state}")
+    print(
+        f"{Path(args.root) / 'shapes'}: {NUM_TRAIN} training and {NUM_VAL} held-out images, {state}"
+    )
 
 
 if __name__ == "__main__":
