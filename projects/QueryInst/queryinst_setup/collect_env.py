@@ -13,8 +13,8 @@ from . import origin
 from .probe import Module, Probe, run_probe
 
 # All of these must import.
-REQUIRED = ("torch", "torchvision", "detectron2", "queryinst", "numpy", "PIL", "cv2", "scipy")
-REQUIRED += ("pycocotools", "fvcore", "iopath")
+REQUIRED: tuple[str, ...] = ("torch", "torchvision", "detectron2", "queryinst", "numpy", "PIL")
+REQUIRED += ("cv2", "scipy", "pycocotools", "fvcore", "iopath")
 # Module: what it is for.
 OPTIONAL = {
     "matplotlib": "the pictures and curves of the demo's report",
