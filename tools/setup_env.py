@@ -9,9 +9,7 @@ takes no time. A run that was interrupted is gone on with. Standard library alon
 """
 
 import hashlib
-import importlib.util
-import json
-import shutil
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -19,7 +17,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 INPUTS = ("constraints.txt", "pyproject.toml", "setup.cfg", "setup.py")
 INPUT_FOLDER = "projects/QueryInst/queryinst_setup"
-STATE_NAME = ".queryinst-setup.json"
+STATE_NAME = ".queryinst-setup"
+CV2_PACKAGE = "opencv-python-headless"
 
 
 class SetupError(Exception):
@@ -43,27 +42,28 @@ def main(argv):
 
 def set_up(venv):
     """Bring `venv` up to date with this checkout."""
-    wanted = fingerprint(venv)
-    state = read_state(venv)
-    python = venv / "bin" / "python"
-    if state.get("complete") == wanted and python.exists():
+    wanted, state, python = fingerprint(venv), venv / STATE_NAME, venv / "bin" / "python"
+    is_new = not state.is_file()
+    if not is_new and state.read_text() == wanted and python.exists():
         return
-    state = make_venv(venv, state)
+    if not (is_of_this_python(python) and succeeds(python, "-m", "pip", "--version")):
+        make_venv(venv, python)
     extras = "dev,demo,opencv"
-    if not state["owned"] and succeeds(python, "-c", "import cv2"):
+    is_ours = succeeds(python, "-m", "pip", "show", CV2_PACKAGE)
+    if succeeds(python, "-c", "import cv2") and not is_ours:
         extras = "dev,demo"  # the packages that hold a cv2 overwrite each other
     constraints = ("--constraint", str(ROOT / "constraints.txt"))
     pip = ("-m", "pip", "--disable-pip-version-check", "install", *constraints)
-    if "complete" in state:
+    if is_new:
+        print("installing the pinned packages, several GB; this takes minutes", flush=True)
+    else:
         print("bringing the installed packages up to date", flush=True)
         pip += ("--quiet",)  # nearly all are there, which is not worth a line each
-    else:
-        print("installing the pinned packages, several GB; this takes minutes", flush=True)
     call(python, *pip, "setuptools", "wheel")
     # Without build isolation, which would download another setuptools for each build.
     call(python, *pip, "--no-build-isolation", "--editable", f"{ROOT}[{extras}]")
     call(python, ROOT / "tools" / "install_detectron2.py", *constraints)
-    write_state(venv, state | {"complete": wanted})
+    state.write_text(wanted)
 
 
 def fingerprint(venv):
@@ -75,46 +75,20 @@ def fingerprint(venv):
     return digest.hexdigest()
 
 
-def make_venv(venv, state):
-    """An environment with pip at `venv`; gives its state. Empties only what was made here."""
-    python = venv / "bin" / "python"
-    is_used = venv.is_dir() and any(venv.iterdir())
-    if is_used and not state:
-        if not succeeds(python, "-m", "pip", "--version"):
-            raise SetupError(f"{venv} exists and is no working environment; remove it or set VENV=")
-        return {"owned": False, "python": list(sys.version_info[:2])}
-    is_ready = state.get("python") == list(sys.version_info[:2])
-    if is_ready and succeeds(python, "-c", "import pip"):
-        return state
-    if state and not state["owned"]:
+def make_venv(venv, python):
+    """An environment with pip at `venv`; nothing that is there is removed."""
+    if venv.is_dir() and any(venv.iterdir()) and not (venv / "pyvenv.cfg").is_file():
+        raise SetupError(f"{venv} exists and is no working environment; remove it or set VENV=")
+    if os.path.lexists(python) and not is_of_this_python(python):
         raise SetupError(f"{venv} does not work with this Python; remove it or set VENV=")
-    if importlib.util.find_spec("ensurepip") is None:
-        raise SetupError(f"{sys.executable} cannot make environments; install python3-venv")
-    venv.mkdir(parents=True, exist_ok=True)
-    write_state(venv, {"owned": True})  # before all else: says that the rest may be removed
-    for path in venv.iterdir():
-        if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path)
-        elif path.name != STATE_NAME:
-            path.unlink()
     print(f"making the environment {venv}", flush=True)
     call(sys.executable, "-m", "venv", venv)
-    state = {"owned": True, "python": list(sys.version_info[:2])}
-    write_state(venv, state)
-    return state
 
 
-def read_state(venv):
-    try:
-        return json.loads((venv / STATE_NAME).read_text())
-    except FileNotFoundError:
-        return {}
-
-
-def write_state(venv, state):
-    partial = venv / f"{STATE_NAME}.part"
-    partial.write_text(json.dumps(state))
-    partial.replace(venv / STATE_NAME)
+def is_of_this_python(python):
+    """Whether an environment's `python` runs, in this Python's version."""
+    version = tuple(sys.version_info[:2])
+    return succeeds(python, "-c", f"import sys; assert sys.version_info[:2] == {version}")
 
 
 def succeeds(*command):

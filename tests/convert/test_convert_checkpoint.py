@@ -201,7 +201,6 @@ def test_find_model_knows_a_published_file_by_its_digest(
         "approximate_size_mb": 1,
         "recipe": recipe,
         "published": published,
-        "measured": None,
         "licence": "a licence",
         "attribution": "its makers",
         "training_data": "their data",

@@ -15,7 +15,7 @@ from PIL import Image
 
 from queryinst.data import shapes
 from queryinst.data.shapes import encode_png, is_complete, make_shapes, register_shapes
-from queryinst.data.shapes_drawing import CLASSES, IMAGE_SIZE, draw_scene
+from queryinst.data.shapes_drawing import CLASSES, draw_scene
 from queryinst.testing import tiny_cfg
 
 TOOLS = Path(__file__).parents[2] / "tools"
@@ -217,22 +217,3 @@ def test_make_shapes_command_line_writes_once(tmp_path, monkeypatch, capsys):
     for state in ("made in 0 s", "there already"):
         run_tool("make_shapes.py", monkeypatch, "--root", tmp_path)
         assert capsys.readouterr().out.strip().endswith(state)
-
-
-def test_make_shapes_command_line_draws_a_picture(tmp_path, monkeypatch):
-    run_tool("make_shapes.py", monkeypatch, "--picture", tmp_path / "out.png")
-    assert Image.open(tmp_path / "out.png").size == (6 * IMAGE_SIZE, 2 * IMAGE_SIZE)
-
-
-def test_baseline_finds_some_and_boxes_are_no_masks(root, monkeypatch, capsys):
-    run_tool("shapes_baseline.py", monkeypatch, "--root", root, "--split", "train")
-    header, *rows = capsys.readouterr().out.splitlines()
-    assert header.split() == ["AP", "AP50", "AP75", "box", "AP", "shapes_train"]
-    boxes, _, fill, true_boxes = ([float(value) for value in row.split()[:4]] for row in rows)
-    assert boxes[0] < fill[0] < 50
-    assert true_boxes[0] < 50 and true_boxes[3] == 100
-
-
-def test_baseline_without_data_names_the_tool(tmp_path, monkeypatch):
-    with pytest.raises(SystemExit, match="run tools/make_shapes.py first"):
-        run_tool("shapes_baseline.py", monkeypatch, "--root", tmp_path)

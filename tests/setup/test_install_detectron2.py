@@ -105,15 +105,6 @@ def test_install_detectron2_names_a_damaged_one_before_replacing_it(run):
     assert "does not work: detectron2.x: ImportError: undefined symbol" in stdout
 
 
-def test_install_detectron2_wheel_dir_installs_nothing(run, tmp_path):
-    pip = FakePip()
-    source = _write_labgym(tmp_path / "labgym.whl")
-    out = tmp_path / "out"
-    status, stdout, _ = run("--from-wheel", str(source), "--wheel-dir", str(out), pip=pip)
-    assert status == 0 and pip.calls == []
-    assert stdout == f"wrote {out / repack.WHEEL_NAME}\n" and (out / repack.WHEEL_NAME).is_file()
-
-
 def test_install_detectron2_without_a_network(run):
     said = (
         "WARNING: Retrying after connection broken\n"
@@ -159,35 +150,6 @@ def test_install_detectron2_removes_again_what_does_not_work(run):
     status, _, stderr = run(probes=[ABSENT, DAMAGED], pip=pip)
     assert status == 1 and pip.calls[-1] == ["uninstall", "--yes", "detectron2"]
     assert_one_line(stderr, "detectron2.x: ImportError: undefined symbol", "removed it again")
-
-
-def test_install_detectron2_from_source_builds_upstream(run, monkeypatch):
-    said = (
-        "  error: subprocess-exited-with-error\n  │ fatal: Could not resolve host\n  hint: see pip"
-    )
-    pip = FakePip(failing="wheel", stderr=said)
-    monkeypatch.setattr(tool.shutil, "which", lambda name: f"/usr/bin/{name}")
-    status, _, stderr = run("--from-source", probes=[ABSENT], pip=pip)
-    assert status == 1 and pip.verbs() == ["wheel"]
-    assert pip.calls[0][-1] == tool.UPSTREAM and "--no-build-isolation" in pip.calls[0]
-    assert_one_line(stderr, "could not build git+https", "Could not resolve host")
-
-
-def test_install_detectron2_from_source_without_a_compiler(run, monkeypatch):
-    monkeypatch.setattr(tool.shutil, "which", lambda name: None if name == "c++" else name)
-    status, _, stderr = run("--from-source", probes=[ABSENT])
-    assert status == 1
-    assert_one_line(stderr, "--from-source needs c++")
-
-
-@pytest.mark.parametrize("works_already", [True, False])
-def test_install_detectron2_from_source_replaces_the_copy_alone(run, monkeypatch, works_already):
-    """Asked for upstream, the repacked copy does not do; anything else that works does."""
-    pip = FakePip(failing="wheel")
-    monkeypatch.setattr(tool.shutil, "which", lambda name: name)
-    monkeypatch.setattr(tool.origin, "is_repacked_copy", lambda: not works_already)
-    status, _, _ = run("--from-source", probes=[WORKING], pip=pip)
-    assert (status, pip.verbs()) == ((0, []) if works_already else (1, ["wheel"]))
 
 
 def test_install_detectron2_names_a_missing_file(run, tmp_path):

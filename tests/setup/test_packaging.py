@@ -99,7 +99,7 @@ def test_wheel_installed_finds_its_configs_from_elsewhere(site, tmp_path):
 
 def test_wheel_installed_has_tools_that_run_and_the_licence(site, tmp_path):
     said = python(site, "-m", "queryinst_setup.install_detectron2", "--help", cwd=tmp_path)
-    assert "--from-source" in said
+    assert "--from-wheel" in said
     assert "verdict" in python(site, "-m", "queryinst_setup.collect_env", "--help", cwd=tmp_path)
     assert (site / "bin" / "queryinst-install-detectron2").is_file()
     assert (site / "bin" / "queryinst-collect-env").is_file()

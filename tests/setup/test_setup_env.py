@@ -24,8 +24,9 @@ def tool(monkeypatch):
         if tool.failing == tool.calls[-1]:
             raise tool.SetupError("pip ended with status 1")
         if command[1:3] == ("-m", "venv"):
-            (command[3] / "bin").mkdir()
+            (command[3] / "bin").mkdir(parents=True)
             (command[3] / "bin" / "python").touch()
+            (command[3] / "pyvenv.cfg").touch()
 
     monkeypatch.setattr(tool, "call", call)
     monkeypatch.setattr(tool, "succeeds", lambda python, *_: python.exists())
@@ -61,23 +62,22 @@ def test_setup_env_goes_on_with_a_failed_run(tool, env, capsys, failing, num_aga
     assert len(tool.calls) == num_again
 
 
-def test_setup_env_makes_a_half_made_environment_anew(tool, env):
+def test_setup_env_goes_on_with_a_half_made_environment(tool, env):
     env.mkdir(parents=True)
-    tool.write_state(env, {"owned": True})
-    (env / "lib").mkdir()
-    (env / "lib" / "half").touch()
-    (env / "bin").symlink_to(env.parent)
-    assert tool.main([str(env)]) == 0
-    assert tool.calls[0] == env.name and not (env / "lib").exists()
-    assert env.parent.exists()
-
-
-def test_setup_env_makes_it_anew_for_another_python_version(tool, env, monkeypatch):
-    tool.main([str(env)])
-    monkeypatch.setattr(tool.sys, "version_info", (sys.version_info[0], 99))
-    tool.calls = []
+    (env / "pyvenv.cfg").touch()
     assert tool.main([str(env)]) == 0
     assert tool.calls[0] == env.name
+
+
+@pytest.mark.parametrize("target", [sys.executable, "gone"])
+def test_setup_env_names_an_environment_of_another_python(tool, env, monkeypatch, capsys, target):
+    tool.main([str(env)])
+    monkeypatch.undo()  # the real Python answers
+    monkeypatch.setattr(tool.sys, "version_info", (sys.version_info[0], 99))
+    (env / "bin" / "python").unlink()
+    (env / "bin" / "python").symlink_to(target)
+    assert tool.main([str(env)]) == 1
+    assert "does not work with this Python; remove it or set VENV=" in capsys.readouterr().err
 
 
 def test_setup_env_leaves_a_folder_of_something_else_alone(tool, tmp_path, capsys):
@@ -87,14 +87,11 @@ def test_setup_env_leaves_a_folder_of_something_else_alone(tool, tmp_path, capsy
     assert [path.name for path in tmp_path.iterdir()] == ["precious.txt"] and tool.calls == []
 
 
-def test_setup_env_uses_an_environment_that_was_there_and_never_empties_it(tool, env, monkeypatch):
+def test_setup_env_uses_an_environment_that_was_there(tool, env):
     (env / "bin").mkdir(parents=True)
     (env / "bin" / "python").touch()
     assert tool.main([str(env)]) == 0
-    assert len(tool.calls) == 3 and env.name not in tool.calls
-    monkeypatch.setattr(tool.sys, "version_info", (sys.version_info[0], 99))
-    assert tool.main([str(env)]) == 1
-    assert (env / "bin" / "python").exists()
+    assert tool.calls == ["wheel", CHECKOUT, "install_detectron2.py"]
 
 
 def test_setup_env_shows_its_usage(tool, capsys):

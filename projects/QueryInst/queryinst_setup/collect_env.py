@@ -3,6 +3,7 @@
 Made to be pasted into a bug report. Exit status 0 if QueryInst can run here, 1 if not.
 """
 
+import argparse
 import importlib.metadata
 import os
 import platform
@@ -11,27 +12,16 @@ import sys
 from . import origin
 from .probe import Module, Probe, run_probe
 
-# Module, package that pip knows it by (None: several, or none). All of these must import.
-REQUIRED = {
-    "torch": "torch",
-    "torchvision": "torchvision",
-    "detectron2": "detectron2",
-    "queryinst": "queryinst",
-    "numpy": "numpy",
-    "PIL": "pillow",
-    "cv2": None,
-    "scipy": "scipy",
-    "pycocotools": "pycocotools",
-    "fvcore": "fvcore",
-    "iopath": "iopath",
-}
-# Module: (package, what it is for).
+# All of these must import.
+REQUIRED: tuple[str, ...] = ("torch", "torchvision", "detectron2", "queryinst", "numpy", "PIL")
+REQUIRED += ("cv2", "scipy", "pycocotools", "fvcore", "iopath")
+# Module: what it is for.
 OPTIONAL = {
-    "matplotlib": ("matplotlib", "the pictures and curves of the demo's report"),
-    "skimage": ("scikit-image", "the example on a photograph in docs/own_data.md"),
-    "lvis": ("lvis", "evaluation on LVIS"),
-    "cityscapesscripts": ("cityscapesScripts", "evaluation on Cityscapes"),
-    "timm": ("timm", "Detectron2's Swin and ViT backbones"),
+    "matplotlib": "the pictures and curves of the demo's report",
+    "skimage": "the example on a photograph in docs/own_data.md",
+    "lvis": "evaluation on LVIS",
+    "cityscapesscripts": "evaluation on Cityscapes",
+    "timm": "Detectron2's Swin and ViT backbones",
 }
 _WIDTH = 18
 _MIB = 2**20
@@ -39,11 +29,7 @@ _MIB = 2**20
 
 def main(argv: list[str] | None = None) -> int:
     """The command line; takes no options."""
-    arguments = sys.argv[1:] if argv is None else argv
-    if arguments:
-        wants_help = arguments[0] in ("-h", "--help")
-        print(__doc__ if wants_help else "queryinst-collect-env takes no arguments")
-        return 0 if wants_help else 2
+    argparse.ArgumentParser("queryinst-collect-env", description=__doc__).parse_args(argv)
     probe = run_probe([*REQUIRED, *OPTIONAL])
     problems = find_problems(probe)
     print("\n".join(report_lines(probe)))
@@ -75,18 +61,19 @@ def report_lines(probe: Probe) -> list[str]:
     ]
     if probe.hardware:
         lines.append(_row("hardware", probe.hardware))
-    for name, package in REQUIRED.items():
+    packages = importlib.metadata.packages_distributions()
+    for name in REQUIRED:
         module = probe.modules.get(name)
-        lines.append(_row(name, _describe(module, package)))
+        lines.append(_row(name, _describe(module, packages.get(name))))
         if name == "detectron2" and module is not None and module.error is None:
             lines.append(_row("  its origin", origin.describe_origin()))
             compiled = "compiled" if probe.compiled else "not compiled; QueryInst uses none of them"
             lines.append(_row("  its operators", compiled))
     lines += _device_lines(probe)
-    for name, (package, purpose) in OPTIONAL.items():
+    for name, purpose in OPTIONAL.items():
         module = probe.modules.get(name)
         is_there = module is not None and module.error is None
-        status = _describe(module, package) if is_there else "missing"
+        status = _describe(module, packages.get(name)) if is_there else "missing"
         lines.append(_row(name, f"{status}; optional, for {purpose}"))
     return lines
 
@@ -102,19 +89,13 @@ def _device_lines(probe: Probe) -> list[str]:
     return lines
 
 
-def _describe(module: Module | None, package: str | None) -> str:
+def _describe(module: Module | None, packages: list[str] | None) -> str:
     if module is None:
         return "not looked at"
     if module.error is not None:
         return f"-  {module.error}"
-    return f"{_version(module, package)}  {module.file or ''}".rstrip()
-
-
-def _version(module: Module, package: str | None) -> str:
-    try:
-        return importlib.metadata.version(package) if package else module.version
-    except importlib.metadata.PackageNotFoundError:
-        return module.version or "version unknown"
+    version = importlib.metadata.version(packages[0]) if packages else module.version
+    return f"{version or 'version unknown'}  {module.file or ''}".rstrip()
 
 
 def _remedy(name: str) -> str:

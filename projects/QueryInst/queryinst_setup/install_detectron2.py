@@ -1,13 +1,12 @@
 """Installs Detectron2 into the running Python's environment, unless one that works is there.
 
 The default is the copy of its Python files that the package labgym redistributes (see repack.py),
-which needs nothing but a package index. --from-source builds upstream's sources instead, with the
-compiled operators, which QueryInst does not use.
+which needs nothing but a package index. pip builds upstream's own sources, with the compiled
+operators, which QueryInst does not use.
 """
 
 import argparse
 import importlib.util
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -16,7 +15,6 @@ from pathlib import Path
 from . import origin, repack
 from .probe import Probe, run_probe
 
-UPSTREAM = "git+https://github.com/facebookresearch/detectron2.git"
 COMMAND = "queryinst-install-detectron2"
 
 
@@ -25,7 +23,7 @@ class InstallError(Exception):
 
 
 def main(argv: list[str] | None = None) -> int:
-    """The command line. Exit status 0: a Detectron2 that works is there (or its wheel was made)."""
+    """The command line. Exit status 0: a Detectron2 that works is there."""
     args = _parse_args(argv)
     try:
         _run(args)
@@ -48,7 +46,6 @@ def _parse_args(argv):
         f"is there. Otherwise takes the Python files that the package {repack.SOURCE_NAME} "
         f"{repack.SOURCE_VERSION} redistributes under the Apache licence (checked by sha256).",
     )
-    parser.add_argument("--from-source", action="store_true", help=f"build {UPSTREAM} instead")
     parser.add_argument(
         "--from-wheel",
         type=Path,
@@ -56,43 +53,29 @@ def _parse_args(argv):
         help=f"use this wheel of {repack.SOURCE_NAME} {repack.SOURCE_VERSION}, download nothing",
     )
     parser.add_argument(
-        "--wheel-dir",
-        type=Path,
-        metavar="DIR",
-        help="only write Detectron2's wheel into DIR, for pip to install elsewhere",
-    )
-    parser.add_argument(
         "--constraint",
         type=Path,
         metavar="FILE",
         help="versions that pip keeps to, as pip's own -c",
     )
-    args = parser.parse_args(argv)
-    if args.from_source and (args.from_wheel or args.wheel_dir):
-        parser.error("--from-source goes with neither --from-wheel nor --wheel-dir")
-    return args
+    return parser.parse_args(argv)
 
 
 def _run(args) -> None:
     for path in (args.from_wheel, args.constraint):
         if path is not None and not path.is_file():
             raise InstallError(f"{path} does not exist")
-    if args.wheel_dir is not None:
-        with tempfile.TemporaryDirectory() as work_dir:
-            wheel = repack.repack(_source_wheel(args.from_wheel, Path(work_dir)), args.wheel_dir)
-        print(f"wrote {wheel}")
-        return
     before = run_probe()
-    if _works(before) and not (args.from_source and origin.is_repacked_copy()):
+    if _works(before):
         print(f"Detectron2 is there and works: {origin.describe_origin()}")
         return
     _check_torch(before)
     _announce(before)
     pip_options = ["--constraint", str(args.constraint)] if args.constraint else []
-    if args.from_source:
-        _install_from_source(pip_options)
-    else:
-        _install_copy(args.from_wheel, pip_options)
+    _check_pip()
+    with tempfile.TemporaryDirectory() as work_dir:
+        source = _source_wheel(args.from_wheel, Path(work_dir))
+        _install_wheel(repack.repack(source, Path(work_dir)), pip_options)
     _verify()
 
 
@@ -112,35 +95,9 @@ def _check_torch(probe: Probe) -> None:
 
 def _announce(probe: Probe) -> None:
     """Say what is about to be replaced, if there is something."""
-    if not probe.missing:
-        print(f"replacing the Detectron2 that is there: {origin.describe_origin()}")
-    elif "No module named 'detectron2'" not in probe.missing[0][1]:
+    if "No module named 'detectron2'" not in probe.missing[0][1]:
         lacking = ": ".join(probe.missing[0])
         print(f"replacing the Detectron2 that is there, as it does not work: {lacking}")
-
-
-def _install_copy(from_wheel: Path | None, pip_options: list[str]) -> None:
-    _check_pip()
-    with tempfile.TemporaryDirectory() as work_dir:
-        source = _source_wheel(from_wheel, Path(work_dir))
-        _install_wheel(repack.repack(source, Path(work_dir)), pip_options)
-
-
-def _install_from_source(pip_options: list[str]) -> None:
-    _check_pip()
-    for program in ("git", "c++"):
-        if shutil.which(program) is None:
-            raise InstallError(f"--from-source needs {program}, which is not on the PATH")
-    if importlib.util.find_spec("setuptools") is None:
-        raise InstallError("--from-source needs setuptools; run: python -m pip install setuptools")
-    print(f"building {UPSTREAM}, which takes minutes", flush=True)
-    with tempfile.TemporaryDirectory() as work_dir:
-        # Without build isolation, as its setup.py imports the torch that it is built for.
-        _pip(
-            *("wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", work_dir, UPSTREAM),
-            failing=f"build {UPSTREAM}",
-        )
-        _install_wheel(next(Path(work_dir).glob("detectron2-*.whl")), pip_options)
 
 
 def _install_wheel(wheel: Path, pip_options: list[str]) -> None:
@@ -190,12 +147,11 @@ def _pip(*arguments: str, failing: str) -> None:
 
 
 def _most_telling(lines: list[str]) -> str:
-    """The line that says why: git's last, else pip's last error, else simply the last."""
-    bare = [line.strip(" │|") for line in lines]
-    for prefix in ("fatal: ", "ERROR: ", "error: "):
-        if telling := [line for line in bare if line.startswith(prefix)]:
+    """The line that says why: pip's last error, else simply the last."""
+    for prefix in ("ERROR: ", "error: "):
+        if telling := [line for line in lines if line.startswith(prefix)]:
             return telling[-1].removeprefix(prefix)
-    return bare[-1]
+    return lines[-1]
 
 
 def _verify() -> None:

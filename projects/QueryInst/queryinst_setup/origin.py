@@ -14,17 +14,12 @@ def detectron2_version() -> str | None:
         return None
 
 
-def is_repacked_copy() -> bool:
-    """True if the installed Detectron2 is the one that `repack` makes."""
-    return detectron2_version() == repack.VERSION
-
-
 def describe_origin() -> str:
     """One line on how Detectron2 got here, as far as its package metadata tell."""
     version = detectron2_version()
     if version is None:
         return "a folder on the path, not installed by pip"
-    if is_repacked_copy():
+    if version == repack.VERSION:
         return f"the Python files that {repack.SOURCE_NAME} {repack.SOURCE_VERSION} redistributes"
     text = importlib.metadata.distribution("detectron2").read_text("direct_url.json")
     source = json.loads(text) if text else {}

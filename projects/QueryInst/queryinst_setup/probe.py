@@ -8,8 +8,10 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 # What QueryInst uses of Detectron2, as (module, attribute). The version says little: upstream's
 # HEAD has called itself 0.6 since 2021.
@@ -95,8 +97,8 @@ class Probe:
     """
 
     modules: dict[str, Module] = field(default_factory=dict)
-    missing: list[tuple[str, str]] = field(default_factory=list)
-    cuda: list[tuple[str, int]] = field(default_factory=list)  # name, bytes of memory
+    missing: list[Sequence[str]] = field(default_factory=list)
+    cuda: list[Sequence[Any]] = field(default_factory=list)  # name, bytes of memory
     cuda_version: str | None = None
     compiled: bool = False
     hardware: str = ""
@@ -112,9 +114,8 @@ def run_probe(modules=("torch", "torchvision"), *, capabilities=CAPABILITIES) ->
         "path": [package_parent],
         "marker": _MARKER,
     }
-    command = [sys.executable, "-c", _SOURCE, json.dumps(question)]
     done = subprocess.run(
-        command,
+        [sys.executable, "-c", _SOURCE, json.dumps(question)],
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
@@ -126,11 +127,5 @@ def run_probe(modules=("torch", "torchvision"), *, capabilities=CAPABILITIES) ->
         last = (done.stderr.strip().splitlines() or ["no message"])[-1]
         return Probe(crash=f"exit status {done.returncode}: {last}")
     answer = json.loads(answers[-1].removeprefix(_MARKER))
-    return Probe(
-        modules={name: Module(**module) for name, module in answer["modules"].items()},
-        missing=[(name, error) for name, error in answer["missing"]],
-        cuda=[(name, memory) for name, memory in answer["cuda"]],
-        cuda_version=answer["cuda_version"],
-        compiled=answer["compiled"],
-        hardware=answer["hardware"],
-    )
+    modules = {name: Module(**module) for name, module in answer.pop("modules").items()}
+    return Probe(modules, **answer)

@@ -1,6 +1,5 @@
 """Video files: frames in, frames out."""
 
-import logging
 import os
 from collections.abc import Iterator
 
@@ -8,8 +7,6 @@ import cv2
 import numpy as np
 
 from .files import is_file_name, make_folder
-
-logger = logging.getLogger(__name__)
 
 VIDEO_SUFFIXES = (".avi", ".mkv", ".mov", ".mp4", ".m4v", ".webm")
 _DEFAULT_FPS = 25.0  # for files and cameras that do not say
@@ -76,46 +73,14 @@ def plan_video(source: str, output: str) -> str:
     return path
 
 
-class FrameWriter:
-    """Writes a video file with the first codec that this OpenCV has; made with the first frame.
+def open_writer(path: str, fps: float, width: int, height: int) -> cv2.VideoWriter:
+    """A new video file: Motion-JPEG in .avi, VP8 in .webm, MPEG-4 in all others.
 
-    MPEG-4 where the format admits it. Else Motion-JPEG in an .avi file beside the one asked for.
+    Raises:
+        OSError: this OpenCV cannot write it.
     """
-
-    def __init__(self, path: str, fps: float):
-        self.path = path
-        self._fps = fps
-        self._writer: cv2.VideoWriter | None = None
-
-    def write(self, frame: np.ndarray) -> None:
-        """Add a frame (H, W, 3) uint8, BGR, as large as the first one.
-
-        Raises:
-            OSError: no codec can write the file.
-        """
-        if self._writer is None:
-            self._writer = self._open(frame.shape[1], frame.shape[0])
-        self._writer.write(frame)
-
-    def close(self) -> None:
-        """Finish the file; what was written so far can be played."""
-        if self._writer is not None:
-            self._writer.release()
-
-    def _open(self, width: int, height: int) -> cv2.VideoWriter:
-        stem, suffix = os.path.splitext(self.path)
-        codecs = {".avi": ["MJPG", "XVID"], ".webm": ["VP80", "VP90"]}.get(suffix.lower(), ["mp4v"])
-        choices = [(self.path, codec) for codec in codecs] + [(f"{stem}.avi", "MJPG")]
-        for path, codec in choices:
-            fourcc = cv2.VideoWriter.fourcc(*codec)
-            writer = cv2.VideoWriter(path, fourcc, self._fps, (width, height))
-            if writer.isOpened():
-                if path != self.path:
-                    logger.warning("OpenCV has no codec for %s; writing %s", self.path, path)
-                self.path = path
-                return writer
-            writer.release()
-        raise OSError(
-            f"--output {self.path}: this OpenCV can write none of the codecs"
-            f" {', '.join(dict.fromkeys(codec for _, codec in choices))} there"
-        )
+    codec = {".avi": "MJPG", ".webm": "VP80"}.get(os.path.splitext(path)[1].lower(), "mp4v")
+    writer = cv2.VideoWriter(path, cv2.VideoWriter.fourcc(*codec), fps, (width, height))
+    if not writer.isOpened():
+        raise OSError(f"--output {path}: this OpenCV cannot write {codec} there; try an .avi file")
+    return writer

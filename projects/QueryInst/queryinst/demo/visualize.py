@@ -20,7 +20,7 @@ from ..data.images import read_image
 from ..engine.predictor import Predictor
 from ..engine.setup import setup_cfg
 from .files import find_images, plan_outputs
-from .video import FrameReader, FrameWriter, plan_video
+from .video import FrameReader, open_writer, plan_video
 
 logger = logging.getLogger(__name__)
 
@@ -166,7 +166,7 @@ def enlargement(height: int, width: int) -> int:
 
 
 def _draw_video(predictor: Predictor, frames: FrameReader, output: str | None) -> None:
-    writer = FrameWriter(output, frames.fps) if output else None
+    writer = None  # made for the first frame's size
     visualizer = VideoVisualizer(predictor.metadata)  # keeps an object's colour from frame to frame
     count, start = 0, time.perf_counter()
     try:
@@ -174,7 +174,9 @@ def _draw_video(predictor: Predictor, frames: FrameReader, output: str | None) -
             instances = predictor(frame)["instances"].to("cpu")
             drawn = visualizer.draw_instance_predictions(frame[:, :, ::-1], instances)
             drawn_bgr = np.ascontiguousarray(drawn.get_image()[:, :, ::-1])
-            if writer is not None:
+            if output:
+                height, width = frame.shape[:2]
+                writer = writer or open_writer(output, frames.fps, width, height)
                 writer.write(drawn_bgr)
             elif not _show(drawn_bgr, wait=1):
                 break
@@ -182,9 +184,9 @@ def _draw_video(predictor: Predictor, frames: FrameReader, output: str | None) -
                 logger.info("%d of %s frames", count, frames.num_frames or "unknown")
     finally:
         if writer is not None:
-            writer.close()
+            writer.release()  # what was written so far can be played
     seconds = time.perf_counter() - start
-    logger.info("%d frames in %.1f s%s", count, seconds, f", {writer.path}" if writer else "")
+    logger.info("%d frames in %.1f s%s", count, seconds, f", {output}" if output else "")
 
 
 def _describe(predictor: Predictor, instances: Instances) -> str:

@@ -7,13 +7,13 @@ import shutil
 import ssl
 import urllib.error
 import urllib.request
-from dataclasses import dataclass
 from typing import IO
 
 from tqdm import tqdm
 
 from .._version import __version__
 from ..checkpoint.files import remove_quietly, sha256_of
+from .metadata import ModelEntry
 
 logger = logging.getLogger(__name__)
 
@@ -28,17 +28,8 @@ _OF_THE_NETWORK = (
 )
 
 
-@dataclass(frozen=True)
-class PublishedFile:
-    """A file that others published: its address, how its sha256 begins, and about how big it is."""
-
-    url: str
-    sha256_prefix: str
-    approximate_size_mb: int
-
-
-def ensure_file(published: PublishedFile, path: str, *, force: bool = False) -> str:
-    """Have the published file at `path`: the one that is there if it is the right one, or download.
+def ensure_file(entry: ModelEntry, path: str, *, force: bool = False) -> str:
+    """Have a model's file at `path`: the one that is there if it is the right one, or download.
 
     The caller holds the lock of this path.
 
@@ -57,22 +48,22 @@ def ensure_file(published: PublishedFile, path: str, *, force: bool = False) -> 
     partial = f"{path}.part"
     remove_quietly(partial)  # of a run that was killed: the lock says that it is nobody's
     if force or not os.path.isfile(path):
-        return _download(published, path, partial)
+        return _download(entry, path, partial)
     try:
         digest = sha256_of(path)
     except OSError as error:
         raise OSError(f"{path} can't be read ({reason_of(error)})") from error
-    if not digest.startswith(published.sha256_prefix):
+    if not digest.startswith(str(entry.sha256_prefix)):
         raise ValueError(
-            f"{path} is not the published file: its sha256 is {digest}, and that of {published.url}"
-            f" begins with {published.sha256_prefix}; it was left as it is, remove or replace it"
+            f"{path} is not the published file: its sha256 is {digest}, and that of {entry.url}"
+            f" begins with {entry.sha256_prefix}; it was left as it is, remove or replace it"
         )
     return digest
 
 
-def _download(published: PublishedFile, path: str, partial: str) -> str:
+def _download(entry: ModelEntry, path: str, partial: str) -> str:
     """Download under the name `partial`, which becomes `path` when the digest is right."""
-    url, size = published.url, f"about {published.approximate_size_mb} MB"
+    url, size = str(entry.url), f"about {entry.approximate_size_mb} MB"
     logger.info("Downloading %s (%s) to %s", url, size, path)
     try:
         with open(partial, "wb") as file:
@@ -80,10 +71,10 @@ def _download(published: PublishedFile, path: str, partial: str) -> str:
             file.flush()
             os.fsync(file.fileno())
         digest = sha256_of(partial)
-        if not digest.startswith(published.sha256_prefix):
+        if not digest.startswith(str(entry.sha256_prefix)):
             raise ValueError(
                 f"what {url} gave has the sha256 {digest}, which should begin with"
-                f" {published.sha256_prefix}; it was removed, as it is not the published file"
+                f" {entry.sha256_prefix}; it was removed, as it is not the published file"
             )
         os.replace(partial, path)
     except _OF_THE_NETWORK as error:

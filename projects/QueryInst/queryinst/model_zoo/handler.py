@@ -14,7 +14,7 @@ from iopath.common.file_io import file_lock, get_cache_dir
 from portalocker.exceptions import LockException
 
 from .conversion import CONVERTER_VERSION, convert_published
-from .downloads import PublishedFile, ensure_file, unwritable
+from .downloads import ensure_file, unwritable
 from .metadata import PREFIX, ModelEntry, load_models, models_yaml
 from .model_zoo import config_of
 
@@ -99,8 +99,7 @@ def _prepare(entry: ModelEntry, target: str, force: bool) -> None:
     assert entry.url and entry.sha256_prefix
     cfg = config_of(entry)  # before the download: a wrong name in models.yaml shows at once
     source = os.path.join(os.path.dirname(target), entry.file_name)
-    published = PublishedFile(entry.url, entry.sha256_prefix, entry.approximate_size_mb)
-    digest = ensure_file(published, source, force=force)
+    digest = ensure_file(entry, source, force=force)
     convert_published(source, target, entry=entry, cfg=cfg, digest=digest)
 
 

@@ -9,7 +9,7 @@ from detectron2.modeling import build_model
 from ..checkpoint import QueryInstCheckpointer
 from ..config import add_queryinst_config
 from ..devices import resolve_device
-from .metadata import ModelEntry, find_by_config, load_models, models_yaml
+from .metadata import ModelEntry, load_models, models_yaml
 
 
 def get_config_file(config_path: str) -> str:
@@ -77,11 +77,12 @@ def get_checkpoint_url(config_path: str) -> str:
             address; the message lists those that have some.
     """
     get_config_file(config_path)  # a misspelt name is the first thing to say
-    entry = find_by_config(config_path)
-    if entry is None or entry.checkpoint_url is None:
-        known = ", ".join(model.config for model in load_models() if model.url)
-        raise RuntimeError(f"no published weights for {config_path!r}; there are for: {known}")
-    return entry.checkpoint_url
+    urls = {entry.config: entry.checkpoint_url for entry in load_models() if entry.checkpoint_url}
+    if config_path not in urls:
+        raise RuntimeError(
+            f"no published weights for {config_path!r}; there are for: {', '.join(urls)}"
+        )
+    return urls[config_path]
 
 
 def config_of(entry: ModelEntry) -> CfgNode:
