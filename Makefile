@@ -44,7 +44,7 @@ lint: install
 	@$(RUN) -m flake8 $(SOURCES)
 	@$(RUN) -m mypy
 
-# About a quarter of an hour on two cores.
+# Up to an hour on two cores: this project runs twice, with its speed-ups and without any.
 parity: install
 	@$(RUN) dev/setup_peer.py "$(VENV)" "$(PEER_VENV)"
 	@$(RUN) -W ignore -m dev.parity.compare --peer "$(PEER_VENV)" $(if $(RECORD),--record docs/parity.md) $(ARGS)

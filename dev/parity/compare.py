@@ -1,10 +1,12 @@
 """Compare full-size models with MMDetection's, run side by side on equal weights and images.
 
 usage: python -m dev.parity.compare --peer VENV [--record FILE] [--only CASE ...]
+                                    [--speedups {auto,none} ...]
 
-Prints for each quantity the largest difference in float32, beside it how far MMDetection in float32
-is from itself in float64, and the difference of the two sides in float64. Ends with status 1 where
-a verdict is not "equal".
+MMDetection runs once; this project's model runs with the speed-ups of this processor, then without
+any. Prints for each quantity the largest difference in float32, beside it how far MMDetection in
+float32 is from itself in float64, and the difference of the two sides in float64. Ends with status
+1 where a verdict is not "equal".
 """
 
 import argparse
@@ -17,7 +19,7 @@ from pathlib import Path
 
 import our_runs
 import torch
-from comparison import clip_boxes, compare, in_our_names
+from comparison import compare, in_our_names
 from detectron2.config import CfgNode
 from parity_cases import FULL_SEED, Batch, full_batch, steps_batches
 from parity_inputs import trained_looking
@@ -26,6 +28,7 @@ from dev import PARITY
 from queryinst.checkpoint import convert_mmdet_state_dict
 from queryinst.model_zoo.conversion import build_on_meta
 from queryinst.solver import build_optimizer
+from queryinst.speedups import speed_up_optimizer
 
 from . import report
 
@@ -38,6 +41,7 @@ RUNS = {
 }
 STEPS_MODEL = "queryinst_R_50_FPN_1x"
 CASES = ("parameters", *RUNS, "steps")
+SPEEDUPS = {"auto": ("auto",), "none": ()}  # MODEL.QUERYINST.SPEEDUPS
 
 
 def main() -> int:
@@ -45,14 +49,19 @@ def main() -> int:
     parser.add_argument("--peer", type=Path, required=True, help="environment with MMDetection")
     parser.add_argument("--record", type=Path, help="markdown file to write")
     parser.add_argument("--only", nargs="+", choices=CASES, default=CASES, help="these cases alone")
+    parser.add_argument("--speedups", nargs="+", choices=SPEEDUPS, default=list(SPEEDUPS))
     args = parser.parse_args()
     start = time.monotonic()
-    sections = []
+    sections: list[report.Section] = []
     with tempfile.TemporaryDirectory() as folder:
         for case in args.only:
             begun = time.monotonic()
-            sections.append(_run_case(case, Reference(args.peer, Path(folder))))
-            print(report.render(sections[-1]))
+            theirs = _run_reference(case, Reference(args.peer, Path(folder)))
+            for name in args.speedups:
+                gc.collect()
+                sections.append(_compare_case(case, theirs, SPEEDUPS[name]))
+                print(report.render(sections[-1]), flush=True)
+            del theirs
             print(f"{time.monotonic() - begun:.0f} s", flush=True)
     minutes = (time.monotonic() - start) / 60
     is_equal = all(section.is_equal for section in sections)
@@ -79,20 +88,31 @@ class Reference:
         return result
 
 
-def _run_case(case: str, reference: Reference) -> report.Section:
-    gc.collect()
+def _run_reference(case: str, reference: Reference) -> dict:
     if case == "parameters":
-        return compare_parameters(reference("parameters"))
+        return reference("parameters")
+    return reference("steps", STEPS_MODEL) if case == "steps" else reference(RUNS[case], case)
+
+
+def _compare_case(case: str, theirs: dict, speedups: tuple[str, ...]) -> report.Section:
+    if case == "parameters":
+        return compare_parameters(theirs, speedups)
     if case == "steps":
-        return compare_steps(reference("steps", STEPS_MODEL))
-    return compare_runs(case, RUNS[case].split("+"), reference(RUNS[case], case))
+        return compare_steps(theirs, speedups)
+    return compare_runs(case, RUNS[case].split("+"), theirs, speedups)
 
 
-def compare_parameters(theirs: dict[str, dict]) -> report.Section:
+def _cfg(name: str, speedups: tuple[str, ...]) -> CfgNode:
+    cfg = our_runs.zoo_cfg(name)
+    cfg.MODEL.QUERYINST.SPEEDUPS = speedups
+    return cfg
+
+
+def compare_parameters(theirs: dict[str, dict], speedups: tuple[str, ...]) -> report.Section:
     """Names, shapes and what is trained, of the models as their configurations build them."""
     rows = []
     for name, model in theirs.items():
-        ours = build_on_meta(our_runs.zoo_cfg(name))
+        ours = build_on_meta(_cfg(name, speedups))
         converted = convert_mmdet_state_dict(
             {key: torch.empty(shape, device="meta") for key, shape in model["shapes"].items()}
         )
@@ -112,23 +132,24 @@ def compare_parameters(theirs: dict[str, dict]) -> report.Section:
                 differing_trained=len(trained ^ their_trained.keys()),
             )
         )
-    return report.ParameterSection(rows)
+    return report.ParameterSection(rows, speedups)
 
 
-def compare_runs(name: str, kinds: list[str], theirs: dict) -> report.Section:
+def compare_runs(
+    name: str, kinds: list[str], theirs: dict, speedups: tuple[str, ...]
+) -> report.Section:
     """Every quantity of a model's runs on a batch of two images."""
     state = trained_looking(theirs["shapes"], FULL_SEED)
-    model = our_runs.build(our_runs.zoo_cfg(name), state, DTYPES[0])
+    model = our_runs.build(_cfg(name, speedups), state, DTYPES[0])
     batch = full_batch(model.cascade.stages[0].cls_logits.out_features)
-    section = report.RunSection(name)
+    section = report.RunSection(name, speedups)
     for kind in kinds:
         differences = {}
         for dtype in DTYPES:
             our_runs.set_weights(model, state, dtype)
             record = _run(kind, model, batch, dtype)
-            differences[dtype] = compare(
-                record, _as_ours(theirs[kind]["records"][str(dtype)], batch), by_stage=True
-            )
+            reference = in_our_names(theirs[kind]["records"][str(dtype)], convert_mmdet_state_dict)
+            differences[dtype] = compare(record, reference, by_stage=True)
         section.add(kind, differences[DTYPES[0]], theirs[kind]["noise"], differences[DTYPES[1]])
         model.zero_grad()
     return section
@@ -140,19 +161,9 @@ def _run(kind: str, model: torch.nn.Module, batch: Batch, dtype: torch.dtype) ->
     return our_runs.training_run(model, batch.images, batch.objects, dtype)
 
 
-def _as_ours(record: our_runs.Record, batch: Batch) -> our_runs.Record:
-    """MMDetection's record under this project's names, its output boxes clipped to the image."""
-    renamed = in_our_names(record, convert_mmdet_state_dict)
-    for image, size in enumerate(batch.output_sizes):
-        key = f"image{image}/output_boxes"
-        if key in renamed:
-            renamed[key] = clip_boxes(renamed[key], size)
-    return renamed
-
-
-def compare_steps(theirs: dict) -> report.Section:
+def compare_steps(theirs: dict, speedups: tuple[str, ...]) -> report.Section:
     """Losses of optimizer steps from equal weights on the same batches."""
-    cfg = our_runs.zoo_cfg(STEPS_MODEL)
+    cfg = _cfg(STEPS_MODEL, speedups)
     state = trained_looking(theirs["shapes"], FULL_SEED)
     model = our_runs.build(cfg, state, DTYPES[0])
     losses = {}
@@ -160,7 +171,7 @@ def compare_steps(theirs: dict) -> report.Section:
         our_runs.set_weights(model, state, dtype)
         losses[dtype] = _take_steps(cfg, model, dtype)
         model.zero_grad()
-    section = report.StepsSection(STEPS_MODEL)
+    section = report.StepsSection(STEPS_MODEL, speedups)
     single, double = (theirs["losses"][str(dtype)] for dtype in DTYPES)
     for *step, nudged in zip(
         losses[DTYPES[0]], single, losses[DTYPES[1]], double, zip(*theirs["nudged"])
@@ -171,6 +182,7 @@ def compare_steps(theirs: dict) -> report.Section:
 
 def _take_steps(cfg: CfgNode, model: torch.nn.Module, dtype: torch.dtype) -> list[dict]:
     optimizer = build_optimizer(cfg, model)
+    speed_up_optimizer(optimizer, cfg.MODEL.QUERYINST.SPEEDUPS)
     losses = []
     for batch in steps_batches(cfg.MODEL.ROI_HEADS.NUM_CLASSES):
         record = our_runs.training_run(model, batch.images, batch.objects, dtype)

@@ -21,7 +21,7 @@ NOISE_FACTOR = 4
 ROUNDING = 1e-6
 # In float64, relative to the largest value (of gradients: to the norm).
 EQUAL_IN_FLOAT64 = 1e-9
-IDENTICAL = ("matches", "mask targets", "top-k set")
+IDENTICAL = ("matches", "mask targets", "top-k set", "detections not dropped")
 
 
 class Section(Protocol):
@@ -61,7 +61,11 @@ class ParameterRow:
 @dataclass
 class ParameterSection:
     rows: list[ParameterRow]
-    title: str = "Parameters of the models that the configurations build"
+    speedups: tuple[str, ...]
+
+    @property
+    def title(self) -> str:
+        return f"Parameters of the models that the configurations build, {_named(self.speedups)}"
 
     @property
     def is_equal(self) -> bool:
@@ -119,11 +123,12 @@ class _Row:
 @dataclass
 class RunSection:
     name: str
+    speedups: tuple[str, ...]
     rows: list[_Row] = field(default_factory=list)
 
     @property
     def title(self) -> str:
-        return f"{self.name}: a batch of two images"
+        return f"{self.name}, {_named(self.speedups)}: a batch of two images"
 
     @property
     def is_equal(self) -> bool:
@@ -176,11 +181,15 @@ def _without_stage(quantity: str) -> str:
 @dataclass
 class StepsSection:
     name: str
+    speedups: tuple[str, ...]
     rows: list[tuple[float, float, float, float, float]] = field(default_factory=list)
 
     @property
     def title(self) -> str:
-        return f"{self.name}: optimizer steps on batches of two 320-pixel images"
+        return (
+            f"{self.name}, {_named(self.speedups)}: optimizer steps on batches of two 320-pixel"
+            " images"
+        )
 
     def add(self, ours, theirs, ours_double, theirs_double, nudged) -> None:
         """One step's losses by name: here, in MMDetection, both in float64; MMDetection's nudged.
@@ -223,6 +232,10 @@ class StepsSection:
                 f" {double:.1e} | {_verdict(self._is_equal(step))} |"
             )
         return lines
+
+
+def _named(speedups: tuple[str, ...]) -> str:
+    return f"SPEEDUPS {speedups}"
 
 
 def _total(losses: Mapping[str, Tensor]) -> float:

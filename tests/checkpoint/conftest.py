@@ -5,10 +5,7 @@ import logging
 import pytest
 import torch
 from detectron2.modeling import build_model
-from torch import nn
 
-from queryinst import QueryInst
-from queryinst.checkpoint.foreign_state_dicts import install_state_dict_hook
 from queryinst.testing import tiny_cfg
 
 
@@ -34,25 +31,6 @@ def _make(seed=0, **overrides):
 def make_model():
     """Tiny models in training mode; `seed` changes every parameter and buffer."""
     return _make
-
-
-class _PlainQueryInst(QueryInst):
-    """With torch's own load_state_dict, so that only the hook converts."""
-
-    load_state_dict = nn.Module.load_state_dict
-
-
-@pytest.fixture
-def make_hooked():
-    """As `make_model`'s, with the hook for foreign state dicts."""
-
-    def make(seed=0, **overrides):
-        model = _make(seed, **overrides)
-        model.__class__ = _PlainQueryInst
-        install_state_dict_hook(model)
-        return model
-
-    return make
 
 
 @pytest.fixture

@@ -39,8 +39,8 @@ def refused(model, path, match, snapshot, error=ValueError):
 
 
 @pytest.fixture
-def make_model(make_hooked):
-    return make_hooked
+def make_model(make_model):
+    return make_model
 
 
 @pytest.fixture

@@ -22,8 +22,8 @@ def state(make_model):
 
 @pytest.mark.parametrize("training", [False, True])
 @pytest.mark.parametrize("options", [{}, {"strict": False}, {"assign": True}])
-def test_install_state_dict_hook_converts_mmdetections_names(make_hooked, state, options, training):
-    model, theirs = make_hooked(2).train(training), to_mmdet_state_dict(state)
+def test_install_state_dict_hook_converts_mmdetections_names(make_model, state, options, training):
+    model, theirs = make_model(2).train(training), to_mmdet_state_dict(state)
     names = list(theirs)
     result = model.load_state_dict(theirs, **options)
     assert result.missing_keys == result.unexpected_keys == []
@@ -32,10 +32,10 @@ def test_install_state_dict_hook_converts_mmdetections_names(make_hooked, state,
 
 
 @pytest.mark.parametrize("strict", [False, True])
-def test_install_state_dict_hook_makes_loading_strict(make_hooked, state, snapshot, strict):
+def test_install_state_dict_hook_makes_loading_strict(make_model, state, snapshot, strict):
     theirs = to_mmdet_state_dict(state)
     del theirs["roi_head.bbox_head.1.fc_reg.bias"]
-    model = make_hooked(2)
+    model = make_model(2)
     changed = snapshot(model)
     with pytest.raises(ValueError, match=r"1 missing keys \(cascade.stages.1.box_deltas.bias\)"):
         model.load_state_dict(theirs, strict=strict)
@@ -45,11 +45,9 @@ def test_install_state_dict_hook_makes_loading_strict(make_hooked, state, snapsh
     assert not changed()
 
 
-def test_install_state_dict_hook_reads_the_mode_and_the_allowed_keys(
-    make_hooked, make_model, messages
-):
+def test_install_state_dict_hook_reads_the_mode_and_the_allowed_keys(make_model, messages):
     theirs = to_mmdet_state_dict(make_model(1, MODEL__ROI_HEADS__NUM_CLASSES=5).state_dict())
-    model = make_hooked(2)
+    model = make_model(2)
     model.load_state_dict(theirs)
     assert len(messages("a state dict in MMDetection's names has 5 classes")) == 1
     with pytest.raises(ValueError, match="NUM_CLASSES is 3, the file has 5"):
@@ -60,10 +58,8 @@ def test_install_state_dict_hook_reads_the_mode_and_the_allowed_keys(
 
 
 @pytest.mark.parametrize("pickled", [False, True])
-def test_install_state_dict_hook_goes_along_with_copies(
-    make_hooked, make_model, state, snapshot, pickled
-):
-    model = make_hooked(2)
+def test_install_state_dict_hook_goes_along_with_copies(make_model, state, snapshot, pickled):
+    model = make_model(2)
     twin = pickle.loads(pickle.dumps(model)) if pickled else copy.deepcopy(model)
     changed = snapshot(model)
     twin.load_state_dict(to_mmdet_state_dict(state), strict=False)
@@ -76,8 +72,8 @@ def test_install_state_dict_hook_goes_along_with_copies(
 
 
 @pytest.mark.parametrize("strict", [False, True])
-def test_install_state_dict_hook_works_in_a_part_of_a_module(make_hooked, state, strict):
-    model = make_hooked(2)
+def test_install_state_dict_hook_works_in_a_part_of_a_module(make_model, state, strict):
+    model = make_model(2)
     whole = nn.ModuleDict({"detector": model, "other": nn.Linear(2, 2)})
     theirs = {f"detector.{name}": value for name, value in to_mmdet_state_dict(state).items()}
     theirs |= {"other.weight": torch.ones(2, 2), "other.bias": torch.ones(2)}
@@ -87,8 +83,8 @@ def test_install_state_dict_hook_works_in_a_part_of_a_module(make_hooked, state,
     assert torch.equal(whole["other"].weight, torch.ones(2, 2))
 
 
-def test_install_state_dict_hook_leaves_other_state_dicts_alone(make_hooked, state):
-    model = make_hooked(2)
+def test_install_state_dict_hook_leaves_other_state_dicts_alone(make_model, state):
+    model = make_model(2)
     del state["cascade.stages.0.ffn_in.bias"]
     result = model.load_state_dict(state | {"extra": torch.zeros(1)}, strict=False)
     assert result.missing_keys == ["cascade.stages.0.ffn_in.bias"]

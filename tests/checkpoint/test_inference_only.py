@@ -190,7 +190,7 @@ def test_save_writes_the_kind_of_an_inference_only_model(
     model, cfg = make_model(1), tiny_cfg()
     if built_inference_only:
         model, cfg = make_model(1, **INFERENCE_ONLY), tiny_cfg(**INFERENCE_ONLY)
-    model.make_slim()
+    model.make_inference_only()
     saver = QueryInstCheckpointer(model, str(tmp_path), meta=build_meta(cfg, None))
     saver.save("small")
     assert read_meta(str(tmp_path / "small.pth"))["kind"] == "slim"

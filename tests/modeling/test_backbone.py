@@ -6,12 +6,13 @@ import pytest
 import torch
 from detectron2.config import CfgNode
 from detectron2.layers import FrozenBatchNorm2d
-from detectron2.modeling import BACKBONE_REGISTRY, build_model
+from detectron2.modeling import BACKBONE_REGISTRY
 from detectron2.modeling.backbone import FPN
 from detectron2.modeling.backbone.regnet import AnyNet, ResBottleneckBlock, SimpleStem
 from detectron2.utils.events import EventStorage
 from torch import nn
 
+from queryinst.modeling import QueryInst
 from queryinst.modeling.backbone import build_fpn_backbone, use_running_statistics
 from queryinst.testing import random_batch, tiny_cfg
 
@@ -23,7 +24,7 @@ def regnet_cfg() -> CfgNode:
         stages = ["s1", "s2", "s3", "s4"]
 
         def build(cfg, input_shape):
-            trunk = AnyNet(
+            bottom_up = AnyNet(
                 stem_class=SimpleStem,
                 stem_width=8,
                 block_class=ResBottleneckBlock,
@@ -36,7 +37,7 @@ def regnet_cfg() -> CfgNode:
                 activation_class=nn.ReLU,
                 out_features=stages,
             )
-            return FPN(trunk, stages, cfg.MODEL.FPN.OUT_CHANNELS)
+            return FPN(bottom_up, stages, cfg.MODEL.FPN.OUT_CHANNELS)
 
         build.__name__ = name
         BACKBONE_REGISTRY.register(build)
@@ -56,21 +57,21 @@ def r18_cfg() -> CfgNode:
 
 
 @pytest.mark.parametrize("make_cfg", [regnet_cfg, retinanet_cfg, r18_cfg])
-def test_other_backbones_train_and_predict(make_cfg):
+def test_queryinst_trains_and_predicts_with_other_backbones(make_cfg):
     torch.manual_seed(0)
-    model = build_model(make_cfg()).train()
+    model = QueryInst(make_cfg()).train()
     with EventStorage(0):
         losses = model(random_batch((2, 1)))
     sum(losses.values()).backward()
     assert all(loss.isfinite() for loss in losses.values()) and len(losses) == 8
-    trunk_grads = [p.grad for p in model.backbone.bottom_up.parameters() if p.requires_grad]
-    assert all(grad is not None for grad in trunk_grads)
+    bottom_up_grads = [p.grad for p in model.backbone.bottom_up.parameters() if p.requires_grad]
+    assert all(grad is not None for grad in bottom_up_grads)
     with torch.no_grad():
-        (prediction,) = model.eval()(random_batch((0,)))
-    assert len(prediction["instances"]) == 18
+        (prediction,) = model.eval().inference(random_batch((0,)), do_postprocess=False)
+    assert len(prediction) == 18
 
 
-def test_the_pyramid_starts_xavier_uniform():
+def test_build_fpn_backbone_draws_xavier_uniform():
     torch.manual_seed(0)
     backbone = build_fpn_backbone(tiny_cfg())
     convs = [*backbone.lateral_convs, *backbone.output_convs]
@@ -84,32 +85,32 @@ def test_the_pyramid_starts_xavier_uniform():
 
 
 @pytest.mark.parametrize("fpn, embed", [(16, 32), (32, 16)])
-def test_the_width_of_the_pyramid_is_the_queries(fpn, embed):
+def test_build_fpn_backbone_refuses_other_channels_than_the_queries(fpn, embed):
     cfg = tiny_cfg(MODEL__FPN__OUT_CHANNELS=fpn, MODEL__QUERYINST__EMBED_DIM=embed)
     message = f"p2 has {fpn} channels, .*EMBED_DIM is {embed}; set MODEL.FPN.OUT_CHANNELS"
     with pytest.raises(ValueError, match=message):
         build_fpn_backbone(cfg)
 
 
-def test_a_feature_that_the_backbone_lacks_is_named():
+def test_queryinst_names_a_feature_that_the_backbone_lacks():
     cfg = tiny_cfg(MODEL__ROI_HEADS__IN_FEATURES=["p2", "p3", "p4", "res5"])
     with pytest.raises(ValueError, match="no feature 'res5', only .*MODEL.ROI_HEADS.IN_FEATURES"):
-        build_model(cfg)
+        QueryInst(cfg)
 
 
 @pytest.mark.parametrize("freeze_at", [0, 1, 2, 3])
-def test_frozen_stages_are_frozen_whole(freeze_at):
-    trunk = build_fpn_backbone(tiny_cfg(MODEL__BACKBONE__FREEZE_AT=freeze_at)).bottom_up
+def test_build_fpn_backbone_freezes_whole_stages(freeze_at):
+    bottom_up = build_fpn_backbone(tiny_cfg(MODEL__BACKBONE__FREEZE_AT=freeze_at)).bottom_up
     for i, name in enumerate(["stem", "res2", "res3", "res4", "res5"]):
-        stage = getattr(trunk, name)
+        stage = getattr(bottom_up, name)
         kinds = {type(m) for m in stage.modules() if "BatchNorm" in type(m).__name__}
         frozen = i < freeze_at
         assert len(kinds) == 1 and (kinds == {FrozenBatchNorm2d}) == frozen
         assert all(parameter.requires_grad != frozen for parameter in stage.parameters())
 
 
-def test_batch_norms_of_the_trunk_alone_use_running_statistics():
-    model = build_model(tiny_cfg()).train()
+def test_queryinst_train_keeps_running_statistics_of_bottom_up_alone():
+    model = QueryInst(tiny_cfg()).train()
     for name, module in model.named_modules():
         if isinstance(module, nn.BatchNorm2d):
             assert module.training == name.startswith("mask_head."), name
@@ -120,11 +121,11 @@ def test_batch_norms_of_the_trunk_alone_use_running_statistics():
 
 
 def test_norm_eval_false_trains_on_batch_statistics():
-    model = build_model(tiny_cfg(MODEL__BACKBONE__NORM_EVAL=False)).train()
+    model = QueryInst(tiny_cfg(MODEL__BACKBONE__NORM_EVAL=False)).train()
     assert all(module.training for module in model.modules())
 
 
-def test_a_backbone_without_a_trunk_of_its_own_is_the_trunk():
+def test_use_running_statistics_without_a_bottom_up():
     net = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.SyncBatchNorm(4)).train()
     use_running_statistics(net)
     assert [module.training for module in net] == [True, False, False]

@@ -106,27 +106,27 @@ def slow(head: DynamicBoxHead, query_feats: torch.Tensor, roi_feats: torch.Tenso
     ],
 )
 @torch.no_grad()
-def test_a_stage_is_the_loop(num_images, num_queries, sizes):
+def test_dynamic_box_head_is_the_loop(num_images, num_queries, sizes):
     head = make(**sizes)
     query_feats = torch.randn(num_images, num_queries, 8).double()
     side = head.roi_proj.in_features // 8
     roi_feats = torch.randn(num_images * num_queries, 8, math.isqrt(side), math.isqrt(side))
-    found = head(query_feats, roi_feats.double())
+    actual = head(query_feats, roi_feats.double())
     expected = slow(head, query_feats, roi_feats.double())
-    for name, ours, theirs in zip(("logits", "deltas", "feats", "masks"), found, expected):
+    for name, ours, theirs in zip(("logits", "deltas", "feats", "masks"), actual, expected):
         torch.testing.assert_close(ours, theirs, msg=lambda text, name=name: f"{name}: {text}")
 
 
 @torch.no_grad()
-def test_queries_have_no_position_and_images_no_contact():
+def test_dynamic_box_head_gives_queries_no_position_and_images_no_contact():
     head = make()
     query_feats, roi_feats = torch.randn(2, 4, 8).double(), torch.randn(8, 8, 2, 2).double()
     order = torch.tensor([2, 0, 3, 1])
-    found = head(query_feats, roi_feats)
+    actual = head(query_feats, roi_feats)
     permuted_rois = roi_feats.unflatten(0, (2, 4))[:, order].flatten(0, 1)
-    for ours, moved in zip(found, head(query_feats[:, order], permuted_rois)):
+    for ours, moved in zip(actual, head(query_feats[:, order], permuted_rois)):
         torch.testing.assert_close(ours[:, order], moved)
-    for ours, alone in zip(found, head(query_feats[1:], roi_feats[4:])):
+    for ours, alone in zip(actual, head(query_feats[1:], roi_feats[4:])):
         torch.testing.assert_close(ours[1:], alone)
 
 
@@ -134,7 +134,7 @@ def test_queries_have_no_position_and_images_no_contact():
 # would take one for another.
 @pytest.mark.parametrize("num_classes", [1, 4, 64, 256])
 @pytest.mark.parametrize("prior_prob", [0.01, 0.3])
-def test_initial_weights_go_by_name(num_classes, prior_prob):
+def test_dynamic_box_head_initializes_by_name(num_classes, prior_prob):
     torch.manual_seed(0)
     head = DynamicBoxHead(
         **SIZES
@@ -159,7 +159,7 @@ def test_initial_weights_go_by_name(num_classes, prior_prob):
             assert (parameter == (1 if name.endswith("weight") else 0)).all(), name
 
 
-def test_hidden_layers_have_no_bias_but_norms():
+def test_normed_fc_has_no_bias_but_its_norm():
     names = {name for name, _ in make().named_parameters() if "_fcs." in name}
     kinds = {name.split(".", 2)[2] for name in names}
     assert kinds == {"linear.weight", "norm.weight", "norm.bias"}
@@ -167,7 +167,7 @@ def test_hidden_layers_have_no_bias_but_norms():
     assert {name.split(".")[1] for name in names if name.startswith("cls")} == {"0"}
 
 
-def test_dropout_acts_in_training_only():
+def test_dynamic_box_head_drops_out_in_training_only():
     head = make(dropout=0.5)
     query_feats, roi_feats = torch.randn(1, 3, 8).double(), torch.randn(3, 8, 2, 2).double()
     assert head.self_attn.dropout == 0.5
@@ -197,6 +197,6 @@ def test_dropout_acts_in_training_only():
         ("MODEL__QUERYINST__PRIOR_PROB", 1.0, "prior_prob=1.0 .*MODEL.QUERYINST.PRIOR_PROB"),
     ],
 )
-def test_impossible_keys_are_named(key, value, message):
+def test_dynamic_box_head_names_impossible_keys(key, value, message):
     with pytest.raises(ValueError, match=message):
         DynamicBoxHead(tiny_cfg(**{key: value}))

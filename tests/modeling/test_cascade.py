@@ -1,18 +1,143 @@
-"""The box stages in a row: what each one sees, and where gradients end."""
+"""The learned queries, box decoding, and the stages: what each sees, and where gradients end."""
 
 import math
 
 import pytest
 import torch
 from detectron2.layers import ShapeSpec
+from detectron2.modeling.box_regression import Box2BoxTransform
 from torch import nn
 from torchvision.ops import roi_align
 
-from queryinst.modeling.cascade import QueryCascade
+from queryinst.modeling.cascade import InitialQueries, QueryCascade, TwoSidedBox2BoxTransform
 from queryinst.testing import tiny_cfg
 
 SHAPES = {f"p{i}": ShapeSpec(channels=16, stride=2**i) for i in range(2, 6)}
 BBOX_REG_WEIGHTS = (2.0, 2.0, 1.0, 1.0)
+
+
+@pytest.mark.parametrize("num_queries, embed_dim", [(1, 4), (5, 16)])
+def test_initial_queries_start_as_the_whole_image(num_queries, embed_dim):
+    queries = InitialQueries(num_queries=num_queries, embed_dim=embed_dim)
+    whwh = torch.tensor([[96.0, 64.0, 96.0, 64.0], [50.0, 70.0, 50.0, 70.0]])
+    boxes, query_feats = queries(whwh)
+    assert boxes.tolist() == [[[0, 0, 96, 64]] * num_queries, [[0, 0, 50, 70]] * num_queries]
+    assert query_feats.shape == (2, num_queries, embed_dim)
+    assert torch.equal(query_feats[0], query_feats[1])
+
+
+def test_initial_queries_have_standard_normal_features():
+    torch.manual_seed(0)
+    feats = InitialQueries(num_queries=100, embed_dim=64).query_feats
+    assert abs(feats.mean().item()) < 0.03 and abs(feats.std().item() - 1) < 0.03
+
+
+def test_initial_queries_neither_clamp_nor_clip_boxes():
+    queries = InitialQueries(num_queries=3, embed_dim=2).double()
+    rows = [[0.5, 0.25, 0.2, 0.1], [0.0, 1.0, 1.0, 0.5], [1.5, -0.5, -0.2, 3.0]]
+    queries.boxes_cxcywh_norm.data = torch.tensor(rows, dtype=torch.float64)
+    sizes = [(200.0, 100.0), (30.0, 60.0)]
+    boxes, _ = queries(torch.tensor([[w, h, w, h] for w, h in sizes]).double())
+    for image, (width, height) in enumerate(sizes):
+        for query, (cx, cy, w, h) in enumerate(rows):
+            expected = [cx - w / 2, cy - h / 2, cx + w / 2, cy + h / 2]
+            expected = [x * side for x, side in zip(expected, (width, height, width, height))]
+            assert boxes[image, query].tolist() == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_initial_queries_have_the_dtype_of_the_parameters(dtype):
+    queries = InitialQueries(num_queries=2, embed_dim=2).to(dtype)
+    boxes, query_feats = queries(torch.tensor([[3, 2, 3, 2]]))
+    assert boxes.dtype == query_feats.dtype == dtype
+
+
+def test_initial_queries_learn_from_all_images():
+    queries = InitialQueries(num_queries=2, embed_dim=3)
+    boxes, query_feats = queries(torch.tensor([[4.0, 2.0, 4.0, 2.0], [8.0, 6.0, 8.0, 6.0]]))
+    (boxes.sum() + query_feats.sum()).backward()
+    # the sum of all corners is twice the centre, in pixels of both images
+    assert queries.boxes_cxcywh_norm.grad.tolist() == [[2 * (4 + 8), 2 * (2 + 6), 0, 0]] * 2
+    assert queries.query_feats.grad.tolist() == [[2.0] * 3] * 2
+
+
+@pytest.mark.parametrize("num_queries", [0, -1])
+def test_initial_queries_need_a_query(num_queries):
+    cfg = tiny_cfg(MODEL__QUERYINST__NUM_QUERIES=num_queries)
+    with pytest.raises(ValueError, match=f"num_queries={num_queries} .*QUERYINST.NUM_QUERIES"):
+        InitialQueries(cfg)
+
+
+CLAMP = 4.135166556742356  # log(1000 / 16)
+
+
+def decode(delta: list[float], box: list[float]) -> list[float]:
+    dx, dy, dw, dh = (d / weight for d, weight in zip(delta, BBOX_REG_WEIGHTS))
+    width, height = box[2] - box[0], box[3] - box[1]
+    center_x, center_y = box[0] + width / 2 + dx * width, box[1] + height / 2 + dy * height
+    half_w = width * math.exp(min(max(dw, -CLAMP), CLAMP)) / 2
+    half_h = height * math.exp(min(max(dh, -CLAMP), CLAMP)) / 2
+    return [center_x - half_w, center_y - half_h, center_x + half_w, center_y + half_h]
+
+
+BOXES = torch.tensor([[10.0, 20.0, 40.0, 30.0], [-5.0, -5.0, 0.0, 15.0], [7.0, 7.0, 7.0, 7.0]])
+
+
+@pytest.mark.parametrize(
+    "delta",
+    [(0, 0, 0, 0), (0.3, -0.7, 0.2, -0.1), (9.0, -9.0, 50.0, -50.0), (0.1, 0.1, -4.2, 4.2)],
+)
+def test_apply_deltas_moves_and_scales_and_clamps_on_both_sides(delta):
+    deltas = torch.tensor([delta] * 3, dtype=torch.float64)
+    actual = TwoSidedBox2BoxTransform(weights=BBOX_REG_WEIGHTS).apply_deltas(deltas, BOXES)
+    assert actual.dtype == torch.float64
+    for row, box in zip(actual.tolist(), BOXES.tolist()):
+        assert row == pytest.approx(decode(list(delta), box))
+
+
+def test_apply_deltas_is_detectron2s_but_for_the_lower_clamp():
+    ours, theirs = (
+        cls(weights=BBOX_REG_WEIGHTS) for cls in (TwoSidedBox2BoxTransform, Box2BoxTransform)
+    )
+    torch.manual_seed(0)
+    deltas, boxes = torch.randn(20, 4), torch.rand(20, 4).cumsum(1) * 50
+    torch.testing.assert_close(ours.apply_deltas(deltas, boxes), theirs.apply_deltas(deltas, boxes))
+    tiny = torch.tensor([[0.0, 0.0, -9.0, -9.0]])
+    assert ours.apply_deltas(tiny, boxes[:1])[0, 2] > theirs.apply_deltas(tiny, boxes[:1])[0, 2]
+    # and what it encodes it decodes
+    targets = boxes[:, :4] + torch.tensor([1.0, 2.0, 3.0, 4.0])
+    encoded = ours.get_deltas(boxes, targets)
+    torch.testing.assert_close(ours.apply_deltas(encoded, boxes), targets)
+
+
+@pytest.mark.parametrize("shape", [(0, 4), (2, 0, 4), (2, 3, 4)])
+def test_apply_deltas_takes_any_leading_dimensions(shape):
+    transform = TwoSidedBox2BoxTransform(weights=BBOX_REG_WEIGHTS)
+    torch.manual_seed(0)
+    deltas, boxes = torch.randn(shape), torch.rand(shape).cumsum(-1)
+    actual = transform.apply_deltas(deltas, boxes)
+    assert actual.shape == shape
+    flat = transform.apply_deltas(deltas.view(-1, 4), boxes.view(-1, 4))
+    torch.testing.assert_close(actual.view(-1, 4), flat)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_apply_deltas_never_rounds_to_half_precision(dtype):
+    transform = TwoSidedBox2BoxTransform(weights=BBOX_REG_WEIGHTS)
+    deltas = torch.zeros(1, 4, dtype=dtype)
+    boxes = torch.tensor([[801.3, 100.7, 1203.9, 333.3]], dtype=torch.float64)
+    with torch.autocast("cpu", torch.bfloat16):
+        actual = transform.apply_deltas(deltas, boxes)
+    assert actual.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
+    torch.testing.assert_close(actual.double(), boxes, rtol=1e-6, atol=0)
+
+
+def test_apply_deltas_has_finite_gradients_beyond_the_clamp():
+    deltas = torch.tensor([[1e4, -1e4, 1e4, -1e4]], requires_grad=True)
+    boxes = TwoSidedBox2BoxTransform(weights=BBOX_REG_WEIGHTS).apply_deltas(deltas, BOXES[:1])
+    assert boxes.isfinite().all()
+    boxes.sum().backward()
+    assert deltas.grad.isfinite().all()
 
 
 class Shift(nn.Module):
@@ -43,7 +168,7 @@ def make_shifts(*shares: float) -> QueryCascade:
     return QueryCascade(pooler=Center(), stages=stages, bbox_reg_weights=BBOX_REG_WEIGHTS)
 
 
-def test_every_stage_starts_from_the_last_ones_boxes_and_features():
+def test_query_cascade_starts_each_stage_from_the_last_ones_output():
     cascade = make_shifts(0.5, 0.25)
     boxes = torch.tensor([[[0.0, 0.0, 8.0, 4.0]], [[2.0, 2.0, 6.0, 6.0]]])
     query_feats = torch.tensor([[[1.0]], [[3.0]]])
@@ -60,7 +185,7 @@ def test_every_stage_starts_from_the_last_ones_boxes_and_features():
     assert rois[1] == [[0, 4, 0, 12, 4], [1, 4, 2, 8, 6]]
 
 
-def test_boxes_are_detached_between_stages_and_features_never():
+def test_query_cascade_detaches_boxes_between_stages_and_features_never():
     cascade = make_shifts(0.5, 0.25, 0.125)
     boxes = torch.tensor([[[0.0, 0.0, 8.0, 4.0]]], requires_grad=True)
     query_feats = torch.ones(1, 1, 1, requires_grad=True)
@@ -109,7 +234,7 @@ def pool_slowly(features, boxes, image: int) -> torch.Tensor:
 
 
 @torch.no_grad()
-def test_the_cascade_is_its_stages_image_by_image():
+def test_query_cascade_is_its_stages_image_by_image():
     cascade = make_real()
     features, boxes, query_feats = random_inputs(2, 3)
     outputs = cascade(features, boxes, query_feats)
@@ -134,7 +259,7 @@ def test_the_cascade_is_its_stages_image_by_image():
 
 @pytest.mark.parametrize("num_images, num_queries", [(1, 1), (2, 5), (3, 1)])
 @pytest.mark.parametrize("num_stages", [1, 3])
-def test_shapes(num_images, num_queries, num_stages):
+def test_query_cascade_shapes(num_images, num_queries, num_stages):
     cascade = make_real(MODEL__QUERYINST__NUM_STAGES=num_stages, MODEL__ROI_HEADS__NUM_CLASSES=2)
     outputs = cascade(*random_inputs(num_images, num_queries))
     assert len(outputs) == num_stages
@@ -145,6 +270,6 @@ def test_shapes(num_images, num_queries, num_stages):
 
 
 @pytest.mark.parametrize("num_stages", [0, -1])
-def test_there_is_a_stage(num_stages):
+def test_query_cascade_needs_a_stage(num_stages):
     with pytest.raises(ValueError, match="num_stages=.* must be >= 1; .*QUERYINST.NUM_STAGES"):
         make_real(MODEL__QUERYINST__NUM_STAGES=num_stages)

@@ -125,7 +125,7 @@ def mask_sum(output, logits, match, targets) -> float:
 
 @pytest.mark.parametrize("nums", [[2, 3], [0, 2], [6, 1], [1], [3, 0, 2]])
 @pytest.mark.parametrize("mask_channels", [NUM_CLASSES, 1])
-def test_losses_are_weighted_sums_over_the_number_of_matches(nums, mask_channels):
+def test_set_criterion_gives_weighted_sums_over_the_number_of_matches(nums, mask_channels):
     outputs, mask_logits, matches, targets = make_batch(nums, mask_channels=mask_channels)
     losses = make()(outputs, mask_logits, matches, targets, PADDED)
     normalizer = sum(min(num, NUM_QUERIES) for num in nums) + EPS
@@ -142,7 +142,7 @@ def test_losses_are_weighted_sums_over_the_number_of_matches(nums, mask_channels
 
 
 @pytest.mark.parametrize("nums", [[0], [0, 0]])
-def test_without_instances_the_class_loss_is_that_of_one(nums):
+def test_set_criterion_without_instances_divides_by_one(nums):
     """mmdet 3.3.0 divides by its epsilon alone here, and reports 1e9."""
     outputs, mask_logits, matches, targets = make_batch(nums)
     leaves = [x.requires_grad_() for output in outputs for x in output[:2]]
@@ -166,7 +166,7 @@ def test_without_instances_the_class_loss_is_that_of_one(nums):
         ("DICE_WEIGHT", "mask", 8.0),
     ],
 )
-def test_each_weight_scales_its_own_losses(key, name, default):
+def test_set_criterion_scales_each_loss_by_its_own_weight(key, name, default):
     batch = make_batch([2, 1])
     usual = make()(*batch, PADDED)
     scaled = make(**{f"MODEL__QUERYINST__{key}": 3 * default})(*batch, PADDED)
@@ -176,7 +176,7 @@ def test_each_weight_scales_its_own_losses(key, name, default):
         assert ratio == pytest.approx(expected), loss
 
 
-def test_alpha_and_gamma_reach_the_class_loss():
+def test_set_criterion_passes_alpha_and_gamma_to_the_class_loss():
     outputs, _, matches, targets = make_batch([0])
     keys = {"MODEL__QUERYINST__FOCAL_ALPHA": 0.5, "MODEL__QUERYINST__FOCAL_GAMMA": 0.0}
     losses = make(**keys)(outputs, None, matches, targets, PADDED)
@@ -186,7 +186,7 @@ def test_alpha_and_gamma_reach_the_class_loss():
 
 
 @pytest.mark.parametrize("num_stages", [1, 3])
-def test_a_box_detector_has_no_mask_losses(num_stages):
+def test_set_criterion_of_a_box_detector_has_no_mask_losses(num_stages):
     outputs, _, matches, targets = make_batch([2, 1], num_stages)
     losses = make()(outputs, None, matches, targets._replace(masks=None), PADDED)
     kinds = ("cls", "box_l1", "box_giou")
@@ -196,7 +196,9 @@ def test_a_box_detector_has_no_mask_losses(num_stages):
 @pytest.mark.parametrize(
     "own, total, expected", [(3, 4, 2.0), (3, 3, 1.5), (0, 0, 1.0), (0, 1, 1.0)]
 )
-def test_the_number_of_matches_is_averaged_over_the_processes(own, total, expected, monkeypatch):
+def test_set_criterion_averages_the_number_of_matches_over_the_processes(
+    own, total, expected, monkeypatch
+):
     def all_reduce(number: torch.Tensor) -> None:
         assert number.item() == own
         number.fill_(total)
@@ -212,7 +214,7 @@ def test_the_number_of_matches_is_averaged_over_the_processes(own, total, expect
         torch.testing.assert_close(loss, here, msg=name)
 
 
-def test_autocast_changes_nothing():
+def test_set_criterion_does_not_see_autocast():
     outputs, mask_logits, matches, targets = make_batch([2, 3])
     outputs = [StageOutput(*(x.float() for x in output)) for output in outputs]
     mask_logits = [x.float() for x in mask_logits]

@@ -48,26 +48,26 @@ def slow(conv: DynamicConv, query_feats: torch.Tensor, roi_feats: torch.Tensor) 
 
 @pytest.mark.parametrize("num_rois, height, width", [(3, 2, 2), (2, 1, 3), (1, 1, 1), (0, 2, 2)])
 @torch.no_grad()
-def test_every_roi_is_filtered_by_its_own_query(num_rois, height, width):
+def test_dynamic_conv_filters_each_roi_by_its_own_query(num_rois, height, width):
     conv = make()
     query_feats = torch.randn(num_rois, 6).double()
     roi_feats = torch.randn(num_rois, 6, height, width).double()
-    found = conv(query_feats, roi_feats)
-    assert found.shape == roi_feats.shape
-    torch.testing.assert_close(found, slow(conv, query_feats, roi_feats))
-    assert (found >= 0).all()
+    actual = conv(query_feats, roi_feats)
+    assert actual.shape == roi_feats.shape
+    torch.testing.assert_close(actual, slow(conv, query_feats, roi_feats))
+    assert (actual >= 0).all()
 
 
 @pytest.mark.parametrize("embed_dim, hidden_dim", [(4, 4), (4, 8), (2, 1)])
 @torch.no_grad()
-def test_any_widths(embed_dim, hidden_dim):
+def test_dynamic_conv_of_any_widths(embed_dim, hidden_dim):
     conv = make(embed_dim, hidden_dim)
     query_feats, roi_feats = torch.randn(2, embed_dim).double(), torch.randn(2, embed_dim, 2, 1)
     roi_feats = roi_feats.double()
     torch.testing.assert_close(conv(query_feats, roi_feats), slow(conv, query_feats, roi_feats))
 
 
-def test_gradients():
+def test_dynamic_conv_gradients():
     conv = make(2, 2)
     inputs = [torch.randn(2, 2).double(), torch.randn(2, 2, 2, 1).double()]
     inputs += [parameter.detach() for parameter in conv.parameters()]
@@ -80,28 +80,26 @@ def test_gradients():
     assert torch.autograd.gradcheck(run, [x.requires_grad_() for x in inputs])
 
 
-def test_half_of_the_kernels_in_use_leave_the_other_half_a_zero_gradient():
-    linear = make().kernel_generator
-    query_feats = torch.randn(2, 6).double()
-    kernels = make()._generate_kernels(query_feats)
-    torch.testing.assert_close(torch.cat(kernels, dim=1), linear(query_feats), rtol=0, atol=1e-12)
-    conv = make()
-    conv._generate_kernels(query_feats)[1].sum().backward()
+def test_generate_kernels_halves_what_the_linear_layer_gives():
+    conv, query_feats = make(), torch.randn(2, 6).double()
+    kernels = conv.generate_kernels(query_feats)
+    assert [kernel.shape for kernel in kernels] == [(2, 18)] * 2
+    torch.testing.assert_close(torch.cat(kernels, dim=1), conv.kernel_generator(query_feats))
+    kernels[1].sum().backward()
     grad = conv.kernel_generator.weight.grad
     assert not grad[:18].any() and grad[18:].any()
 
 
-def test_autocast_takes_the_kernels_in_its_own_precision():
+def test_generate_kernels_takes_autocasts_precision():
     conv = make().float()
-    query_feats = torch.randn(2, 6)
     with torch.autocast("cpu", torch.bfloat16):
-        kernels = conv._generate_kernels(query_feats)
+        kernels = conv.generate_kernels(torch.randn(2, 6))
     assert [kernel.dtype for kernel in kernels] == [torch.bfloat16] * 2
     sum(kernel.sum() for kernel in kernels).backward()
     assert conv.kernel_generator.weight.grad.dtype == torch.float32
 
 
-def test_rois_do_not_touch_each_other():
+def test_dynamic_conv_keeps_rois_apart():
     conv = make()
     query_feats = torch.randn(2, 6).double().requires_grad_()
     roi_feats = torch.randn(2, 6, 2, 2).double().requires_grad_()
@@ -110,7 +108,7 @@ def test_rois_do_not_touch_each_other():
     assert query_feats.grad[1].abs().sum() > 0 and roi_feats.grad[1].abs().sum() > 0
 
 
-def test_no_rois_keep_the_graph():
+def test_dynamic_conv_keeps_the_graph_without_rois():
     conv = make()
     conv(torch.zeros(0, 6).double(), torch.zeros(0, 6, 7, 7).double()).sum().backward()
     grads = {name: p.grad for name, p in conv.named_parameters()}
@@ -120,6 +118,6 @@ def test_no_rois_keep_the_graph():
 
 
 @pytest.mark.parametrize("queries, rois", [((2, 6), (3, 6, 2, 2)), ((2, 5), (2, 6, 2, 2))])
-def test_queries_and_rois_must_agree(queries, rois):
+def test_dynamic_conv_refuses_queries_and_rois_that_do_not_agree(queries, rois):
     with pytest.raises(ValueError, match=r"queries \(.*\), RoIs \(.*\)"):
         make()(torch.zeros(queries).double(), torch.zeros(rois).double())

@@ -46,43 +46,43 @@ def giou(box1: list[float], box2: list[float]) -> float:
 @pytest.mark.parametrize("alpha, gamma", [(0.25, 2.0), (0.75, 2.0), (0.5, 0.0), (0.25, 1.5)])
 def test_focal_loss_is_the_formula(alpha, gamma):
     logits, targets = 3 * noise(4, 3), (noise(4, 3, seed=1) > 0).long()
-    found = losses.focal_loss(logits, targets, alpha, gamma)
+    actual = losses.focal_loss(logits, targets, alpha, gamma)
     pairs = zip(logits.flatten().tolist(), targets.flatten().tolist())
     expected = torch.tensor([focal(x, t, alpha, gamma) for x, t in pairs], dtype=torch.float64)
-    torch.testing.assert_close(found.flatten(), expected, rtol=1e-12, atol=1e-14)
+    torch.testing.assert_close(actual.flatten(), expected, rtol=1e-12, atol=1e-14)
 
 
 @pytest.mark.parametrize("shape", [(5, 3), (2, 5, 1), (0, 3), (2, 0, 3)])
 def test_focal_loss_is_that_of_torchvision(shape):
     logits, targets = 5 * noise(*shape), (noise(*shape, seed=1) > 0).double()
-    found = losses.focal_loss(logits, targets, 0.25, 2.0)
-    torch.testing.assert_close(found, sigmoid_focal_loss(logits, targets, 0.25, 2.0))
+    actual = losses.focal_loss(logits, targets, 0.25, 2.0)
+    torch.testing.assert_close(actual, sigmoid_focal_loss(logits, targets, 0.25, 2.0))
 
 
 def test_l1_loss_sums_four_coordinates_in_units_of_the_image():
     boxes, gt_boxes = random_boxes(5), random_boxes(5, seed=1)
-    found = losses.l1_loss(boxes, gt_boxes, torch.tensor(WHWH).double())
+    actual = losses.l1_loss(boxes, gt_boxes, torch.tensor(WHWH).double())
     expected = [
         sum(abs(a - b) / size for a, b, size in zip(box, gt, WHWH))
         for box, gt in zip(boxes.tolist(), gt_boxes.tolist())
     ]
-    torch.testing.assert_close(found, torch.tensor(expected, dtype=torch.float64))
+    torch.testing.assert_close(actual, torch.tensor(expected, dtype=torch.float64))
 
 
 def test_giou_loss_is_the_formula():
     boxes, gt_boxes = random_boxes(40), random_boxes(40, seed=1)
     expected = [1 - giou(a, b) for a, b in zip(boxes.tolist(), gt_boxes.tolist())]
     assert min(expected) < 1 < max(expected), "overlapping and disjoint pairs"
-    found = losses.giou_loss(boxes, gt_boxes)
-    torch.testing.assert_close(found, torch.tensor(expected, dtype=torch.float64))
+    actual = losses.giou_loss(boxes, gt_boxes)
+    torch.testing.assert_close(actual, torch.tensor(expected, dtype=torch.float64))
 
 
 def test_giou_loss_of_known_pairs():
     square = torch.tensor([[0.0, 0.0, 2.0, 2.0]])
     others = torch.tensor([[0.0, 0.0, 2.0, 2.0], [1.0, 0.0, 3.0, 2.0], [2.0, 2.0, 4.0, 4.0]])
     # equal; a third of the union, which is the hull; half of the hull empty
-    found = losses.giou_loss(square, others)
-    torch.testing.assert_close(found, torch.tensor([0.0, 2 / 3, 1.5]))
+    actual = losses.giou_loss(square, others)
+    torch.testing.assert_close(actual, torch.tensor([0.0, 2 / 3, 1.5]))
 
 
 def dice(logits: torch.Tensor, mask: torch.Tensor) -> float:
@@ -97,9 +97,9 @@ def dice(logits: torch.Tensor, mask: torch.Tensor) -> float:
 @pytest.mark.parametrize("num_masks, side", [(3, 4), (1, 1), (0, 4)])
 def test_dice_loss_is_the_formula(num_masks, side):
     logits, masks = noise(num_masks, side, side), noise(num_masks, side, side, seed=1) > 0
-    found = losses.dice_loss(logits, masks)
+    actual = losses.dice_loss(logits, masks)
     expected = torch.tensor([dice(x, t) for x, t in zip(logits, masks)], dtype=torch.float64)
-    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(actual, expected)
 
 
 def test_dice_loss_of_known_masks():
@@ -109,8 +109,8 @@ def test_dice_loss_of_known_masks():
     sure = 200.0 * (2 * left.double() - 1)
     # right, wrong everywhere, and nothing said of nothing, where only the two epsilons are left
     gt_masks = torch.stack([left, ~left, nothing])
-    found = losses.dice_loss(torch.stack([sure, sure, torch.full_like(sure, -200)]), gt_masks)
-    torch.testing.assert_close(found, torch.tensor([0.0, 1.0, 1.0]).double(), rtol=0, atol=2e-6)
+    actual = losses.dice_loss(torch.stack([sure, sure, torch.full_like(sure, -200)]), gt_masks)
+    torch.testing.assert_close(actual, torch.tensor([0.0, 1.0, 1.0]).double(), rtol=0, atol=2e-6)
     # the larger eps shows where no pixel is set: 1 - 0 / (16 * 0.25 + 2 * eps)
     half = losses.dice_loss(torch.zeros(1, 1), torch.ones(1, 1), eps=0.5)
     torch.testing.assert_close(half, torch.tensor(1 - 2 * 0.5 / (0.25 + 1 + 1)))
@@ -119,29 +119,29 @@ def test_dice_loss_of_known_masks():
 @pytest.mark.parametrize("num_queries, num_gts", [(4, 3), (1, 3), (4, 0), (0, 2)])
 def test_focal_cost_is_what_the_loss_rises_by(num_queries, num_gts):
     logits, classes = 2 * noise(num_queries, 5), torch.arange(num_gts) % 5
-    found = losses.focal_cost(logits, classes, 0.25, 2.0)
-    assert found.shape == (num_queries, num_gts)
+    actual = losses.focal_cost(logits, classes, 0.25, 2.0)
+    assert actual.shape == (num_queries, num_gts)
     for query, gt in itertools.product(range(num_queries), range(num_gts)):
         logit = logits[query, classes[gt]].item()
         expected = focal(logit, 1, 0.25, 2.0) - focal(logit, 0, 0.25, 2.0)
-        assert found[query, gt].item() == pytest.approx(expected, rel=1e-9)
+        assert actual[query, gt].item() == pytest.approx(expected, rel=1e-9)
 
 
 @pytest.mark.parametrize("num_queries, num_gts", [(4, 3), (1, 3), (4, 0), (0, 2)])
 def test_l1_cost_is_pairwise(num_queries, num_gts):
     boxes, gt_boxes = random_boxes(num_queries), random_boxes(num_gts, seed=1)
-    found = losses.l1_cost(boxes, gt_boxes, torch.tensor([WHWH]).double())
-    assert found.shape == (num_queries, num_gts)
+    actual = losses.l1_cost(boxes, gt_boxes, torch.tensor([WHWH]).double())
+    assert actual.shape == (num_queries, num_gts)
     for query, gt in itertools.product(range(num_queries), range(num_gts)):
         terms = zip(boxes[query].tolist(), gt_boxes[gt].tolist(), WHWH)
-        assert found[query, gt].item() == pytest.approx(sum(abs(a - b) / s for a, b, s in terms))
+        assert actual[query, gt].item() == pytest.approx(sum(abs(a - b) / s for a, b, s in terms))
 
 
 @pytest.mark.parametrize("num_queries, num_gts", [(4, 3), (1, 3), (4, 0), (0, 2)])
 def test_giou_cost_is_that_of_torchvision(num_queries, num_gts):
     boxes, gt_boxes = random_boxes(num_queries), random_boxes(num_gts, seed=1)
-    found = losses.giou_cost(boxes, gt_boxes)
-    torch.testing.assert_close(found, -generalized_box_iou(boxes, gt_boxes))
+    actual = losses.giou_cost(boxes, gt_boxes)
+    torch.testing.assert_close(actual, -generalized_box_iou(boxes, gt_boxes))
 
 
 def test_costs_of_a_batch_are_those_of_its_images():
@@ -166,7 +166,7 @@ def test_costs_of_a_batch_are_those_of_its_images():
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
 @pytest.mark.parametrize("target", [0.0, 1.0])
-def test_gradients_are_finite_at_extreme_logits(dtype, target):
+def test_focal_and_dice_loss_have_finite_gradients_at_extreme_logits(dtype, target):
     logits = torch.tensor([-6e4, -200, -90, -17, 0, 17, 90, 200, 6e4], dtype=dtype)
     logits = logits.view(3, 3).requires_grad_()
     targets = torch.full((3, 3), target)
@@ -189,7 +189,7 @@ def test_gradients_are_finite_at_extreme_logits(dtype, target):
     ],
 )
 @pytest.mark.parametrize("gt_box", [(5.0, 5.0, 5.0, 5.0), (4.0, 4.0, 8.0, 8.0)])
-def test_gradients_of_degenerate_boxes_are_finite(box, gt_box):
+def test_giou_loss_has_finite_gradients_of_degenerate_boxes(box, gt_box):
     boxes = torch.tensor([box], requires_grad=True)
     gt_boxes = torch.tensor([gt_box])
     l1_loss = losses.l1_loss(boxes, gt_boxes, torch.tensor([WHWH]))
@@ -200,7 +200,7 @@ def test_gradients_of_degenerate_boxes_are_finite(box, gt_box):
     assert losses.giou_cost(boxes.detach(), gt_boxes).isfinite().all()
 
 
-def test_gradients_are_those_of_finite_differences():
+def test_losses_have_gradients_of_finite_differences():
     logits, masks = noise(2, 3, 3).requires_grad_(), noise(2, 3, 3, seed=1) > 0
     boxes, gt_boxes = random_boxes(4).requires_grad_(), random_boxes(4, seed=1)
     whwh = torch.tensor([WHWH]).double()
@@ -219,11 +219,11 @@ def test_gradients_are_those_of_finite_differences():
         (torch.float64, torch.float64),
     ],
 )
-def test_float32_is_a_floor(given, expected):
+def test_losses_have_float32_as_a_floor(given, expected):
     logits, boxes, gt_boxes = noise(3, 4, 4), random_boxes(3), random_boxes(3, seed=1)
     logits, boxes, gt_boxes = (x.to(given) for x in (logits, boxes, gt_boxes))
     whwh, classes = torch.tensor([WHWH]).to(given), torch.tensor([0, 1])
-    found = {
+    actual = {
         "focal_loss": losses.focal_loss(logits, logits > 0, 0.25, 2.0),
         "l1_loss": losses.l1_loss(boxes, gt_boxes, whwh),
         "giou_loss": losses.giou_loss(boxes, gt_boxes),
@@ -232,9 +232,9 @@ def test_float32_is_a_floor(given, expected):
         "l1_cost": losses.l1_cost(boxes, gt_boxes, whwh),
         "giou_cost": losses.giou_cost(boxes, gt_boxes),
     }
-    assert {name: x.dtype for name, x in found.items()} == dict.fromkeys(found, expected)
+    assert {name: x.dtype for name, x in actual.items()} == dict.fromkeys(actual, expected)
     # the rounding of the inputs alone: nothing was computed in half precision
     precise = losses.giou_cost(boxes.double(), gt_boxes.double())
-    torch.testing.assert_close(found["giou_cost"].double(), precise, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(actual["giou_cost"].double(), precise, rtol=1e-5, atol=1e-5)
     precise = losses.dice_loss(logits.double(), logits > 0)
-    torch.testing.assert_close(found["dice_loss"].double(), precise, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(actual["dice_loss"].double(), precise, rtol=1e-5, atol=1e-6)

@@ -49,19 +49,19 @@ def run_slowly(branch: MaskBranch, stage: int, features, output: StageOutput, ro
 
 
 @torch.no_grad()
-def test_each_stage_sees_its_own_matched_queries_and_boxes():
+def test_mask_branch_gives_each_stage_its_own_queries_and_boxes():
     branch = make()
     features, outputs = make_inputs()
     matches = [match(1, 3, 4), match(0, 2, 7)]
-    found = branch(features, outputs, matches)
-    for stage, (logits, rows) in enumerate(zip(found, matches)):
+    actual = branch(features, outputs, matches)
+    for stage, (logits, rows) in enumerate(zip(actual, matches)):
         assert logits.shape == (3, 3, 6, 6)
         for ours, row in zip(logits, rows.query_idx.tolist()):
             expected = run_slowly(branch, stage, features, outputs[stage], row)
             torch.testing.assert_close(ours, expected)
 
 
-def test_boxes_learn_nothing_from_masks_and_queries_do():
+def test_mask_branch_teaches_queries_and_not_boxes():
     branch = make()
     features, outputs = make_inputs()
     for output in outputs:
@@ -75,13 +75,13 @@ def test_boxes_learn_nothing_from_masks_and_queries_do():
 
 
 @pytest.mark.parametrize("norm", ["BN", "GN", ""])
-def test_without_matches_all_parameters_are_in_the_graph(norm):
+def test_mask_branch_without_matches_keeps_all_parameters_in_the_graph(norm):
     branch = make(MODEL__ROI_MASK_HEAD__NORM=norm, MODEL__ROI_MASK_HEAD__CONV_DIM=32).train()
     features, outputs = make_inputs()
     before = {name: x.clone() for name, x in branch.named_buffers()}
-    found = branch(features, outputs, [match(), match()])
-    assert [tuple(x.shape) for x in found] == [(0, 3, 6, 6)] * 2
-    sum(x.sum() for x in found).backward()
+    actual = branch(features, outputs, [match(), match()])
+    assert [tuple(x.shape) for x in actual] == [(0, 3, 6, 6)] * 2
+    sum(x.sum() for x in actual).backward()
     for name, parameter in branch.named_parameters():
         assert parameter.grad is not None and not parameter.grad.any(), name
     for name, x in branch.named_buffers():
@@ -89,7 +89,9 @@ def test_without_matches_all_parameters_are_in_the_graph(norm):
 
 
 @pytest.mark.parametrize("norm, waits", [("naiveSyncBN", True), ("BN", False), ("GN", False)])
-def test_other_processes_are_not_left_waiting_for_statistics(norm, waits, monkeypatch):
+def test_mask_branch_does_not_leave_other_processes_waiting_for_statistics(
+    norm, waits, monkeypatch
+):
     """A process without matches must still run norms that all processes meet in."""
     branch = make(MODEL__ROI_MASK_HEAD__NORM=norm, MODEL__ROI_MASK_HEAD__CONV_DIM=32)
     monkeypatch.setattr(comm, "get_world_size", lambda: 2)
@@ -115,29 +117,30 @@ class Count(nn.Module):
 
 
 @torch.no_grad()
-def test_a_query_kept_for_several_classes_is_run_once():
+def test_mask_branch_predict_runs_each_query_once():
     branch = make()
     branch.pooler = Count(branch.pooler)
     features, outputs = make_inputs()
-    rows, classes = torch.tensor([6, 1, 6, 6, 0]), torch.tensor([0, 1, 2, 1, 0])
-    found = branch.predict(features, outputs[-1], rows, classes)
+    rows, places = torch.tensor([6, 0, 1]), torch.tensor([0, 2, 0, 0, 1])
+    classes = torch.tensor([0, 1, 2, 1, 0])
+    actual = branch.predict(features, outputs[-1], rows, places, classes)
     assert branch.pooler.rois == [3]
-    for ours, row, label in zip(found, rows.tolist(), classes.tolist()):
+    for ours, row, label in zip(actual, rows[places].tolist(), classes.tolist(), strict=True):
         logits = run_slowly(branch, -1, features, outputs[-1], row)
         torch.testing.assert_close(ours, logits[label].sigmoid())
 
 
 @torch.no_grad()
-def test_nothing_kept_gives_no_masks():
+def test_mask_branch_predict_without_detections():
     branch = make()
     features, outputs = make_inputs()
     nothing = torch.zeros(0, dtype=torch.int64)
-    assert branch.predict(features, outputs[-1], nothing, nothing).shape == (0, 6, 6)
+    assert branch.predict(features, outputs[-1], *[nothing] * 3).shape == (0, 6, 6)
 
 
 @pytest.mark.parametrize("resolution", [1, 7, 14])
-def test_masks_have_twice_the_poolers_side(resolution):
+def test_mask_branch_masks_have_twice_the_poolers_side(resolution):
     branch = make(MODEL__ROI_MASK_HEAD__POOLER_RESOLUTION=resolution)
     features, outputs = make_inputs()
-    found = branch(features, outputs, [match(0), match(1)])
-    assert [tuple(x.shape[2:]) for x in found] == [(2 * resolution, 2 * resolution)] * 2
+    actual = branch(features, outputs, [match(0), match(1)])
+    assert [tuple(x.shape[2:]) for x in actual] == [(2 * resolution, 2 * resolution)] * 2

@@ -105,13 +105,13 @@ def slow(head: DynamicMaskHead, queries: torch.Tensor, roi_feats: torch.Tensor) 
     ],
 )
 @torch.no_grad()
-def test_a_head_is_the_loop(num_rois, side, sizes, training):
+def test_dynamic_mask_head_is_the_loop(num_rois, side, sizes, training):
     head = make(**sizes).train(training)
     queries, roi_feats = make_inputs(num_rois, side)
     expected = slow(head, queries, roi_feats)
-    found = head(queries, roi_feats)
-    assert found.shape == (num_rois, sizes.get("num_classes", 3), 2 * side, 2 * side)
-    torch.testing.assert_close(found, expected)
+    actual = head(queries, roi_feats)
+    assert actual.shape == (num_rois, sizes.get("num_classes", 3), 2 * side, 2 * side)
+    torch.testing.assert_close(actual, expected)
 
 
 @pytest.mark.parametrize("num_classes", [1, 3])
@@ -120,15 +120,15 @@ def test_class_scores_are_one_channel_for_each_detection(num_classes):
     head = make(num_classes=num_classes).eval()
     queries, roi_feats = make_inputs(3)
     rows, classes = torch.tensor([2, 0, 2, 2, 1]), torch.tensor([0, 2, 1, 2, 0])
-    found = head.class_scores(head.mask_features(queries, roi_feats), rows, classes)
+    actual = head.class_scores(head.mask_features(queries, roi_feats), rows, classes)
     logits = head(queries, roi_feats)
     channels = classes if num_classes > 1 else torch.zeros_like(classes)
     for detection, (row, channel) in enumerate(zip(rows, channels)):
-        torch.testing.assert_close(found[detection], 1 / (1 + (-logits[row, channel]).exp()))
+        torch.testing.assert_close(actual[detection], 1 / (1 + (-logits[row, channel]).exp()))
 
 
 @torch.no_grad()
-def test_no_rois_and_no_detections():
+def test_dynamic_mask_head_of_no_rois_and_no_detections():
     head = make().eval()
     queries, roi_feats = make_inputs(0, side=5)
     features = head.mask_features(queries, roi_feats)
@@ -141,7 +141,7 @@ def test_no_rois_and_no_detections():
 
 
 @pytest.mark.parametrize("num_classes", [1, 4, 64, 256])
-def test_initial_weights_go_by_name(num_classes):
+def test_dynamic_mask_head_initializes_by_name(num_classes):
     torch.manual_seed(0)
     head = DynamicMaskHead(
         **SIZES | {"num_classes": num_classes, "embed_dim": 64, "conv_dim": 64, "num_conv": 4}
@@ -174,7 +174,7 @@ def test_initial_weights_go_by_name(num_classes):
         ("naiveSyncBN", "NaiveSyncBatchNorm"),
     ],
 )
-def test_norms_by_name(norm, kind):
+def test_dynamic_mask_head_builds_norms_by_name(norm, kind):
     cfg = tiny_cfg(MODEL__ROI_MASK_HEAD__NORM=norm, MODEL__ROI_MASK_HEAD__CONV_DIM=32)
     head = DynamicMaskHead(cfg).eval()
     assert [type(conv.norm).__name__ for conv in head.convs] == [kind] * 4
@@ -183,17 +183,17 @@ def test_norms_by_name(norm, kind):
     assert head(torch.randn(2, 16), torch.randn(2, 16, 3, 3)).isfinite().all()
 
 
-def test_processes_with_different_numbers_of_rois_share_statistics_by_number():
+def test_dynamic_mask_head_weighs_processes_by_their_number_of_rois():
     head = DynamicMaskHead(tiny_cfg(MODEL__ROI_MASK_HEAD__NORM="naiveSyncBN"))
     assert {conv.norm._stats_mode for conv in head.convs} == {"N"}
 
 
-def test_without_a_norm_convolutions_have_biases():
+def test_dynamic_mask_head_without_a_norm_has_biases():
     head = DynamicMaskHead(tiny_cfg(MODEL__ROI_MASK_HEAD__NORM=""))
     assert all(conv.norm is None and not conv.bias.any() for conv in head.convs)
 
 
-def test_class_agnostic_masks_have_one_channel():
+def test_dynamic_mask_head_has_one_channel_if_class_agnostic():
     head = DynamicMaskHead(tiny_cfg(MODEL__ROI_MASK_HEAD__CLS_AGNOSTIC_MASK=True))
     assert head.mask_logits.out_channels == 1
 
@@ -203,10 +203,14 @@ def test_class_agnostic_masks_have_one_channel():
     [
         ("NUM_CONV", -1, "num_conv=-1 .*MODEL.ROI_MASK_HEAD.NUM_CONV"),
         ("CONV_DIM", 0, "conv_dim=0 .*CONV_DIM"),
-        ("NORM", "BatchNorm", "unknown norm 'BatchNorm'; set MODEL.ROI_MASK_HEAD.NORM"),
-        ("NORM", "GN", "norm 'GN' refuses 16 channels .*MODEL.ROI_MASK_HEAD.NORM or CONV_DIM"),
+        ("NORM", "BatchNorm", "norm 'BatchNorm' is unknown .*; set MODEL.ROI_MASK_HEAD.NORM"),
+        (
+            "NORM",
+            "GN",
+            "norm 'GN' is unknown or refuses 16 channels .*MODEL.ROI_MASK_HEAD.NORM or CONV_DIM",
+        ),
     ],
 )
-def test_impossible_keys_are_named(key, value, message):
+def test_dynamic_mask_head_names_impossible_keys(key, value, message):
     with pytest.raises(ValueError, match=message):
         DynamicMaskHead(tiny_cfg(**{f"MODEL__ROI_MASK_HEAD__{key}": value}))

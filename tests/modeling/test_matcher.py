@@ -54,19 +54,19 @@ def make_targets(nums: list[int], num_classes: int = 3) -> BatchTargets:
     "num_queries, num_gts", [(4, 4), (5, 2), (2, 5), (1, 3), (3, 1), (1, 1), (4, 0), (0, 2), (0, 0)]
 )
 @pytest.mark.parametrize("seed", range(3))
-def test_no_assignment_is_cheaper(num_queries, num_gts, seed):
+def test_match_queries_is_the_cheapest_assignment(num_queries, num_gts, seed):
     cost = rand(num_queries, num_gts, seed=seed) - 0.5
     match = match_queries(cost)
     assert len(match.query_idx) == len(match.gt_idx) == min(num_queries, num_gts)
     assert match.query_idx.dtype == match.gt_idx.dtype == torch.int64
     assert match.query_idx.tolist() == sorted(set(match.query_idx.tolist()))
     assert len(set(match.gt_idx.tolist())) == len(match.gt_idx)
-    found = cost[match.query_idx, match.gt_idx].sum().item()
-    assert found == pytest.approx(cheapest(cost), abs=1e-12)
+    actual = cost[match.query_idx, match.gt_idx].sum().item()
+    assert actual == pytest.approx(cheapest(cost), abs=1e-12)
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
-def test_costs_that_are_not_finite_are_counted(bad):
+def test_match_queries_counts_costs_that_are_not_finite(bad):
     cost = torch.zeros(3, 2)
     cost[1] = bad
     with pytest.raises(FloatingPointError, match="2 of 6 matching costs are not finite"):
@@ -90,7 +90,7 @@ def scalar_cost(logit: float, box: list, gt_box: list, whwh: list) -> float:
     return 2 * (positive - negative) + 5 * l1 - 2 * giou
 
 
-def test_the_cost_is_the_weighted_sum_in_units_of_each_image():
+def test_hungarian_matcher_costs_are_weighted_sums_in_units_of_each_image():
     outputs, targets = make_outputs(2, 2, 3), make_targets([2, 1])
     cost = HungarianMatcher(**WEIGHTS).costs(outputs, targets)
     assert cost.shape == (2, 2, 3, 2)
@@ -106,7 +106,7 @@ def test_the_cost_is_the_weighted_sum_in_units_of_each_image():
 
 
 @pytest.mark.parametrize("nums", [[2, 3], [0, 2], [2, 0], [0, 0], [6, 1], [1, 0, 5], [3]])
-def test_a_batch_is_matched_as_its_images_alone(nums):
+def test_hungarian_matcher_matches_a_batch_as_its_images_alone(nums):
     num_queries = 4
     matcher = HungarianMatcher(**WEIGHTS)
     outputs, targets = make_outputs(2, len(nums), num_queries), make_targets(nums)
@@ -122,11 +122,11 @@ def test_a_batch_is_matched_as_its_images_alone(nums):
                 targets.boxes[rows], targets.classes[rows], [num], targets.whwh[[image]], None
             )
             output = StageOutput(*(x[[image]] for x in outputs[stage]))
-            found = matcher([output], single)[0]
-            pairs = zip(found.query_idx.tolist(), found.gt_idx.tolist())
+            actual = matcher([output], single)[0]
+            pairs = zip(actual.query_idx.tolist(), actual.gt_idx.tolist())
             alone += [(query + image * num_queries, gt + first) for query, gt in pairs]
             cost = matcher.costs([output], single)[0, 0]
-            total = cost[found.query_idx, found.gt_idx].sum().item()
+            total = cost[actual.query_idx, actual.gt_idx].sum().item()
             assert total == pytest.approx(cheapest(cost) if num else 0)
         assert list(zip(match.query_idx.tolist(), match.gt_idx.tolist())) == alone
 
@@ -140,7 +140,7 @@ def test_a_batch_is_matched_as_its_images_alone(nums):
         ({"class_cost": 0.0, "l1_cost": 0.0, "giou_cost": 1.0}, 2),
     ],
 )
-def test_each_weight_decides_alone(weights, expected):
+def test_hungarian_matcher_weights_decide_alone(weights, expected):
     boxes = [[80, 80, 90, 90], [9, 0, 10, 1], [0, 0, 20, 20]]
     logits = torch.tensor([[[3.0, 0.0], [-3.0, 0.0], [-3.0, 0.0]]])
     feats = torch.zeros(1, 3, 1)
@@ -153,7 +153,7 @@ def test_each_weight_decides_alone(weights, expected):
 
 @pytest.mark.parametrize("field", ["class_logits", "boxes"])
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
-def test_the_error_names_stage_and_image(field, bad):
+def test_hungarian_matcher_error_names_stage_and_image(field, bad):
     outputs, targets = make_outputs(3, 3, 4), make_targets([2, 1, 2])
     getattr(outputs[1], field)[2, 3] = math.nan if field == "class_logits" else bad
     with pytest.raises(FloatingPointError, match="^stage 1, image 2: 2 of 8 matching costs"):
@@ -161,7 +161,7 @@ def test_the_error_names_stage_and_image(field, bad):
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
-def test_costs_are_never_computed_in_half_precision(dtype):
+def test_hungarian_matcher_costs_are_never_in_half_precision(dtype):
     outputs, targets = make_outputs(1, 2, 4), make_targets([3, 2])
     halved = [StageOutput(*(x.to(dtype) for x in output)) for output in outputs]
     exact = [StageOutput(*(x.double() for x in output)) for output in halved]
@@ -174,7 +174,7 @@ def test_costs_are_never_computed_in_half_precision(dtype):
     torch.testing.assert_close(cost.double(), expected, rtol=1e-5, atol=1e-4)
 
 
-def test_outputs_that_carry_a_graph_are_matched_without_it():
+def test_hungarian_matcher_takes_outputs_that_carry_a_graph():
     outputs = [StageOutput(*(x.requires_grad_() for x in make_outputs(1, 1, 4)[0]))]
     match = HungarianMatcher(**WEIGHTS)(outputs, make_targets([2]))[0]
     assert len(match.query_idx) == 2

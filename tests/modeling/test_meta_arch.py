@@ -8,12 +8,13 @@ from detectron2.utils.events import EventStorage
 from torch import nn
 
 import queryinst
+from queryinst.modeling import QueryInst
 from queryinst.testing import random_batch, tiny_cfg
 
 
 def make(**overrides) -> nn.Module:
     torch.manual_seed(0)
-    return build_model(tiny_cfg(**overrides))
+    return QueryInst(tiny_cfg(**overrides))
 
 
 def train_losses(model, batch) -> dict:
@@ -21,8 +22,14 @@ def train_losses(model, batch) -> dict:
         return model.train()(batch)
 
 
-def test_it_is_the_registered_architecture():
-    assert type(make()) is queryinst.QueryInst
+def test_build_model_builds_a_queryinst_of_the_same_parameters():
+    torch.manual_seed(0)
+    model = build_model(tiny_cfg())
+    assert isinstance(model, queryinst.QueryInst)
+    plain = make().state_dict()
+    built = model.state_dict()
+    assert list(built) == list(plain)
+    assert all(torch.equal(built[name], value) for name, value in plain.items())
 
 
 class StrictBackbone(Backbone):
@@ -56,7 +63,7 @@ class StrictBackbone(Backbone):
 
 
 @pytest.mark.parametrize("square, expected", [(0, (96, 144)), (160, (192, 192))])
-def test_images_are_padded_as_the_backbone_asks(square, expected):
+def test_pad_images_does_what_the_backbone_asks(square, expected):
     name = f"build_strict_backbone_{square}_for_tests"
     if name not in BACKBONE_REGISTRY:
 
@@ -71,11 +78,11 @@ def test_images_are_padded_as_the_backbone_asks(square, expected):
     assert all(loss.isfinite() for loss in losses.values())
     with torch.no_grad():
         predictions = model.eval()(batch)
-    assert model.backbone.seen == [expected] * 3  # both in training, then one after the other
+    assert model.backbone.seen == [expected] * 2  # in training, then in prediction
     assert [x["instances"].image_size for x in predictions] == [(96, 100), (60, 97)]
 
 
-def test_pixels_are_normalised_and_then_padded_with_zeros():
+def test_preprocess_image_normalizes_then_pads_with_zeros():
     model = make()
     batch = random_batch((0,), 40, 33) + random_batch((0,), 20, 64, seed=1)
     images = model.preprocess_image(batch)
@@ -91,7 +98,7 @@ def test_pixels_are_normalised_and_then_padded_with_zeros():
             torch.testing.assert_close(padded[channel], expected)
 
 
-def test_whole_model_in_float64():
+def test_queryinst_in_float64():
     model = make().double()
     batch = random_batch((2, 3))
     losses = train_losses(model, batch)
@@ -100,8 +107,8 @@ def test_whole_model_in_float64():
     with torch.no_grad():
         (instances,) = model.eval().inference(batch[:1], do_postprocess=False)
         final = model(batch[:1])[0]["instances"]
-    for found in (instances, final):
-        assert found.pred_boxes.tensor.dtype == found.scores.dtype == torch.float64
+    for actual in (instances, final):
+        assert actual.pred_boxes.tensor.dtype == actual.scores.dtype == torch.float64
     assert instances.pred_masks.dtype == torch.float64
     # the same weights in float32 agree to its precision: a cast on the way would as well,
     # but 1e-9 of a change would not come through
@@ -112,7 +119,7 @@ def test_whole_model_in_float64():
     assert 0 < change < 1e-4
 
 
-def test_float32_and_float64_agree():
+def test_queryinst_agrees_in_float32_and_float64():
     batch = random_batch((2, 3))
     model = make()
     single = train_losses(model, batch)
@@ -120,7 +127,7 @@ def test_float32_and_float64_agree():
         assert loss.item() == pytest.approx(single[name].item(), rel=1e-3), name
 
 
-def test_bfloat16_autocast_keeps_losses_and_boxes_in_float32():
+def test_queryinst_under_autocast_keeps_losses_and_boxes_in_float32():
     model = make()
     batch = random_batch((2, 3))
     with torch.autocast("cpu", torch.bfloat16):
@@ -136,7 +143,7 @@ def test_bfloat16_autocast_keeps_losses_and_boxes_in_float32():
     assert final.pred_masks.dtype == torch.bool
 
 
-def test_a_box_detector_has_no_mask_parameters():
+def test_queryinst_without_masks_has_no_mask_parameters():
     model = make(MODEL__MASK_ON=False)
     names = [name for name, _ in [*model.named_parameters(), *model.named_buffers()]]
     assert names and not any("mask" in name for name in names)
@@ -146,12 +153,14 @@ def test_a_box_detector_has_no_mask_parameters():
     losses = train_losses(model, batch)
     assert not any("mask" in name for name in losses) and len(losses) == 6
     with torch.no_grad():
-        instances = model.eval()(batch)[0]["instances"]
+        instances = model.eval().inference(batch, do_postprocess=False)[0]
+        final = model(batch)[0]["instances"]
         core = model.forward_core(torch.zeros(1, 3, 64, 64), torch.tensor([[64, 64]]))
     assert not instances.has("pred_masks") and len(instances) == 18 and len(core) == 4
+    assert not final.has("pred_masks") and 0 < len(final) <= 18
 
 
-def test_instances_without_masks_are_refused_where_masks_are_trained():
+def test_queryinst_refuses_instances_without_masks():
     batch = random_batch((2, 0))
     for x in batch:
         x["instances"].remove("gt_masks")
@@ -161,7 +170,7 @@ def test_instances_without_masks_are_refused_where_masks_are_trained():
     assert losses["loss_mask_stage0"] == 0
 
 
-def test_what_is_not_finite_names_stage_and_image():
+def test_queryinst_names_stage_and_image_of_what_is_not_finite():
     batch = random_batch((1, 2))
     batch[1]["image"] = batch[1]["image"].float()
     batch[1]["image"][0, 5, 5] = float("nan")
@@ -169,7 +178,7 @@ def test_what_is_not_finite_names_stage_and_image():
         train_losses(make(), batch)
 
 
-def test_the_number_of_matches_goes_to_the_event_storage():
+def test_queryinst_puts_the_number_of_matches_into_the_event_storage():
     with EventStorage(0) as storage:
         make(MODEL__QUERYINST__NUM_QUERIES=2).train()(random_batch((1, 3)))
     assert storage.latest()["queryinst/num_matched"][0] == 1 + 2
@@ -185,10 +194,10 @@ def test_the_number_of_matches_goes_to_the_event_storage():
         ("MODEL__QUERYINST__NUM_HEADS", 5, "num_heads=5; .*NUM_HEADS"),
         ("MODEL__QUERYINST__EMBED_DIM", 8, "EMBED_DIM is 8; .*MODEL.FPN.OUT_CHANNELS"),
         ("MODEL__ROI_HEADS__NUM_CLASSES", 0, "num_classes=0 .*ROI_HEADS.NUM_CLASSES"),
-        ("MODEL__ROI_MASK_HEAD__NORM", "GN", "'GN' refuses 16 .*ROI_MASK_HEAD.NORM or CONV_DIM"),
+        ("MODEL__ROI_MASK_HEAD__NORM", "GN", "'GN' .* refuses 16 .*ROI_MASK_HEAD.NORM or CONV_DIM"),
     ],
 )
-def test_impossible_keys_are_named_in_one_line(key, value, message):
+def test_queryinst_names_impossible_keys_in_one_line(key, value, message):
     with pytest.raises(ValueError, match=message) as caught:
         make(**{key: value})
     assert "\n" not in str(caught.value)

@@ -50,14 +50,14 @@ def describe(model: nn.Module) -> list[str]:
     return lines
 
 
-def test_names_shapes_and_what_is_trained():
-    found, expected = describe(build_without_memory(R_50)), LIST.read_text().splitlines()
-    assert sorted(set(expected) - set(found)) == [], "in the list only"
-    assert sorted(set(found) - set(expected)) == [], "in the model only"
-    assert len(found) == len(set(found)) == len(expected)
+def test_state_dict_has_the_listed_names_shapes_and_what_is_trained():
+    actual, expected = describe(build_without_memory(R_50)), LIST.read_text().splitlines()
+    assert sorted(set(expected) - set(actual)) == [], "in the list only"
+    assert sorted(set(actual) - set(expected)) == [], "in the model only"
+    assert len(actual) == len(set(actual)) == len(expected)
 
 
-def test_the_full_model_has_the_size_of_the_reference():
+def test_queryinst_has_the_size_of_the_reference():
     model = build_without_memory(R_50)
     # Detectron2 makes the affine weights of frozen norms buffers, mmdet parameters.
     frozen = [b for name, b in model.named_buffers() if name.endswith((".weight", ".bias"))]
@@ -66,7 +66,7 @@ def test_the_full_model_has_the_size_of_the_reference():
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_every_yaml_builds(name):
+def test_queryinst_builds_from_every_yaml(name):
     cfg, model = load(name), build_without_memory(name)
     queryinst, num_classes = cfg.MODEL.QUERYINST, cfg.MODEL.ROI_HEADS.NUM_CLASSES
     state = {key: tuple(value.shape) for key, value in model.state_dict().items()}
@@ -88,7 +88,7 @@ def test_every_yaml_builds(name):
         "Shapes-InstanceSegmentation/queryinst_R_18_FPN.yaml",
     ],
 )
-def test_small_models_predict_with_their_class_count(name):
+def test_queryinst_of_small_configurations_predicts_their_classes(name):
     torch.manual_seed(0)
     model = build_model(load(name)).eval()
     with torch.no_grad():
@@ -109,8 +109,8 @@ def train_once(**overrides) -> tuple[nn.Module, dict, dict]:
 
 
 def stages_with_gradient(model: nn.Module) -> set[str]:
-    trunk = model.backbone.bottom_up
-    return {name.split(".")[0] for name, p in trunk.named_parameters() if p.grad is not None}
+    bottom_up = model.backbone.bottom_up
+    return {name.split(".")[0] for name, p in bottom_up.named_parameters() if p.grad is not None}
 
 
 def moved_statistics(before: dict, after: dict, prefix: str) -> set[str]:
@@ -119,7 +119,7 @@ def moved_statistics(before: dict, after: dict, prefix: str) -> set[str]:
     return {name for name in names if not torch.equal(before[name], after[name])}
 
 
-def test_the_trunk_keeps_its_statistics_and_trains_the_affine_weights_of_res3_to_res5():
+def test_bottom_up_keeps_its_statistics_and_trains_affine_weights_of_res3_to_res5():
     model, before, after = train_once()
     assert stages_with_gradient(model) == {"res3", "res4", "res5"}
     norms = [
@@ -136,7 +136,7 @@ def test_the_trunk_keeps_its_statistics_and_trains_the_affine_weights_of_res3_to
     assert model.training and model.backbone.training
 
 
-def test_a_trunk_from_random_weights_trains_whole_on_batch_statistics():
+def test_bottom_up_from_random_weights_trains_whole_on_batch_statistics():
     model, before, after = train_once(
         MODEL__BACKBONE__FREEZE_AT=0, MODEL__BACKBONE__NORM_EVAL=False
     )

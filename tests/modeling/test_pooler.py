@@ -8,7 +8,7 @@ from detectron2.layers import ShapeSpec
 from detectron2.modeling.poolers import ROIPooler
 from detectron2.structures import Boxes
 
-from queryinst.modeling.pooler import RoIFeaturePooler, build_pooler, to_rois
+from queryinst.modeling.pooler import RoIFeaturePooler, to_rois
 from queryinst.testing import tiny_cfg
 
 SCALES = (1 / 4, 1 / 8, 1 / 16, 1 / 32)
@@ -35,58 +35,20 @@ def random_boxes(num: int, seed: int = 0) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("nums", [(20, 12), (5, 0), (0, 5), (0, 0)])
-def test_rois_are_pooled_as_detectron2_pools_them(nums):
+def test_roi_feature_pooler_pools_as_detectron2s(nums):
     features = make_features()
     boxes = [random_boxes(num, seed) for seed, num in enumerate(nums)]
     image_idx = torch.tensor([0] * nums[0] + [1] * nums[1])
-    found = make()(features, to_rois(torch.cat(boxes), image_idx))
+    actual = make()(features, to_rois(torch.cat(boxes), image_idx))
     expected = make(ROIPooler)(features, [Boxes(b) for b in boxes])
-    torch.testing.assert_close(found, expected, rtol=0, atol=6e-5)  # float32; 1e-12 in float64
-    assert found.shape == (sum(nums), 3, 3, 3)
-
-
-@pytest.mark.parametrize("num", [40, 1, 0])
-def test_pooling_without_asking_which_rois_a_level_has_gives_the_same(num):
-    """What other devices than the CPU do, by torchvision's kernel."""
-    features = [x.double().requires_grad_() for x in make_features()]
-    boxes = random_boxes(num + 2).double()
-    boxes[0] = math.nan
-    boxes[1] = boxes[1, [2, 3, 0, 1]]  # of negative size, but still of a positive area
-    rois = to_rois(boxes, torch.arange(num + 2) % 2)
-    pooler = make()
-    levels = torch.tensor([find_level(box) for box in boxes.tolist()])
-    elsewhere = make()
-    elsewhere.level_poolers = make(ROIPooler).level_poolers
-    pooled = [pooler(features, rois), elsewhere._pool_everywhere(features, rois, levels)]
-    torch.testing.assert_close(*pooled, rtol=0, atol=1e-12)
-    assert not pooled[1][0].any()
-    weights = torch.rand(pooled[0].shape, dtype=torch.float64)
-    grads = [torch.autograd.grad((x * weights).sum(), features) for x in pooled]
-    torch.testing.assert_close(*grads, rtol=0, atol=1e-12)
-
-
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_pooling_everywhere_keeps_half_precision(dtype):
-    features = [x.to(dtype) for x in make_features()]
-    rois = to_rois(random_boxes(8), torch.arange(8) % 2)
-    levels = torch.tensor([find_level(box) for box in rois[:, 1:].tolist()])
-    found = make()._pool_everywhere(features, rois, levels)
-    assert found.dtype == dtype
-    torch.testing.assert_close(found, make()(features, rois))
-
-
-def find_level(box: list[float]) -> int:
-    """floor(log2(side / 56)) within 0 to 3; -1 without a size."""
-    area = (box[2] - box[0]) * (box[3] - box[1])
-    if not area >= 0:
-        return -1
-    return min(3, max(0, math.floor(math.log2(math.sqrt(area) / 56 + 1e-8))))
+    torch.testing.assert_close(actual, expected, rtol=0, atol=6e-5)  # float32; 1e-12 in float64
+    assert actual.shape == (sum(nums), 3, 3, 3)
 
 
 @pytest.mark.parametrize(
     "side, level", [(1, 0), (56, 0), (111, 0), (113, 1), (223, 1), (225, 2), (449, 3), (1200, 3)]
 )
-def test_a_box_is_pooled_from_the_level_of_its_size(side, level):
+def test_roi_feature_pooler_takes_the_level_of_a_boxs_size(side, level):
     """floor(log2(side / 56)), at most the last: constant maps say which one it was."""
     features = [torch.full_like(x, float(i)) for i, x in enumerate(make_features(1, 1))]
     center = 256.0
@@ -97,14 +59,14 @@ def test_a_box_is_pooled_from_the_level_of_its_size(side, level):
     assert pooled.item() == pytest.approx(level)
 
 
-def test_a_linear_picture_is_pooled_to_the_middles_of_the_bins():
+def test_roi_feature_pooler_gives_the_middles_of_the_bins_of_a_linear_picture():
     x = (torch.arange(128) + 0.5) * 4  # pixel coordinates of the middles of p2's columns
     picture = x.expand(1, 1, 128, 128).contiguous()
     features = [picture, *make_features(1, 1)[1:]]
     roi = torch.tensor([[0.0, 100.0, 40.0, 148.0, 64.0]])
-    found = make(size=3)(features, roi)[0, 0]
+    actual = make(size=3)(features, roi)[0, 0]
     expected = torch.tensor([100 + 48 / 3 * (i + 0.5) for i in range(3)])
-    torch.testing.assert_close(found, expected.expand(3, 3))
+    torch.testing.assert_close(actual, expected.expand(3, 3))
 
 
 @pytest.mark.parametrize(
@@ -116,41 +78,41 @@ def test_a_linear_picture_is_pooled_to_the_middles_of_the_bins():
         (-900.0, -900.0, -800.0, -800.0),  # wholly outside
     ],
 )
-def test_boxes_without_a_place_give_zeros_and_leave_the_others_alone(box):
+def test_roi_feature_pooler_gives_zeros_for_boxes_without_a_place(box):
     features = make_features(1)
     good = random_boxes(3)
     boxes = torch.cat([good[:1], torch.tensor([box]), good[1:]])
-    found = make()(features, to_rois(boxes, torch.zeros(4, dtype=torch.int64)))
-    assert not found[1].any()
+    actual = make()(features, to_rois(boxes, torch.zeros(4, dtype=torch.int64)))
+    assert not actual[1].any()
     alone = make()(features, to_rois(good, torch.zeros(3, dtype=torch.int64)))
-    torch.testing.assert_close(found[[0, 2, 3]], alone)
+    torch.testing.assert_close(actual[[0, 2, 3]], alone)
 
 
 @pytest.mark.parametrize("box", [(20.0, 20.0, 20.0, 20.0), (20.3, 20.7, 21.3, 21.7)])
-def test_points_and_single_pixels_are_interpolated(box):
+def test_roi_feature_pooler_interpolates_points_and_single_pixels(box):
     features = make_features(1)
-    found = make()(features, to_rois(torch.tensor([box]), torch.tensor([0])))[0]
+    actual = make()(features, to_rois(torch.tensor([box]), torch.tensor([0])))[0]
     x, y = ((box[0] + box[2]) / 8 - 0.5), ((box[1] + box[3]) / 8 - 0.5)  # on p2
     left, top = math.floor(x), math.floor(y)
     wx, wy = x - left, y - top
     patch = features[0][0, :, top : top + 2, left : left + 2]
     weights = torch.tensor([[(1 - wy) * (1 - wx), (1 - wy) * wx], [wy * (1 - wx), wy * wx]])
-    torch.testing.assert_close(found[:, 1, 1], (patch * weights).sum((1, 2)))
+    torch.testing.assert_close(actual[:, 1, 1], (patch * weights).sum((1, 2)))
 
 
-def test_float64_and_gradients():
+def test_roi_feature_pooler_in_float64_and_its_gradients():
     features = [x.double().requires_grad_() for x in make_features()]
     boxes = random_boxes(40).double() + 1e-9  # lost in float32
     image_idx = torch.arange(40) % 2
-    found = make()(features, to_rois(boxes, image_idx))
-    assert found.dtype == torch.float64
+    actual = make()(features, to_rois(boxes, image_idx))
+    assert actual.dtype == torch.float64
     exact = make()(features, to_rois(boxes.float().double(), image_idx))
-    assert 0 < (found - exact).abs().max() < 1e-6
-    found.sum().backward()
+    assert 0 < (actual - exact).abs().max() < 1e-6
+    actual.sum().backward()
     assert all(x.grad.any() for x in features)
 
 
-def test_no_rois_keep_the_graph():
+def test_roi_feature_pooler_keeps_the_graph_without_rois():
     features = [x.requires_grad_() for x in make_features()]
     pooled = make()(features, torch.zeros(0, 5))
     assert pooled.shape == (0, 3, 3, 3)
@@ -159,29 +121,29 @@ def test_no_rois_keep_the_graph():
 
 
 @pytest.mark.parametrize("dtype, step", [(torch.float16, 0.5), (torch.bfloat16, 4.0)])
-def test_half_precision_features_do_not_round_the_boxes(dtype, step):
+def test_roi_feature_pooler_does_not_round_boxes_to_half_precision(dtype, step):
     """What the coordinates would be rounded by is `step` pixels at 800."""
     features = [x.to(dtype) for x in make_features(1, 1, side=1024)]
     rois = torch.tensor([[0.0, 801.7, 100.2, 811.3, 110.1]])
-    found = make()(features, rois)
-    assert found.dtype == dtype
+    actual = make()(features, rois)
+    assert actual.dtype == dtype
     exact = make()([x.double() for x in features], rois.double())
     rounded = make()([x.double() for x in features], (rois / step).round().double() * step)
-    torch.testing.assert_close(found.double(), exact, rtol=0.01, atol=0.01)
+    torch.testing.assert_close(actual.double(), exact, rtol=0.01, atol=0.01)
     assert (rounded - exact).abs().max() > 0.04
 
 
 LEVELS = {f"p{i}": ShapeSpec(channels=16, stride=2**i) for i in range(2, 6)}
 
 
-def test_the_pooler_reads_its_heads_keys():
+def test_roi_feature_pooler_reads_its_heads_keys():
     cfg = tiny_cfg(
         MODEL__ROI_BOX_HEAD__POOLER_RESOLUTION=5,
         MODEL__ROI_MASK_HEAD__POOLER_RESOLUTION=9,
         MODEL__ROI_MASK_HEAD__POOLER_SAMPLING_RATIO=1,
     )
     box, mask = (
-        build_pooler(cfg, head, LEVELS)
+        RoIFeaturePooler(cfg, head, LEVELS)
         for head in (cfg.MODEL.ROI_BOX_HEAD, cfg.MODEL.ROI_MASK_HEAD)
     )
     assert (box.output_size, mask.output_size) == ((5, 5), (9, 9))
@@ -190,7 +152,7 @@ def test_the_pooler_reads_its_heads_keys():
     assert [pooler.spatial_scale for pooler in mask.level_poolers] == list(SCALES)
 
 
-def test_a_level_that_the_backbone_lacks_is_named():
+def test_roi_feature_pooler_names_a_level_that_the_backbone_lacks():
     cfg = tiny_cfg(MODEL__ROI_HEADS__IN_FEATURES=["p2", "p3", "p9"])
     with pytest.raises(ValueError, match="no feature 'p9', only .*'p5'.*ROI_HEADS.IN_FEATURES"):
-        build_pooler(cfg, cfg.MODEL.ROI_BOX_HEAD, LEVELS)
+        RoIFeaturePooler(cfg, cfg.MODEL.ROI_BOX_HEAD, LEVELS)

@@ -5,17 +5,17 @@ import math
 import numpy as np
 import pytest
 import torch
-from detectron2.modeling import build_model
 from detectron2.structures import BitMasks, Boxes, Instances, PolygonMasks
 from detectron2.utils.events import EventStorage
 from torch import nn
 
+from queryinst.modeling import QueryInst
 from queryinst.testing import random_batch, tiny_cfg
 
 
 def make(**overrides) -> nn.Module:
     torch.manual_seed(0)
-    return build_model(tiny_cfg(**overrides)).train()
+    return QueryInst(tiny_cfg(**overrides)).train()
 
 
 def step(model: nn.Module, batch: list[dict]) -> dict[str, torch.Tensor]:
@@ -47,7 +47,7 @@ FROM_SCRATCH = {"MODEL__BACKBONE__FREEZE_AT": 0, "MODEL__BACKBONE__NORM_EVAL": F
         {"MODEL__MASK_ON": False},
     ],
 )
-def test_every_trained_parameter_gets_a_gradient_and_no_frozen_one(overrides):
+def test_training_step_gives_trained_parameters_a_gradient_and_no_frozen_one(overrides):
     model = make(**overrides)
     # queries of all sizes, so that each level of the pyramid has RoIs; they hardly move, since a
     # mask target that is empty teaches nothing
@@ -71,7 +71,7 @@ def test_every_trained_parameter_gets_a_gradient_and_no_frozen_one(overrides):
     "overrides",
     [{}, {"MODEL__MASK_ON": False}, {"MODEL__ROI_MASK_HEAD__NORM": ""}, FROM_SCRATCH],
 )
-def test_a_batch_without_instances_trains_the_class_scores(nums, overrides):
+def test_training_step_without_instances_trains_the_class_scores(nums, overrides):
     model = make(**overrides)
     losses = step(model, random_batch(nums))
     assert_finite(model, losses)
@@ -108,7 +108,7 @@ def test_a_batch_without_instances_trains_the_class_scores(nums, overrides):
         ({"MODEL__FPN__OUT_CHANNELS": 24, "MODEL__QUERYINST__EMBED_DIM": 24}, (2,)),
     ],
 )
-def test_any_sizes_that_the_keys_allow(overrides, nums):
+def test_training_step_of_any_sizes_that_the_keys_allow(overrides, nums):
     model = make(**overrides)
     num_classes = overrides.get("MODEL__ROI_HEADS__NUM_CLASSES", 3)
     losses = step(model, random_batch(nums, 64, 64, num_classes))
@@ -141,7 +141,7 @@ def make_instances(boxes: list, size=(64, 64)) -> Instances:
         (70, 70, 90, 90),  # lies outside
     ],
 )
-def test_instances_of_strange_size_and_place(box):
+def test_training_step_with_instances_of_strange_size_and_place(box):
     model = make()
     batch = random_batch((0, 2), 64, 64)
     batch[0]["instances"] = make_instances([box])
@@ -160,13 +160,13 @@ def test_instances_of_strange_size_and_place(box):
         (0.5, 0.5, 0.001, 0.001),
     ],
 )
-def test_queries_of_strange_size_and_place(cxcywh):
+def test_training_step_with_queries_of_strange_size_and_place(cxcywh):
     model = make()
     model.initial_queries.boxes_cxcywh_norm.data[:] = torch.tensor(cxcywh)
     assert_finite(model, step(model, random_batch((2, 1), 64, 64)))
 
 
-def test_polygons_train_as_their_bitmask():
+def test_training_step_on_polygons_is_that_on_their_bitmask():
     triangles = [[np.array([4.0, 4, 60, 8, 30, 50])], [np.array([10.0, 40, 30, 30, 50, 62])]]
     batch = random_batch((2,), 64, 64)
     losses = []
@@ -177,7 +177,7 @@ def test_polygons_train_as_their_bitmask():
     assert losses[0] == losses[1]
 
 
-def test_the_loss_of_an_image_does_not_depend_on_its_place_in_the_batch():
+def test_training_step_losses_do_not_depend_on_the_place_in_the_batch():
     """Trunk and box stages treat images alone, so only the mask heads' batch norm must go."""
     batch = random_batch((2, 3), 64, 64)
     model = make(MODEL__ROI_MASK_HEAD__NORM="").double()

@@ -1,7 +1,7 @@
 """Differences between two records of `our_runs` and `mmdet_runs`, quantity by quantity."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -31,6 +31,7 @@ _QUANTITIES = (
     (r"image\d+/scores", "scores"),
     (r"image\d+/boxes", "detected boxes [px]"),
     (r"image\d+/mask_scores", "28x28 mask scores"),
+    (r"image\d+/output_topk", "detections not dropped"),
     (r"image\d+/output_boxes", "rescaled boxes [px]"),
     (r"image\d+/output_masks", "pasted masks"),
 )
@@ -107,7 +108,7 @@ def compare(ours: Record, theirs: Record, *, by_stage: bool = False) -> dict[str
         AssertionError: keys or shapes differ, or a difference is not a number.
     """
     assert ours.keys() == theirs.keys(), sorted(ours.keys() ^ theirs.keys())[:8]
-    found: dict[str, Difference] = {}
+    differences: dict[str, Difference] = {}
     for key, reference in theirs.items():
         value = ours[key]
         assert value.shape == reference.shape, (key, value.shape, reference.shape)
@@ -115,15 +116,31 @@ def compare(ours: Record, theirs: Record, *, by_stage: bool = False) -> dict[str
         if by_stage and (stage := re.search(r"stage(\d+)", key)):
             name += f", stage {stage[1]}"
         exact = not reference.is_floating_point()
-        row = found.setdefault(name, Difference(exact))
+        row = differences.setdefault(name, Difference(exact))
         row.add(key, value, reference)
-    return found
+    return differences
 
 
 def clip_boxes(boxes: Tensor, size: tuple[int, int]) -> Tensor:
     """To an image of (height, width), as this project's output has them and MMDetection's not."""
     height, width = size
     return boxes.clamp(min=0).minimum(boxes.new_tensor([width, height, width, height]))
+
+
+def drop_without_area(record: Record, sizes: Sequence[tuple[int, int]]) -> dict[str, Tensor]:
+    """MMDetection's record of a prediction, with the output as this project has it.
+
+    Boxes are clipped to the image of (height, width), and detections whose box then has no area are
+    dropped. "output_topk" tells those that are left.
+    """
+    result = dict(record)
+    for image, size in enumerate(sizes):
+        boxes = clip_boxes(record[f"image{image}/output_boxes"], size)
+        has_area = (boxes[:, 2:] > boxes[:, :2]).all(1)
+        result[f"image{image}/output_topk"] = record[f"image{image}/topk"][has_area]
+        result[f"image{image}/output_boxes"] = boxes[has_area]
+        result[f"image{image}/output_masks"] = record[f"image{image}/output_masks"][has_area]
+    return result
 
 
 def in_our_names(record: Record, convert) -> dict[str, Tensor]:

@@ -23,9 +23,12 @@ def weights():
     return trained_looking(shapes, WEIGHTS_SEED)
 
 
-@pytest.fixture(scope="session")
-def built(weights):
-    return our_runs.build(our_runs.narrow_cfg(**NARROW), weights, DTYPE)
+@pytest.fixture(scope="session", params=[("auto",), ()], ids=["auto", "plain"])
+def built(request, weights):
+    """With the speed-ups of this processor, and the plain model."""
+    cfg = our_runs.narrow_cfg(**NARROW)
+    cfg.MODEL.QUERYINST.SPEEDUPS = request.param
+    return our_runs.build(cfg, weights, DTYPE)
 
 
 @pytest.fixture
@@ -39,14 +42,14 @@ def model(built, weights):
 @pytest.fixture(scope="session")
 def training_records(built, weights, batches):
     """A function: name of a batch -> its record, computed once."""
-    found: dict[str, dict] = {}
+    records: dict[str, dict] = {}
 
     def run(name: str) -> dict:
-        if name not in found:
+        if name not in records:
             our_runs.set_weights(built, weights, DTYPE)
             batch = batches[name]
             record = our_runs.training_run(built, batch.images, batch.objects, DTYPE)
-            found[name] = {key: value.clone() for key, value in record.items()}
-        return found[name]
+            records[name] = {key: value.clone() for key, value in record.items()}
+        return records[name]
 
     return run

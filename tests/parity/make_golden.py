@@ -130,8 +130,8 @@ def check_margin(record: dict[str, torch.Tensor], least: float) -> None:
 
 def versions() -> dict[str, str]:
     modules = (mmdet, mmengine, mmcv, torch, torchvision, np)
-    found = {module.__name__: str(module.__version__) for module in modules}
-    return found | {"mmcv package": "mmcv-lite", "date": datetime.date.today().isoformat()}
+    versions = {module.__name__: str(module.__version__) for module in modules}
+    return versions | {"mmcv package": "mmcv-lite", "date": datetime.date.today().isoformat()}
 
 
 def main() -> None:

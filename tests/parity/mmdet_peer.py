@@ -76,7 +76,7 @@ logging.disable(logging.WARNING)  # mmengine names every parameter in a line of 
 
 
 def load_config(name: str) -> Config:
-    """MMDetection's configuration of a zoo model, without the download of the trunk."""
+    """MMDetection's configuration of a zoo model, without the download of the backbone."""
     folder = os.path.join(os.path.dirname(mmdet.__file__), ".mim", "configs", "queryinst")
     cfg = Config.fromfile(os.path.join(folder, CONFIGS[name]))
     cfg.model.backbone.init_cfg = None

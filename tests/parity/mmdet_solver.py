@@ -18,14 +18,14 @@ ITERATIONS_PER_EPOCH = 7330
 def parameter_groups(optimizer: Optimizer, model: nn.Module) -> list[dict[str, Any]]:
     """Trained parameters by learning rate and weight decay, those of equal settings together."""
     names = {id(param): name for name, param in model.named_parameters()}
-    found: dict[tuple, list[str]] = {}
+    groups: dict[tuple, list[str]] = {}
     for group in optimizer.param_groups:
         trained = [names[id(param)] for param in group["params"] if param.requires_grad]
         if trained:
-            found.setdefault((group["lr"], group["weight_decay"]), []).extend(trained)
+            groups.setdefault((group["lr"], group["weight_decay"]), []).extend(trained)
     return [
         {"lr": lr, "weight_decay": decay, "names": sorted(names)}
-        for (lr, decay), names in sorted(found.items())
+        for (lr, decay), names in sorted(groups.items())
     ]
 
 
@@ -67,7 +67,7 @@ def long_run(
 
 
 def learning_rates(cfg: Config) -> dict[str, list[float]]:
-    """Iteration -> rates of the trunk and of the rest, by mmengine's schedulers stepped through."""
+    """Iteration -> rates of bottom_up and of the rest, by mmengine's schedulers stepped through."""
     model = nn.ModuleDict({"backbone": nn.Linear(1, 1, False), "head": nn.Linear(1, 1, False)})
     optimizer = build_optimizer(cfg, model)
     schedulers = [
@@ -96,7 +96,7 @@ def parameter_names(name: str) -> dict[str, list[str]]:
     with torch.device("meta"):
         model = mmdet_peer.build(mmdet_peer.load_config(name))
     model.train()
-    found: dict[str, list[str]] = {"trained": [], "frozen": []}
+    names: dict[str, list[str]] = {"trained": [], "frozen": []}
     for key, param in model.named_parameters():
-        found["trained" if param.requires_grad else "frozen"].append(key)
-    return {kind: sorted(keys) for kind, keys in found.items()}
+        names["trained" if param.requires_grad else "frozen"].append(key)
+    return {kind: sorted(keys) for kind, keys in names.items()}

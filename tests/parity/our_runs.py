@@ -2,7 +2,8 @@
 
 Keys: input, fpn/p2, stage0/{boxes, class_logits, query_feats, mask_queries, pooled_box, matches,
 pooled_mask, mask_targets, mask_logits}, loss/<name>, grad/<name>, buffer/<name>,
-image0/{topk, scores, boxes, mask_scores, output_boxes, output_masks}.
+image0/{topk, scores, boxes, mask_scores, output_topk, output_boxes, output_masks}; the last three
+of the detections that are not dropped.
 """
 
 from collections.abc import Sequence
@@ -19,9 +20,9 @@ from parity_inputs import Array, Objects
 from torch import Tensor
 
 import queryinst.modeling.criterion as criterion
-import queryinst.modeling.meta_arch as meta_arch
 from queryinst import model_zoo
 from queryinst.checkpoint import convert_mmdet_state_dict
+from queryinst.modeling.meta_arch import whole_batch
 from queryinst.structures import PreciseBoxes
 from queryinst.testing import tiny_cfg
 
@@ -113,24 +114,28 @@ def prediction_run(
         {"image": _pixels(image), "height": height, "width": width}
         for image, (height, width) in zip(images, output_sizes)
     ]
-    together = mock.patch.object(meta_arch, "run_at_once", lambda images: [images])
+    together = mock.patch.object(model, "split_batch", whole_batch)
     with _recording(model) as record, together:  # of what passes by, the last is recorded
         resized = model.inference(inputs, do_postprocess=False)
     pasted = [output["instances"] for output in model(inputs)]
     num_classes = record["stage0/class_logits"].shape[-1]
     for image, (before, after) in enumerate(zip(resized, pasted)):
         topk = before.query_idx * num_classes + before.pred_classes
-        order = topk.argsort()
-        assert topk.equal(after.query_idx * num_classes + after.pred_classes)
+        output_topk = after.query_idx * num_classes + after.pred_classes
+        assert topk[torch.isin(topk, output_topk)].equal(output_topk), "in their order"
         values = {
             "topk": topk,
             "scores": before.scores,
             "boxes": before.pred_boxes.tensor,
             "mask_scores": before.pred_masks[:, 0],
+        }
+        outputs = {
+            "output_topk": output_topk,
             "output_boxes": after.pred_boxes.tensor,
             "output_masks": after.pred_masks,
         }
-        record.update({f"image{image}/{key}": value[order] for key, value in values.items()})
+        for order, group in ((topk.argsort(), values), (output_topk.argsort(), outputs)):
+            record.update({f"image{image}/{key}": value[order] for key, value in group.items()})
     return record
 
 

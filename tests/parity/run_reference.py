@@ -1,4 +1,4 @@
-"""Run full-size MMDetection for dev/parity and save what it computes. In the peer environment.
+"""Run full-size MMDetection for dev/parity/compare.py, in the peer environment; save the results.
 
 usage: run_reference.py parameters OUT
        run_reference.py {predict,predict+train,steps} OUT MODEL
@@ -11,7 +11,7 @@ import mmdet_peer
 import mmdet_runs
 import numpy as np
 import torch
-from comparison import compare
+from comparison import compare, drop_without_area
 from mmdet_optimizer import build_optimizer
 from parity_cases import FULL_SEED, Batch, full_batch, steps_batches
 from parity_inputs import Array, trained_looking
@@ -33,17 +33,20 @@ def main(argv: list[str]) -> None:
 
 def parameters() -> dict[str, dict]:
     """{model: {"shapes": {name: shape}, "trained": [names]}} of all five."""
-    found = {}
+    models = {}
     for name in mmdet_peer.CONFIGS:
         with torch.device("meta"):
             model = mmdet_peer.build(mmdet_peer.load_config(name))
         trained = [key for key, value in model.named_parameters() if value.requires_grad]
-        found[name] = {"shapes": mmdet_peer.shapes_of(model), "trained": trained}
-    return found
+        models[name] = {"shapes": mmdet_peer.shapes_of(model), "trained": trained}
+    return models
 
 
 def runs(name: str, kinds: list[str]) -> dict:
-    """Records of the wanted runs, in float32 and float64, and how far these two are apart."""
+    """Records of the wanted runs, in float32 and float64, and how far these two are apart.
+
+    Detections without area in the image, which this project drops, are dropped here.
+    """
     model = mmdet_peer.build(mmdet_peer.load_config(name))
     state = trained_looking(mmdet_peer.shapes_of(model), FULL_SEED)
     batch = full_batch(_num_classes(model))
@@ -59,7 +62,8 @@ def runs(name: str, kinds: list[str]) -> dict:
 def _run(kind: str, model: torch.nn.Module, state: dict, batch: Batch, dtype: torch.dtype) -> dict:
     mmdet_runs.set_weights(model, state, dtype)
     if kind == "predict":
-        return mmdet_runs.prediction_run(model, batch.images, batch.output_sizes, dtype)
+        record = mmdet_runs.prediction_run(model, batch.images, batch.output_sizes, dtype)
+        return drop_without_area(record, batch.output_sizes)
     record = mmdet_runs.training_run(model, batch.images, batch.objects, dtype)
     return {key: value.clone() for key, value in record.items()}
 

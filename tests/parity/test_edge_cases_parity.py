@@ -5,13 +5,13 @@ import goldens
 import pytest
 import torch
 from detectron2.modeling.poolers import assign_boxes_to_levels
-from detectron2.structures import BitMasks
+from detectron2.structures import BitMasks, Instances
 
 from queryinst.modeling import losses
-from queryinst.modeling.box_transform import TwoSidedBox2BoxTransform
-from queryinst.modeling.mask_targets import crop_gt_masks
+from queryinst.modeling.cascade import TwoSidedBox2BoxTransform
 from queryinst.modeling.pooler import RoIFeaturePooler
-from queryinst.modeling.postprocessing import paste_masks
+from queryinst.modeling.postprocessing import paste_masks, postprocess
+from queryinst.modeling.targets import crop_gt_masks
 from queryinst.structures import BatchTargets, MatchedIndices, PreciseBoxes
 
 NUM_AT_SWITCHES = len(edge_inputs.SWITCHES) * len(edge_inputs.OFFSETS)
@@ -30,7 +30,7 @@ def check(theirs, **ours):
     goldens.check(ours, {key: theirs[key] for key in ours})
 
 
-def test_decoding_with_the_clamp_on_both_sides(theirs):
+def test_apply_deltas_with_the_clamp_on_both_sides(theirs):
     boxes, deltas = map(torch.from_numpy, edge_inputs.decode())
     decoded = TwoSidedBox2BoxTransform(weights=(2.0, 2.0, 1.0, 1.0)).apply_deltas(deltas, boxes)
     check(theirs, decode=decoded)
@@ -39,7 +39,7 @@ def test_decoding_with_the_clamp_on_both_sides(theirs):
     assert (boxes[:, 2:] < boxes[:, :2]).any()
 
 
-def test_matching_costs(theirs):
+def test_focal_l1_and_giou_cost(theirs):
     inputs = {name: torch.from_numpy(value) for name, value in edge_inputs.costs().items()}
     height, width = edge_inputs.COST_IMAGE_SIZE
     whwh = torch.tensor([[width, height, width, height]], dtype=torch.float64)
@@ -50,7 +50,7 @@ def test_matching_costs(theirs):
     check(theirs, cost_focal=2 * focal, cost_l1=5 * l1, cost_giou=2 * giou)
 
 
-def test_mask_targets_of_boxes_inside_across_and_outside(theirs):
+def test_crop_gt_masks_of_boxes_inside_across_and_outside(theirs):
     masks, boxes, gt_idx = map(torch.from_numpy, edge_inputs.mask_targets())
     height, width = edge_inputs.IMAGE_SIZE
     targets = BatchTargets(
@@ -82,7 +82,7 @@ def pool():
     return levels, pooler([torch.from_numpy(x) for x in features], rois)
 
 
-def test_levels_differ_from_mmdetections_only_where_the_epsilons_do(theirs):
+def test_assign_boxes_to_levels_differs_only_where_the_epsilons_do(theirs):
     levels = pool()[0][:NUM_AT_SWITCHES].view(len(edge_inputs.SWITCHES), -1)
     their_levels = theirs["levels"][:NUM_AT_SWITCHES].view_as(levels)
     offsets = torch.tensor(edge_inputs.OFFSETS, dtype=torch.float64)
@@ -95,7 +95,7 @@ def test_levels_differ_from_mmdetections_only_where_the_epsilons_do(theirs):
     assert num_different == (levels != their_levels).sum() > 0
 
 
-def test_roi_features_of_equal_levels(theirs):
+def test_roi_feature_pooler_at_equal_levels(theirs):
     levels, features = pool()
     same = levels == theirs["levels"]
     same[NUM_AT_SWITCHES:] = True  # whatever the level of a box without area is called
@@ -105,31 +105,33 @@ def test_roi_features_of_equal_levels(theirs):
     assert differ.equal(~same)
 
 
-def test_a_box_of_negative_area_has_no_features(theirs):
+def test_roi_feature_pooler_gives_zeros_for_a_box_of_negative_area(theirs):
     features = pool()[1][NUM_AT_SWITCHES]
     assert features.abs().max() == 0
     start = NUM_AT_SWITCHES * features.numel()
     assert theirs["roi_features"][start : start + features.numel()].abs().max() == 0
 
 
-def test_pasting_of_boxes_across_the_border(theirs):
+def test_paste_masks_of_boxes_across_the_border(theirs):
     masks, boxes = map(torch.from_numpy, edge_inputs.pasting())
     check(theirs, pasted=paste_masks(masks, boxes, edge_inputs.IMAGE_SIZE))
     assert theirs["pasted"].flatten(1).any(1).sum() == 5  # one is thinner than half a pixel
 
 
-def test_a_box_outside_of_the_image_is_empty_where_mmdetection_raises(theirs):
+def test_postprocess_drops_boxes_outside_of_the_image_where_mmdetection_raises(theirs):
     boxes = torch.from_numpy(edge_inputs.outside())
-    assert not paste_masks(torch.ones(len(boxes), 28, 28), boxes, edge_inputs.IMAGE_SIZE).any()
+    instances = Instances(edge_inputs.IMAGE_SIZE, pred_masks=torch.ones(len(boxes), 1, 28, 28))
+    instances.pred_boxes = PreciseBoxes(boxes)
+    assert len(postprocess(instances, *edge_inputs.IMAGE_SIZE)) == 0
     assert theirs["outside_raises"].any()
 
 
-def test_dice_of_empty_and_certain_masks(theirs):
+def test_dice_loss_of_empty_and_certain_masks(theirs):
     logits, masks = map(torch.from_numpy, edge_inputs.dice())
     check(theirs, dice=losses.dice_loss(logits, masks))
 
 
-def test_giou_of_boxes_without_area(theirs):
+def test_giou_loss_of_boxes_without_area(theirs):
     inputs = edge_inputs.costs()
     boxes, gt_boxes = torch.from_numpy(inputs["boxes"][:9]), torch.from_numpy(inputs["gt_boxes"])
     check(theirs, giou=losses.giou_loss(boxes, gt_boxes))

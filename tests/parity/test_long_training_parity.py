@@ -42,19 +42,19 @@ def losses_of(record):
     return torch.stack([record[key][:-1] for key in sorted(record) if key.startswith("loss/")], 1)
 
 
-def test_every_loss_agrees_at_every_step(ours, theirs):
+def test_long_training_losses_agree_at_every_step(ours, theirs):
     ours, theirs = losses_of(ours), losses_of(theirs)
     assert ours.shape == theirs.shape == (LONG_STEPS, 12)
     assert theirs.min() > 0
     assert ((ours - theirs).abs() / theirs).max() <= TOLERANCE
 
 
-def test_the_parameters_agree_at_the_end(ours, theirs):
+def test_long_training_parameters_agree_at_the_end(ours, theirs):
     assert sum(key.startswith("parameter/") for key in theirs) > 300
     goldens.check(ours, theirs, TOLERANCE)
 
 
-def test_the_losses_fall(ours):
+def test_long_training_losses_fall(ours):
     total = losses_of(ours).sum(1)
     for batch in (0, 1):
         assert total[batch::2][-5:].mean() < 0.7 * total[batch]

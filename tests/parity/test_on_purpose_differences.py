@@ -7,12 +7,17 @@ import goldens
 import our_runs
 import pytest
 import torch
-from comparison import clip_boxes
+from comparison import clip_boxes, drop_without_area
+from detectron2.structures import Instances
 from parity_cases import NARROW
+
+from queryinst.modeling.postprocessing import postprocess
+from queryinst.structures import PreciseBoxes
 
 EPS = torch.finfo(torch.float32).eps  # what MMDetection adds to every count it divides by
 FEW = 5
 NUM_CLIPPED, LARGEST_CLIP = 10, 229.587  # boxes of the 24, pixels
+NUM_DROPPED = 19  # of the 24 in a quarter of each image; none in the whole
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +31,7 @@ def scaled_alone(key):
     return key.startswith(("grad/", "loss/loss_cls"))
 
 
-def test_without_objects_mmdetection_divides_by_epsilon_alone(without_objects):
+def test_set_criterion_without_objects_where_mmdetection_divides_by_epsilon_alone(without_objects):
     ours, theirs = without_objects
     factor = (1 + EPS) / EPS
     assert factor == pytest.approx(8388609)
@@ -36,7 +41,9 @@ def test_without_objects_mmdetection_divides_by_epsilon_alone(without_objects):
         assert theirs[key][0] / ours[key][0] == pytest.approx(factor, rel=1e-9)
 
 
-def test_without_objects_gradients_are_mmdetections_but_for_that_factor(without_objects):
+def test_set_criterion_without_objects_has_mmdetections_gradients_but_for_that_factor(
+    without_objects,
+):
     ours, theirs = without_objects
     factor = EPS / (1 + EPS)
     keys = [key for key in theirs if scaled_alone(key)]
@@ -44,7 +51,7 @@ def test_without_objects_gradients_are_mmdetections_but_for_that_factor(without_
     goldens.check({k: ours[k] for k in keys}, {k: theirs[k] * factor for k in keys})
 
 
-def test_without_objects_all_else_is_mmdetections(without_objects):
+def test_set_criterion_without_objects_is_mmdetections_in_all_else(without_objects):
     ours, theirs = without_objects
     keys = [key for key in theirs if not scaled_alone(key)]
     assert {"loss/loss_mask_stage0", "loss/loss_box_giou_stage1", "stage0/boxes"} <= set(keys)
@@ -62,7 +69,7 @@ def predictions(built, weights, batches):
     return ours, lambda key: golden[key][:-1].view(-1, 4)
 
 
-def test_output_boxes_are_mmdetections_clipped_to_the_image(predictions, batches):
+def test_postprocess_clips_mmdetections_boxes_to_the_image(predictions, batches):
     ours, their_boxes = predictions
     num_changed, largest = 0, 0.0
     for image, size in enumerate(batches["plain"].output_sizes):
@@ -77,7 +84,7 @@ def test_output_boxes_are_mmdetections_clipped_to_the_image(predictions, batches
     assert largest == pytest.approx(LARGEST_CLIP, abs=0.01)
 
 
-def test_masks_are_pasted_with_boxes_that_are_not_clipped(predictions):
+def test_postprocess_pastes_with_boxes_that_are_not_clipped(predictions):
     ours, their_boxes = predictions
     golden = goldens.load("prediction")
     for image in (0, 1):
@@ -86,7 +93,37 @@ def test_masks_are_pasted_with_boxes_that_are_not_clipped(predictions):
         torch.testing.assert_close(ours[resized], their_boxes(resized), rtol=1e-9, atol=1e-9)
 
 
-def test_fewer_detections_are_mmdetections_best(model, batches):
+def test_postprocess_drops_detections_without_area_that_mmdetection_keeps(predictions, batches):
+    """In the upper left quarter of each image, as if there was no more of it."""
+    ours, their_boxes = predictions
+    golden = goldens.load("prediction")
+    num_dropped = 0
+    for image, (height, width) in enumerate(batches["plain"].output_sizes):
+        size, key = (height // 4, width // 4), f"image{image}"
+        assert ours[f"{key}/output_topk"].equal(golden[f"{key}/topk"]), "no whole image drops any"
+        masks = golden[f"{key}/output_masks"][:, : size[0], : size[1]]
+        kept = drop_without_area(
+            {
+                "image0/topk": golden[f"{key}/topk"],
+                "image0/output_boxes": their_boxes(f"{key}/output_boxes"),
+                "image0/output_masks": masks,
+            },
+            [size],
+        )
+        given = Instances(size, topk=ours[f"{key}/topk"])
+        given.pred_boxes = PreciseBoxes(their_boxes(f"{key}/output_boxes"))
+        given.pred_masks = ours[f"{key}/mask_scores"][:, None]
+        output = postprocess(given, *size)
+        assert output.topk.equal(kept["image0/output_topk"])
+        assert output.pred_boxes.tensor.equal(kept["image0/output_boxes"])
+        assert output.pred_masks.equal(kept["image0/output_masks"])
+        is_dropped = ~torch.isin(golden[f"{key}/topk"], output.topk)
+        assert not masks[is_dropped].any(), "MMDetection keeps them with an empty mask"
+        num_dropped += int(is_dropped.sum())
+    assert num_dropped == NUM_DROPPED > 0
+
+
+def test_max_detections_keeps_mmdetections_best(model, batches):
     """MMDetection keeps as many detections as there are queries, COCO's evaluation looks at 100."""
     golden = goldens.load("prediction")
     model.max_detections = FEW
@@ -98,20 +135,20 @@ def test_fewer_detections_are_mmdetections_best(model, batches):
             [{"image": x, "height": h, "width": w} for x, (h, w) in zip(images, batch.output_sizes)]
         )
     for image, output in enumerate(outputs):
-        found = output["instances"]
+        actual = output["instances"]
         best = golden[f"image{image}/scores"][:-1].argsort(descending=True)[:FEW]
-        topk = found.query_idx * NARROW["num_classes"] + found.pred_classes
+        topk = actual.query_idx * NARROW["num_classes"] + actual.pred_classes
         assert topk.tolist() == golden[f"image{image}/topk"][best].tolist()
-        assert found.scores.tolist() == pytest.approx(
+        assert actual.scores.tolist() == pytest.approx(
             golden[f"image{image}/scores"][best].tolist(), rel=1e-9
         )
         boxes = golden[f"image{image}/output_boxes"][:-1].view(-1, 4)[best]
         boxes = clip_boxes(boxes, batch.output_sizes[image])
-        torch.testing.assert_close(found.pred_boxes.tensor, boxes, rtol=1e-9, atol=1e-9)
-        assert found.pred_masks.equal(golden[f"image{image}/output_masks"][best])
+        torch.testing.assert_close(actual.pred_boxes.tensor, boxes, rtol=1e-9, atol=1e-9)
+        assert actual.pred_masks.equal(golden[f"image{image}/output_masks"][best])
 
 
-def test_the_number_of_detections_is_a_key():
+def test_max_detections_is_a_key():
     cfg = our_runs.narrow_cfg(**NARROW)
     cfg.TEST.DETECTIONS_PER_IMAGE = FEW
     assert our_runs.build_model(cfg).max_detections == FEW

@@ -33,7 +33,7 @@ def settings_by_name(optimizer, model) -> dict:
     }
 
 
-def test_every_parameter_has_mmdetections_rate_and_decay(model):
+def test_build_optimizer_gives_mmdetections_rate_and_decay(model):
     optimizer = build_optimizer(our_runs.zoo_cfg(SCHEDULES["1x"]), model)
     groups = goldens.load_json("solver")["groups"]
     assert len(groups) == 2
@@ -52,7 +52,7 @@ def gradients_of_plain(model, training_records) -> None:
 
 
 @pytest.mark.parametrize("build", [build_optimizer, Trainer.build_optimizer])
-def test_a_clipped_step_ends_at_mmdetections_parameters(model, training_records, build):
+def test_optimizer_step_ends_at_mmdetections_parameters(model, training_records, build):
     gradients_of_plain(model, training_records)
     before = goldens.weights_of(model)
     cfg = our_runs.zoo_cfg(SCHEDULES["1x"])
@@ -65,7 +65,7 @@ def test_a_clipped_step_ends_at_mmdetections_parameters(model, training_records,
     assert {key for key, value in before.items() if not after[key].equal(value)} == trained
 
 
-def test_the_step_sees_the_clipping(model, training_records):
+def test_optimizer_step_sees_the_clipping(model, training_records):
     """AdamW's first step hardly depends on the gradients' size: it does where they are tiny."""
     gradients_of_plain(model, training_records)
     cfg = our_runs.zoo_cfg(SCHEDULES["1x"])
@@ -77,7 +77,7 @@ def test_the_step_sees_the_clipping(model, training_records):
 
 
 @pytest.mark.parametrize("name", sorted(MODELS))
-def test_the_trained_and_the_frozen_parameters_are_mmdetections(name):
+def test_build_optimizer_takes_mmdetections_trained_parameters(name):
     golden = goldens.load_json("parameter_names")
     assert golden["models"].keys() == MODELS
     theirs = golden["lists"][golden["models"][name]]
@@ -89,7 +89,7 @@ def test_the_trained_and_the_frozen_parameters_are_mmdetections(name):
 
 
 class TwoGroups(nn.Module):
-    """A parameter of the trunk, which learns at a tenth of the rate, and one of the rest."""
+    """A parameter of bottom_up, which learns at a tenth of the rate, and one of the rest."""
 
     def __init__(self):
         super().__init__()
@@ -98,7 +98,7 @@ class TwoGroups(nn.Module):
 
 
 @pytest.mark.parametrize("name", sorted(MODELS))
-def test_the_learning_rates_are_mmengines(name):
+def test_build_lr_scheduler_gives_mmengines_rates(name):
     rates = goldens.load_json("solver")["learning_rates"]["1x" if name.endswith("1x") else "3x"]
     cfg = our_runs.zoo_cfg(name)
     assert max(map(int, rates)) == cfg.SOLVER.MAX_ITER - 1
@@ -109,11 +109,11 @@ def test_the_learning_rates_are_mmengines(name):
     model = TwoGroups()
     optimizer = build_optimizer(cfg, model)
     scheduler = build_lr_scheduler(cfg, optimizer)
-    trunk = [
+    in_bottom_up = [
         group["params"][0] is model.backbone["bottom_up"].weight for group in optimizer.param_groups
     ]
-    for iteration, (trunk_rate, rate) in rates.items():
+    for iteration, (bottom_up_rate, rate) in rates.items():
         scheduler.last_epoch = int(iteration)
-        expected = [trunk_rate if is_trunk else rate for is_trunk in trunk]
+        expected = [bottom_up_rate if is_inside else rate for is_inside in in_bottom_up]
         assert scheduler.get_lr() == pytest.approx(expected, rel=1e-9), iteration
-    assert len(optimizer.param_groups) == 2 and sum(trunk) == 1
+    assert len(optimizer.param_groups) == 2 and sum(in_bottom_up) == 1

@@ -4,11 +4,12 @@ import goldens
 import our_runs
 import pytest
 import torch
-from comparison import clip_boxes
+from comparison import drop_without_area
 from parity_cases import NARROW
 
 IMAGES = (0, 1)
-DETECTIONS = ("topk", "scores", "boxes", "mask_scores", "output_boxes", "output_masks")
+DETECTIONS = ("topk", "scores", "boxes", "mask_scores")
+OUTPUTS = ("output_topk", "output_boxes", "output_masks")
 OUTPUT_BOXES = [f"image{image}/output_boxes" for image in IMAGES]
 
 
@@ -21,23 +22,23 @@ def ours(built, weights, batches):
 
 @pytest.fixture(scope="module")
 def theirs(batches):
-    """With the boxes of the output clipped; that, alone, is done on purpose."""
+    """With the output's boxes clipped, and without those of no area; that alone is on purpose."""
     record = dict(goldens.load("prediction"))
-    for key, size in zip(OUTPUT_BOXES, batches["plain"].output_sizes):
-        values = clip_boxes(record[key][:-1].view(-1, 4), size)
-        record[key] = torch.cat([values.flatten(), values.norm()[None]])
-    return record
+    for key in OUTPUT_BOXES:
+        record[key] = record[key][:-1].view(-1, 4)
+    record = drop_without_area(record, batches["plain"].output_sizes)
+    return record | goldens.sampled({key: record[key] for key in OUTPUT_BOXES}, "prediction")
 
 
-@pytest.mark.parametrize("quantity", DETECTIONS)
+@pytest.mark.parametrize("quantity", DETECTIONS + OUTPUTS)
 @pytest.mark.parametrize("image", IMAGES)
-def test_detections_are_mmdetections(ours, theirs, image, quantity):
+def test_inference_gives_mmdetections_detections(ours, theirs, image, quantity):
     key = f"image{image}/{quantity}"
     ours = goldens.sampled({key: ours[key]}, "prediction")
     goldens.check(ours, {key: theirs[key]})
 
 
-def test_all_on_the_way_there_is_mmdetections(ours, theirs):
+def test_inference_is_mmdetections_on_the_way(ours, theirs):
     inner = {key: value for key, value in theirs.items() if not key.startswith("image")}
     assert {key.rpartition("/")[2] for key in inner} >= {"p2", "boxes", "class_logits"}
     ours = goldens.sampled(ours, "prediction")
@@ -45,13 +46,13 @@ def test_all_on_the_way_there_is_mmdetections(ours, theirs):
     goldens.check({key: ours[key] for key in inner}, inner)
 
 
-def test_the_masks_are_neither_empty_nor_full(ours):
+def test_output_masks_are_neither_empty_nor_full(ours):
     masks = torch.cat([ours[f"image{image}/output_masks"].flatten() for image in IMAGES])
     assert 0.02 < masks.double().mean() < 0.9
     assert ours["image0/scores"].min() < 0.5 < ours["image0/scores"].max()
 
 
-def test_the_network_in_tensors_gives_the_same(model, theirs, batches):
+def test_forward_core_gives_mmdetections_detections(model, theirs, batches):
     model.eval()
     images = batches["plain"].images
     inputs = [{"image": torch.from_numpy(image.transpose(2, 0, 1).copy())} for image in images]
@@ -62,7 +63,7 @@ def test_the_network_in_tensors_gives_the_same(model, theirs, batches):
     for image in IMAGES:
         topk = query_idx[image] * NARROW["num_classes"] + classes[image]
         order = topk.argsort()
-        found = {"topk": topk, "scores": scores[image], "boxes": boxes[image]}
-        found["mask_scores"] = masks[image]
-        record = {f"image{image}/{key}": value[order] for key, value in found.items()}
+        values = {"topk": topk, "scores": scores[image], "boxes": boxes[image]}
+        values["mask_scores"] = masks[image]
+        record = {f"image{image}/{key}": value[order] for key, value in values.items()}
         goldens.check(goldens.sampled(record, "prediction"), {key: theirs[key] for key in record})

@@ -24,7 +24,7 @@ QUANTITIES = (
 # A batch "none" without any instance is among the differences on purpose.
 @pytest.mark.parametrize("batch", ["plain", "one_empty", "crowded"])
 @pytest.mark.parametrize("quantity", QUANTITIES)
-def test_training_computes_what_mmdetection_computes(training_records, batch, quantity):
+def test_training_run_computes_what_mmdetection_computes(training_records, batch, quantity):
     name = f"training_{batch}"
     ours, theirs = goldens.sampled(training_records(batch), name), goldens.load(name)
     assert ours.keys() == theirs.keys()
@@ -39,11 +39,11 @@ def quantity_of(key: str) -> str:
 
 
 @pytest.mark.parametrize("batch", ["plain", "one_empty", "crowded"])
-def test_the_quantities_are_all_there_are(batch):
+def test_training_run_records_all_quantities(batch):
     assert {quantity_of(key) for key in goldens.load(f"training_{batch}")} == set(QUANTITIES)
 
 
-def test_more_objects_than_queries_leave_objects_without_one(training_records, batches):
+def test_training_run_leaves_objects_without_a_query(training_records, batches):
     num_queries = goldens.load_json("narrow_shapes")["rpn_head.init_proposal_bboxes.weight"][0]
     counts = [len(objects.classes) for objects in batches["crowded"].objects]
     assert max(counts) > num_queries
@@ -51,6 +51,6 @@ def test_more_objects_than_queries_leave_objects_without_one(training_records, b
     assert matches.shape[1] == sum(min(count, num_queries) for count in counts) < sum(counts)
 
 
-def test_the_masks_of_the_goldens_are_neither_empty_nor_full():
+def test_mask_targets_of_the_goldens_are_neither_empty_nor_full():
     targets = goldens.load("training_plain")["stage2/mask_targets"]
     assert 0.2 < targets.double().mean() < 0.9

@@ -45,8 +45,8 @@ class QueryInstCheckpointer(DetectionCheckpointer):
         """
         Args:
             model: its attribute `allow_unloaded`, if any, has patterns of parameters that a file
-                may lack; its method `make_slim` removes what an inference-only file lacks. Can be
-                wrapped in DistributedDataParallel.
+                may lack; its method `make_inference_only` removes what an inference-only file
+                lacks. Can be wrapped in DistributedDataParallel.
             meta: what `save` writes as checkpoint["meta"] (`meta.build_meta`), as inference-only
                 if the model is.
             checkpointables: objects with state_dict() and load_state_dict(), by name.
@@ -180,8 +180,8 @@ class QueryInstCheckpointer(DetectionCheckpointer):
         """Log what is loaded, and remove what the file lacks from a full model."""
         removal = "; the model's others are removed" if is_full else ""
         logger.info("%s is inference-only: it has only the last mask head%s", label, removal)
-        if is_full and hasattr(self.model, "make_slim"):
-            self.model.make_slim()
+        if is_full and hasattr(self.model, "make_inference_only"):
+            self.model.make_inference_only()
 
     def _restore(self, key: str, state: Any, label: str) -> None:
         logger.info("Loading %s", key)

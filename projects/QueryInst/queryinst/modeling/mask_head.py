@@ -140,6 +140,9 @@ class MaskBranch(nn.Module):
             "stages": [*(nn.Identity() for _ in range(num_absent)), *heads],
         }
 
+    def has_all_heads(self) -> bool:
+        return not isinstance(self.stages[0], nn.Identity)
+
     def make_inference_only(self) -> None:
         """Remove all heads but the last, the one that inference runs. It keeps its name."""
         for index in range(len(self.stages) - 1):

@@ -61,7 +61,6 @@ class QueryInst(nn.Module):
         score_threshold: float,
         max_detections: int,
         norm_eval: bool,
-        inference_only: bool = False,
         paste_masks: PasteMasks = paste_masks,
         split_batch: Callable[[ImageList], list[ImageList]] = whole_batch,
     ):
@@ -73,7 +72,6 @@ class QueryInst(nn.Module):
             score_threshold: detections that do not exceed it get no mask and are dropped.
             max_detections: kept for each image, over all queries and classes.
             norm_eval: batch norms of ``bottom_up`` use running statistics in training too.
-            inference_only: parameters that training needs are absent, and training is refused.
             paste_masks: called as `postprocessing.paste_masks`.
             split_batch: parts of a batch that are predicted one after the other.
 
@@ -97,7 +95,7 @@ class QueryInst(nn.Module):
         self.norm_eval = norm_eval
         self.paste_masks = paste_masks
         self.split_batch = split_batch
-        self.inference_only = inference_only
+        self.inference_only = mask_head is not None and not mask_head.has_all_heads()
         self.register_buffer("pixel_mean", torch.tensor(pixel_mean).view(-1, 1, 1), False)
         self.register_buffer("pixel_std", torch.tensor(pixel_std).view(-1, 1, 1), False)
 
@@ -119,7 +117,6 @@ class QueryInst(nn.Module):
             "score_threshold": cfg.MODEL.ROI_HEADS.SCORE_THRESH_TEST,
             "max_detections": cfg.TEST.DETECTIONS_PER_IMAGE,
             "norm_eval": cfg.MODEL.BACKBONE.NORM_EVAL,
-            "inference_only": cfg.MODEL.MASK_ON and cfg.MODEL.QUERYINST.INFERENCE_ONLY,
         }
 
     @property
@@ -127,7 +124,7 @@ class QueryInst(nn.Module):
         return self.pixel_mean.device
 
     def train(self, mode: bool = True) -> "QueryInst":
-        """As nn.Module's, with `norm_eval` kept. Raises ValueError if `inference_only`."""
+        """As nn.Module's, but keeps `norm_eval`; raises ValueError if it is inference_only."""
         if mode:
             self._require_all_parameters()
         super().train(mode)
@@ -137,9 +134,9 @@ class QueryInst(nn.Module):
 
     def make_inference_only(self) -> None:
         """Remove the parameters that training alone needs, as MODEL.QUERYINST.INFERENCE_ONLY."""
-        self.inference_only = True
         if self.mask_head is not None:
             self.mask_head.make_inference_only()
+            self.inference_only = not self.mask_head.has_all_heads()
 
     def forward(
         self, batched_inputs: list[dict], whole: WholeBatch | None = None

@@ -90,8 +90,11 @@ class LazyLevel(Tensor):
 
     def before_convolution(self) -> Tensor:
         """Return the map that the convolution is to see."""
-        with torch._C.DisableTorchFunctionSubclass():
-            return self.as_subclass(Tensor)
+        return Tensor.as_subclass(self, Tensor)
+
+    def as_subclass(self, cls):
+        """Return the convolved map as `cls`; PyTorch's is the one operation that asks nobody."""
+        return self.compute().as_subclass(cls)
 
     def compute(self) -> Tensor:
         """Return the convolved map (N, C, H, W)."""

@@ -26,6 +26,7 @@ def optimize_for_inference(model: QueryInst) -> QueryInst:
         raise ValueError("the model is in training mode; call model.eval() before it is copied")
     optimized = copy.deepcopy(model)
     optimized.make_inference_only()
+    optimized.inference_only = True  # a box detector, too: its norms are gone
     for module in optimized.modules():
         if type(module) in (Conv2d, FastConv2d):
             _fold_for_good(cast(Conv2d, module))

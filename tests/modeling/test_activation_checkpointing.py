@@ -5,11 +5,10 @@ import pickle
 
 import pytest
 import torch
-from detectron2.modeling import build_model
 from detectron2.utils.events import EventStorage
 from torch import nn
 
-from queryinst.modeling import recomputing
+from queryinst.modeling import QueryInst, activation_checkpointing
 from queryinst.testing import random_batch, tiny_cfg
 
 PARTS = ("backbone", "box_heads", "mask_heads")
@@ -19,7 +18,7 @@ FROM_SCRATCH = {"MODEL__BACKBONE__FREEZE_AT": 0, "MODEL__BACKBONE__NORM_EVAL": F
 def make(*parts: str, **overrides) -> nn.Module:
     keys = {"MODEL__QUERYINST__ACTIVATION_CHECKPOINTING": parts}
     torch.manual_seed(0)
-    model = build_model(tiny_cfg(**keys, **overrides)).double().train()
+    model = QueryInst(tiny_cfg(**keys, **overrides)).double().train()
     sizes = torch.tensor([0.3, 0.8, 2.0, 4.0, 8.0, 1.0]) / 4
     model.initial_queries.boxes_cxcywh_norm.data[:, 2:] = sizes[:, None]
     return model
@@ -31,15 +30,15 @@ def step(model: nn.Module, nums=(2, 3)) -> dict[str, torch.Tensor]:
     with EventStorage(0):
         losses = model(random_batch(nums))
     sum(losses.values()).backward()
-    found = {name: loss.detach() for name, loss in losses.items()}
-    found |= {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
-    return found | dict(model.named_buffers())
+    values = {name: loss.detach() for name, loss in losses.items()}
+    values |= {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
+    return values | dict(model.named_buffers())
 
 
-def assert_equal(found: dict, expected: dict) -> None:
-    assert found.keys() == expected.keys()
+def assert_equal(actual: dict, expected: dict) -> None:
+    assert actual.keys() == expected.keys()
     for name, value in expected.items():
-        torch.testing.assert_close(found[name], value, rtol=1e-10, atol=1e-12, msg=name)
+        torch.testing.assert_close(actual[name], value, rtol=1e-10, atol=1e-12, msg=name)
 
 
 WITH_DROPOUT = {"MODEL__QUERYINST__DROPOUT": 0.5}
@@ -49,19 +48,19 @@ WITH_DROPOUT = {"MODEL__QUERYINST__DROPOUT": 0.5}
     "parts, overrides",
     [((part,), FROM_SCRATCH) for part in PARTS] + [(PARTS, {}), (PARTS, WITH_DROPOUT)],
 )
-def test_losses_gradients_and_running_statistics_are_the_same(parts, overrides):
-    expected, found = make(**overrides), make(*parts, **overrides)
-    assert list(found.state_dict()) == list(expected.state_dict())
+def test_activation_checkpointing_keeps_losses_gradients_and_statistics(parts, overrides):
+    expected, actual = make(**overrides), make(*parts, **overrides)
+    assert list(actual.state_dict()) == list(expected.state_dict())
     for _ in range(2):
-        assert_equal(step(found), step(expected))
+        assert_equal(step(actual), step(expected))
 
 
-def test_without_instances():
+def test_activation_checkpointing_without_instances():
     assert_equal(step(make(*PARTS), (0, 0)), step(make(), (0, 0)))
 
 
 @pytest.mark.parametrize("part", PARTS)
-def test_less_is_kept(part):
+def test_activation_checkpointing_keeps_less(part):
     def bytes_kept(model) -> int:
         kept = {}
 
@@ -78,32 +77,32 @@ def test_less_is_kept(part):
 
 
 @pytest.mark.parametrize("part", PARTS)
-def test_each_part_runs_twice(part, monkeypatch):
+def test_activation_checkpointing_runs_each_part_twice(part, monkeypatch):
     runs = []
-    original = recomputing._keep_buffers
+    original = activation_checkpointing._keep_buffers
 
     def count(module):
         runs.append(type(module).__name__)
         return original(module)
 
-    monkeypatch.setattr(recomputing, "_keep_buffers", count)
+    monkeypatch.setattr(activation_checkpointing, "_keep_buffers", count)
     step(make(part))
     names = {"backbone": "Sequential", "box_heads": "DynamicBoxHead"}
     expected = [names.get(part, "DynamicMaskHead")] * (3 if part == "backbone" else 2)
     assert runs == expected  # res2 is frozen
 
 
-def test_prediction_keeps_nothing_and_is_the_same():
-    found, expected = make(*PARTS).eval(), make().eval()
+def test_inference_is_the_same_with_activation_checkpointing():
+    actual, expected = make(*PARTS).eval(), make().eval()
     batch = random_batch((0, 0))
     with torch.no_grad():
-        for one, other in zip(found(batch), expected(batch), strict=True):
+        for one, other in zip(actual(batch), expected(batch), strict=True):
             one, other = one["instances"], other["instances"]
             torch.testing.assert_close(one.scores, other.scores)
             assert torch.equal(one.pred_masks, other.pred_masks)
 
 
-def test_models_can_be_copied_and_pickled():
+def test_checkpoint_module_can_be_copied_and_pickled():
     model = make(*PARTS)
     expected = step(copy.deepcopy(model))
     twin = copy.deepcopy(model)
@@ -114,8 +113,9 @@ def test_models_can_be_copied_and_pickled():
     assert again.forward.module is again
 
 
-def test_a_trunk_without_blocks_is_named():
+def test_checkpoint_backbone_names_a_bottom_up_without_stages():
     with pytest.raises(
-        ValueError, match="Linear has no stages .*out of MODEL.QUERYINST.ACTIVATION_CHECKPOINTING"
+        ValueError,
+        match="Linear has no stages .*remove 'backbone' from .*ACTIVATION_CHECKPOINTING",
     ):
-        recomputing.recompute_trunk(nn.Linear(2, 2))
+        activation_checkpointing.checkpoint_backbone(nn.Linear(2, 2))
