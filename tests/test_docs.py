@@ -91,6 +91,36 @@ def test_links_lead_somewhere():
     assert not wrong, "\n".join(wrong)
 
 
+def anchors(path: Path) -> set[str]:
+    """The anchors that GitHub gives a document's headings."""
+    headings = re.findall(r"^#+ (.+)$", FENCE.sub("", path.read_text()), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def test_anchors_of_links_are_headings():
+    wrong = []
+    for name, target in every(r"\]\(([^)\s]+)\)"):
+        file, _, anchor = target.partition("#")
+        path = (ROOT / name).parent / file if file else ROOT / name
+        if anchor and not target.startswith("https://") and anchor not in anchors(path):
+            wrong.append(f"{name}: {target}")
+    assert not wrong, "\n".join(wrong)
+
+
+def test_readme_links_to_every_page_and_stays_short():
+    readme = read("README.md")
+    assert [name for name in DOCUMENTS if f"]({name})" not in readme and name != "README.md"] == []
+    assert len(readme.splitlines()) <= 120
+
+
+def test_contributing_maps_every_folder():
+    folder_map = blocks("CONTRIBUTING.md", "")[0]
+    sources = re.findall(r"^SOURCES = (.+)$", read("Makefile"), re.MULTILINE)[0].split()
+    folders = {"configs", "docs"} | {name for name in sources if (ROOT / name).is_dir()}
+    assert len(folders) > 6
+    assert [name for name in folders if not re.search(rf"^{name}/", folder_map, re.MULTILINE)] == []
+
+
 def test_paths_are_there():
     own_folders = ("configs", "demo", "dev", "docs", "projects", "tests", "tools")
     files = [path for folder in own_folders for path in (ROOT / folder).rglob("*.*")]
@@ -188,7 +218,8 @@ def test_setup_cfg_states_the_floors_that_the_others_name():
     setup = read("setup.cfg")
     python = re.findall(r"^python_requires = >=(3\.\d+)$", setup, re.MULTILINE)[0]
     torch = re.findall(r"^ +torch>=([\d.]+)$", setup, re.MULTILINE)[0]
-    assert f"needs Python {python} and torch {torch} or newer" in read("README.md")
+    for name in ("README.md", "docs/installation.md"):
+        assert f"needs Python {python} and torch {torch} or newer" in read(name), name
     assert re.findall(r"Python :: (3\.\d+)", setup)[0] == python
     as_tuple = f"({python.replace('.', ', ')})"
     for name in ("Makefile", "tools/collect_env.py", "tools/install_detectron2.py"):
