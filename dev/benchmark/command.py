@@ -1,7 +1,7 @@
 """Time and memory of inference and training steps of any configuration.
 
-Inputs are random and the same in every run. A detector with its initial weights finds as many
-objects as a trained one, since nothing is below a threshold of zero.
+Inputs are random and the same in every run. Some detections of random weights lie outside of the
+image and are dropped; the line "output" says how many are left.
 """
 
 import argparse

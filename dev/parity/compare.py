@@ -52,7 +52,7 @@ def main() -> int:
         for case in args.only:
             begun = time.monotonic()
             sections.append(_run_case(case, Reference(args.peer, Path(folder))))
-            print(report.render(sections[-1]))
+            print(f"\n{sections[-1].title}\n\n{sections[-1].table()}")
             print(f"{time.monotonic() - begun:.0f} s", flush=True)
     minutes = (time.monotonic() - start) / 60
     is_equal = all(section.is_equal for section in sections)
@@ -100,7 +100,7 @@ def compare_parameters(theirs: dict[str, dict]) -> report.Section:
         trained = {key for key, value in ours.named_parameters() if value.requires_grad}
         their_trained = convert_mmdet_state_dict({key: torch.empty(0) for key in model["trained"]})
         rows.append(
-            report.ParameterRow(
+            report.Parameters(
                 name,
                 parameters=sum(value.numel() for value in ours.parameters()),
                 tensors=len(shapes),
@@ -112,15 +112,15 @@ def compare_parameters(theirs: dict[str, dict]) -> report.Section:
                 differing_trained=len(trained ^ their_trained.keys()),
             )
         )
-    return report.ParameterSection(rows)
+    return report.parameter_section(rows)
 
 
-def compare_runs(name: str, kinds: list[str], theirs: dict) -> report.Section:
+def compare_runs(model_name: str, kinds: list[str], theirs: dict) -> report.Section:
     """Every quantity of a model's runs on a batch of two images."""
     state = trained_looking(theirs["shapes"], FULL_SEED)
-    model = our_runs.build(our_runs.zoo_cfg(name), state, DTYPES[0])
+    model = our_runs.build(our_runs.zoo_cfg(model_name), state, DTYPES[0])
     batch = full_batch(model.cascade.stages[0].cls_logits.out_features)
-    section = report.RunSection(name)
+    quantities = []
     for kind in kinds:
         differences = {}
         for dtype in DTYPES:
@@ -129,9 +129,13 @@ def compare_runs(name: str, kinds: list[str], theirs: dict) -> report.Section:
             differences[dtype] = compare(
                 record, _as_ours(theirs[kind]["records"][str(dtype)], batch), by_stage=True
             )
-        section.add(kind, differences[DTYPES[0]], theirs[kind]["noise"], differences[DTYPES[1]])
+        single, double = differences.values()
+        quantities += [
+            report.Quantity(kind, name, difference, theirs[kind]["noise"][name], double[name])
+            for name, difference in single.items()
+        ]
         model.zero_grad()
-    return section
+    return report.run_section(model_name, quantities)
 
 
 def _run(kind: str, model: torch.nn.Module, batch: Batch, dtype: torch.dtype) -> our_runs.Record:
@@ -160,13 +164,10 @@ def compare_steps(theirs: dict) -> report.Section:
         our_runs.set_weights(model, state, dtype)
         losses[dtype] = _take_steps(cfg, model, dtype)
         model.zero_grad()
-    section = report.StepsSection(STEPS_MODEL)
     single, double = (theirs["losses"][str(dtype)] for dtype in DTYPES)
-    for *step, nudged in zip(
-        losses[DTYPES[0]], single, losses[DTYPES[1]], double, zip(*theirs["nudged"])
-    ):
-        section.add(*step, nudged)
-    return section
+    ours, ours_double = losses.values()
+    steps = map(report.step, ours, single, ours_double, double, zip(*theirs["nudged"]))
+    return report.steps_section(STEPS_MODEL, list(steps))
 
 
 def _take_steps(cfg: CfgNode, model: torch.nn.Module, dtype: torch.dtype) -> list[dict]:

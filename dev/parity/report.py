@@ -4,11 +4,12 @@ import datetime
 import itertools
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple
 
 from comparison import Difference
+from tabulate import tabulate
 from torch import Tensor
 
 from dev.setup_peer import peer_versions
@@ -22,30 +23,35 @@ ROUNDING = 1e-6
 # In float64, relative to the largest value (of gradients: to the norm).
 EQUAL_IN_FLOAT64 = 1e-9
 IDENTICAL = ("matches", "mask targets", "top-k set")
+NUM_MODELS = 5
+_MARKER = "<!-- what follows is written by `make parity RECORD=1` -->"
 
 
-class Section(Protocol):
-    """A heading, the lines of a table in markdown, and whether all in it is equal."""
+class Section(NamedTuple):
+    """A heading, a table whose last column is a verdict, and whether all in it is equal."""
 
     title: str
+    header: list[str]
+    rows: list[list[str]]
+    is_equal: bool
+    num_texts: int = 1  # columns at the left that are no figures
 
-    @property
-    def is_equal(self) -> bool: ...
-
-    def lines(self) -> list[str]: ...
-
-
-def render(section: Section) -> str:
-    """As text, columns aligned."""
-    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in section.lines()]
-    rows = [row for row in cells if not set("".join(row)) <= set("-: ")]
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    lines = ["  ".join(cell.ljust(w) for cell, w in zip(row, widths)).rstrip() for row in rows]
-    return "\n".join(["", section.title, *lines])
+    def table(self) -> str:
+        """In Markdown."""
+        num_figures = len(self.header) - self.num_texts - 1
+        align = ["left"] * self.num_texts + ["right"] * num_figures + ["left"]
+        return tabulate(
+            self.rows, self.header, tablefmt="pipe", colalign=align, disable_numparse=True
+        )
 
 
-@dataclass
-class ParameterRow:
+def _verdict(is_equal: bool) -> str:
+    return "equal" if is_equal else "DIFFERS"
+
+
+class Parameters(NamedTuple):
+    """Of one model: how many there are, and how many differ from MMDetection's."""
+
     name: str
     parameters: int
     tensors: int
@@ -58,42 +64,37 @@ class ParameterRow:
         return self.differing_shapes == 0 and self.differing_trained == 0
 
 
-@dataclass
-class ParameterSection:
-    rows: list[ParameterRow]
-    title: str = "Parameters of the models that the configurations build"
-
-    @property
-    def is_equal(self) -> bool:
-        return len(self.rows) == 5 and all(row.is_equal for row in self.rows)
-
-    def lines(self) -> list[str]:
-        lines = [
-            "| model | parameters | tensors | names or shapes that differ | trained parameters |"
-            " trained in one alone | verdict |",
-            "| --- | ---: | ---: | ---: | ---: | ---: | --- |",
-        ]
-        for row in self.rows:
-            lines.append(
-                f"| {row.name} | {row.parameters:,} | {row.tensors} | {row.differing_shapes} |"
-                f" {row.trained} | {row.differing_trained} | {_verdict(row.is_equal)} |"
-            )
-        return lines
+def parameter_section(models: list[Parameters]) -> Section:
+    return Section(
+        "Parameters of the models that the configurations build",
+        ["model", "parameters", "tensors", "names or shapes that differ", "trained parameters"]
+        + ["trained in one alone", "verdict"],
+        [[m.name, *(f"{n:,}" for n in m[1:]), _verdict(m.is_equal)] for m in models],
+        len(models) == NUM_MODELS and all(model.is_equal for model in models),
+    )
 
 
 @dataclass
-class _Row:
-    """A quantity, in float32, MMDetection's own noise, and in float64."""
+class Quantity:
+    """A quantity of a run, in float32, MMDetection's own noise, and in float64."""
 
     run: str
-    quantity: str
+    name: str
     single: Difference
     noise: Mapping[str, float]
     double: Difference
 
     @property
     def is_relative(self) -> bool:
-        return self.quantity == "gradients"
+        return self.name == "gradients"
+
+    @property
+    def line(self) -> tuple[str, str]:
+        """All stages in one line, but for boxes, whose noise grows from stage to stage."""
+        if self.is_relative:
+            return self.run, f"{self.name}, relative norm"
+        has_line = self.name.startswith("boxes")
+        return self.run, self.name if has_line else re.sub(r", stage \d+", "", self.name)
 
     def figures(self) -> tuple[float, float, float]:
         """What the table shows: largest differences; of gradients the worst relative norm."""
@@ -104,7 +105,7 @@ class _Row:
     @property
     def is_equal(self) -> bool:
         single, noise, double = self.figures()
-        if self.quantity.partition(",")[0] in IDENTICAL:
+        if self.name.partition(",")[0] in IDENTICAL:
             return single == 0 and double == 0
         if self.single.exact:  # pixels: those at a score of a half may fall to either side, also
             # in float64, as MMDetection pastes in float32 in any case
@@ -116,117 +117,57 @@ class _Row:
         return is_near and total and double <= EQUAL_IN_FLOAT64 * max(scale, 1)
 
 
-@dataclass
-class RunSection:
-    name: str
-    rows: list[_Row] = field(default_factory=list)
-
-    @property
-    def title(self) -> str:
-        return f"{self.name}: a batch of two images"
-
-    @property
-    def is_equal(self) -> bool:
-        return bool(self.rows) and all(row.is_equal for row in self.rows)
-
-    def add(
-        self,
-        run: str,
-        single: Mapping[str, Difference],
-        noise: Mapping[str, Mapping[str, float]],
-        double: Mapping[str, Difference],
-    ) -> None:
-        """All quantities of one run; `noise` as `Difference.figures`."""
-        for quantity, difference in single.items():
-            row = _Row(run, quantity, difference, noise[quantity], double[quantity])
-            self.rows.append(row)
-
-    def lines(self) -> list[str]:
-        """A line for each quantity with its worst stage; for boxes one by stage."""
-        lines = [
-            "| run | quantity | largest value | difference, fp32 | MMDetection fp32 to fp64 |"
-            " difference, fp64 | verdict |",
-            "| --- | --- | ---: | ---: | ---: | ---: | --- |",
-        ]
-        grouped: dict[tuple[str, str], list[_Row]] = {}
-        for row in self.rows:
-            grouped.setdefault((row.run, _without_stage(row.quantity)), []).append(row)
-        for (run, quantity), rows in grouped.items():
-            figures = [max(column) for column in zip(*(row.figures() for row in rows))]
-            exact = rows[0].single.exact
-            total = sum(row.single.count for row in rows)
-            if exact:
-                figures = [sum(column) for column in zip(*(row.figures() for row in rows))]
-            cells = [f"{int(f)} of {total}" if exact else f"{f:.1e}" for f in figures]
-            scale = max(row.single.scale for row in rows)
-            size = "" if exact or rows[0].is_relative else f"{scale:.3g}"
-            name = f"{quantity}, relative norm" if rows[0].is_relative else quantity
-            verdict = _verdict(all(row.is_equal for row in rows))
-            lines.append(f"| {run} | {name} | {size} | {' | '.join(cells)} | {verdict} |")
-        return lines
+def run_section(model: str, quantities: list[Quantity]) -> Section:
+    """A line for each quantity with its worst stage; for boxes one by stage."""
+    lines: dict[tuple[str, str], list[Quantity]] = {}
+    for quantity in quantities:
+        lines.setdefault(quantity.line, []).append(quantity)
+    return Section(
+        f"{model}: a batch of two images",
+        ["run", "quantity", "largest value", "difference, fp32", "MMDetection fp32 to fp64"]
+        + ["difference, fp64", "verdict"],
+        [[*line, *_cells(stages)] for line, stages in lines.items()],
+        bool(quantities) and all(quantity.is_equal for quantity in quantities),
+        num_texts=2,
+    )
 
 
-def _without_stage(quantity: str) -> str:
-    """All stages in one line, but for boxes, whose noise grows from stage to stage."""
-    if quantity.startswith("boxes"):
-        return quantity
-    return re.sub(r", stage \d+", "", quantity)
+def _cells(stages: list[Quantity]) -> list[str]:
+    """Of one line: the scale, the three differences and the verdict."""
+    columns = list(zip(*(stage.figures() for stage in stages)))
+    verdict = _verdict(all(stage.is_equal for stage in stages))
+    if stages[0].single.exact:
+        total = sum(stage.single.count for stage in stages)
+        return ["", *(f"{int(sum(column))} of {total}" for column in columns), verdict]
+    scale = max(stage.single.scale for stage in stages)
+    size = "" if stages[0].is_relative else f"{scale:.3g}"
+    return [size, *(f"{max(column):.1e}" for column in columns), verdict]
 
 
-@dataclass
-class StepsSection:
-    name: str
-    rows: list[tuple[float, float, float, float, float]] = field(default_factory=list)
+class Step(NamedTuple):
+    """Losses of one optimizer step."""
 
-    @property
-    def title(self) -> str:
-        return f"{self.name}: optimizer steps on batches of two 320-pixel images"
-
-    def add(self, ours, theirs, ours_double, theirs_double, nudged) -> None:
-        """One step's losses by name: here, in MMDetection, both in float64; MMDetection's nudged.
-
-        Its own runs are as far apart as any two of float32, float64 and float32 from weights
-        `nudged` in the last bit: trainings are chaotic, so that one pair alone may stay close by
-        chance.
-        """
-        own = (theirs, theirs_double, *nudged)
-        self.rows.append(
-            (
-                _total(theirs),
-                _total(ours),
-                _largest(ours, theirs),
-                max(_largest(*pair) for pair in itertools.combinations(own, 2)),
-                _largest(ours_double, theirs_double),
-            )
-        )
-
-    @property
-    def is_equal(self) -> bool:
-        return bool(self.rows) and all(map(self._is_equal, range(len(self.rows))))
-
-    def _is_equal(self, step: int) -> bool:
-        """Against the noise up to this step: once apart, trajectories do not come closer again."""
-        _, _, single, _, double = self.rows[step]
-        noise = max(row[3] for row in self.rows[: step + 1])
-        return single <= NOISE_FACTOR * noise + ROUNDING and double <= 1e-6
-
-    def lines(self) -> list[str]:
-        lines = [
-            "| step | sum of losses, MMDetection | here | worst loss, relative difference |"
-            " MMDetection's own runs | difference, fp64 | verdict |",
-            "| ---: | ---: | ---: | ---: | ---: | ---: | --- |",
-        ]
-        for step, row in enumerate(self.rows):
-            theirs, ours, single, noise, double = row
-            lines.append(
-                f"| {step} | {theirs:.6f} | {ours:.6f} | {single:.1e} | {noise:.1e} |"
-                f" {double:.1e} | {_verdict(self._is_equal(step))} |"
-            )
-        return lines
+    theirs: float
+    ours: float
+    single: float
+    noise: float
+    double: float
 
 
-def _total(losses: Mapping[str, Tensor]) -> float:
-    return sum(float(value) for value in losses.values())
+def step(ours, theirs, ours_double, theirs_double, nudged) -> Step:
+    """One step's losses by name: here, in MMDetection, both in float64; MMDetection's nudged.
+
+    Its own runs are as far apart as any two of float32, float64 and float32 from weights `nudged`
+    in the last bit: trainings are chaotic, so that one pair alone may stay close by chance.
+    """
+    own = (theirs, theirs_double, *nudged)
+    return Step(
+        float(sum(theirs.values())),
+        float(sum(ours.values())),
+        _largest(ours, theirs),
+        max(_largest(*pair) for pair in itertools.combinations(own, 2)),
+        _largest(ours_double, theirs_double),
+    )
 
 
 def _largest(ours: Mapping[str, Tensor], theirs: Mapping[str, Tensor]) -> float:
@@ -234,28 +175,36 @@ def _largest(ours: Mapping[str, Tensor], theirs: Mapping[str, Tensor]) -> float:
     return max(abs(float(ours[k]) - float(v)) / abs(float(v)) for k, v in theirs.items())
 
 
-def _verdict(is_equal: bool) -> str:
-    return "equal" if is_equal else "DIFFERS"
+def steps_section(model: str, steps: list[Step]) -> Section:
+    """Against the noise up to each step: once apart, trajectories do not come closer again."""
+    noises = itertools.accumulate((each.noise for each in steps), max)
+    verdicts = [
+        each.single <= NOISE_FACTOR * noise + ROUNDING and each.double <= 1e-6
+        for each, noise in zip(steps, noises)
+    ]
+    rows = [
+        [str(i), f"{s.theirs:.6f}", f"{s.ours:.6f}", *(f"{x:.1e}" for x in s[2:]), _verdict(equal)]
+        for i, (s, equal) in enumerate(zip(steps, verdicts))
+    ]
+    return Section(
+        f"{model}: optimizer steps on batches of two 320-pixel images",
+        ["step", "sum of losses, MMDetection", "here", "worst loss, relative difference"]
+        + ["MMDetection's own runs", "difference, fp64", "verdict"],
+        rows,
+        bool(steps) and all(verdicts),
+        num_texts=0,
+    )
 
 
 def record(path: Path, sections: list[Section], peer: Path, minutes: float) -> None:
     """Put the tables, with date, versions and hardware, below the marker of a document."""
-    text = path.read_text()
-    kept, marker, _ = text.partition(_MARKER)
+    kept, marker, _ = path.read_text().partition(_MARKER)
     if not marker:
         raise ValueError(f"{path} has no line {_MARKER!r}, below which the tables go")
-    parts = [kept + _MARKER, "", _circumstances(peer, minutes)]
-    for section in sections:
-        parts += ["", f"## {section.title}", "", *section.lines()]
-    path.write_text("\n".join(parts) + "\n")
-
-
-_MARKER = "<!-- what follows is written by `make parity RECORD=1` -->"
-
-
-def _circumstances(peer: Path, minutes: float) -> str:
-    return (
+    circumstances = (
         f"{datetime.date.today()}, in {minutes:.1f} minutes. MMDetection has"
         f" {as_line(peer_versions(peer))}; both sides {as_line(describe_versions())}."
         f" {as_line(describe_hardware())}."
     )
+    tables = "".join(f"\n## {section.title}\n\n{section.table()}\n" for section in sections)
+    path.write_text(f"{kept}{_MARKER}\n\n{circumstances}\n{tables}")
