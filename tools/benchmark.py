@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Time, memory and share by part of inference and training steps of any configuration."""
+"""Time and memory of inference and training steps of any configuration."""
 
 import sys
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Images, objects and weights for both sides of compare_with_mmdet.py; no Detectron2."""
+"""Images, objects and weights that all measurements share; no Detectron2."""
 
 import numpy as np
 import torch

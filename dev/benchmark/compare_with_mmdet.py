@@ -7,7 +7,6 @@ least median counts, as machines slow down for minutes. Ends with status 1 where
 """
 
 import argparse
-import dataclasses
 import json
 import os
 import subprocess
@@ -15,10 +14,10 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import our_runs
 import torch
-from detectron2.config import CfgNode
 from parity_cases import FULL_SEED
 from parity_inputs import trained_looking
 
@@ -29,7 +28,7 @@ from queryinst.model_zoo.conversion import build_on_meta
 
 from . import comparison_report as report
 from .common_inputs import MODELS, NUM_CLASSES
-from .groups import GROUPS, UNIQUE_QUERIES, Group, Side
+from .groups import GROUPS, MMDET, UNIQUE_QUERIES, Group, Side
 from .measuring import Measurement
 from .verdict import (
     HALF,
@@ -81,40 +80,17 @@ def main() -> int:
 def run_group(name: str, group: Group, args: argparse.Namespace, folder: Path) -> report.Outcome:
     """All sides in turn, `args.rounds` times."""
     weights = write_weights(group.queries, folder)
-    group = with_known_keys(group)
     turns: dict[str, list[Measurement]] = {side.name: [] for side in group.sides}
-    outputs, notes, threads = {}, {}, 0
+    outputs, threads = {}, 0
     for turn in range(args.rounds):
         for side in group.sides:
             print(f"{name}, turn {turn + 1}: {side.name}", file=sys.stderr, flush=True)
             result = run_side(side, group, args, weights, folder)
-            turns[side.name].append(Measurement.from_dict(result["measurement"]))
-            outputs[side.name] = result["outputs"]
-            notes[side.name] = report.describe_yardstick(result["outputs"], result["note"])
-            threads = result["threads"]
+            turns[side.name].append(Measurement(**result["measurement"]))
+            outputs[side], threads = result["outputs"], result["threads"]
     limits = HALF if args.amp else TF32 if args.device.startswith("cuda") else SINGLE
-    checks, numbers = compare_outputs(group, outputs, limits)
-    return report.Outcome(name, group, turns, checks, numbers, notes, threads)
-
-
-def with_known_keys(group: Group) -> Group:
-    """Without the sides whose keys this version of the project does not have."""
-    cfg = our_runs.zoo_cfg(MODELS[group.queries])
-    kept = []
-    for side in group.sides:
-        if unknown := [key for key in side.opts[::2] if not _has_key(cfg, key)]:
-            print(f"left out: {side.name}, as there is no {unknown[0]}", file=sys.stderr)
-        else:
-            kept.append(side)
-    return dataclasses.replace(group, sides=tuple(kept))
-
-
-def _has_key(cfg: CfgNode, key: str) -> bool:
-    for name in key.split("."):
-        if name not in cfg:
-            return False
-        cfg = cfg[name]
-    return True
+    checks, notes = compare_outputs(group, outputs, limits)
+    return report.Outcome(name, group, turns, checks, notes, threads)
 
 
 def write_weights(queries: int, folder: Path) -> Path:
@@ -166,23 +142,24 @@ def _amp_opts(task: str, device: str) -> tuple:
 
 
 def compare_outputs(
-    group: Group, outputs: dict, limits: Limits
-) -> tuple[list[Check], dict[str, list]]:
-    """Each of this project's sides with MMDetection's; and the unique kept queries of each."""
-    checks, numbers = [], {}
-    theirs = next(outputs[side.name] for side in group.sides if side.side == "mmdet")
-    for side in group.sides:
+    group: Group, outputs: dict[Side, Any], limits: Limits
+) -> tuple[list[Check], list[str]]:
+    """Each of this project's sides with MMDetection's; and notes on what the sides computed."""
+    checks, notes = [], []
+    compare = compare_detections if group.task == "inference" else compare_losses
+    for side, output in outputs.items():
+        if side.side == "maskrcnn":
+            notes.append(f"{side.name}: {output}")
         if side.side != "queryinst":
             continue
-        ours = outputs[side.name]
-        compare = compare_detections if group.task == "inference" else compare_losses
-        side_checks = compare(ours, theirs, limits)
+        side_checks = compare(output, outputs[MMDET], limits)
         if group.task == "inference":
-            numbers[side.name] = unique_queries(ours, NUM_CLASSES)
+            numbers = unique_queries(output, NUM_CLASSES)
+            notes.append(f"{side.name}: unique kept queries {', '.join(map(str, numbers))}")
             if group.queries == 100:
-                side_checks.append(check_unique(numbers[side.name], UNIQUE_QUERIES))
+                side_checks.append(check_unique(numbers, UNIQUE_QUERIES))
         checks += [check._replace(name=f"{side.name}: {check.name}") for check in side_checks]
-    return checks, numbers
+    return checks, notes
 
 
 if __name__ == "__main__":

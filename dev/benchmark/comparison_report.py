@@ -3,19 +3,24 @@
 import datetime
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
+
+from tabulate import tabulate
 
 from queryinst.environment import as_line, describe_hardware, describe_versions
 
 from .groups import Group, Row
-from .measuring import QUIET, Measurement
-from .text import gigabytes, markdown_table
+from .measuring import Measurement, gigabytes, quietness
 from .verdict import Check
 
-COMMAND = "make benchmark"
+_METHOD = """\
+The same weights and images on both sides, each in processes of its own, in turn; of
+each side the least median counts. Memory is the highest resident size of the steps
+(VmHWM), on a GPU the allocator's. Inference is 800x1199 to masks in 427x640, training a
+step on 512x672 with the optimizer."""
 
 
 @dataclass
@@ -24,15 +29,14 @@ class Outcome:
 
     Attributes:
         turns: by side, one for each of its processes.
-        unique: by side, the number of queries that the detections of each image come from.
+        notes: sentences about what the sides computed.
     """
 
     name: str
     group: Group
     turns: Mapping[str, list[Measurement]]
     checks: list[Check]
-    unique: Mapping[str, list[int]]
-    notes: Mapping[str, str]
+    notes: list[str]
     threads: int
 
     def time(self, side: str) -> float:
@@ -45,14 +49,7 @@ class Outcome:
 
     def memory(self, side: str) -> int | None:
         """The highest peak."""
-        peaks = [turn.peak_bytes for turn in self.turns[side]]
-        return None if None in peaks else max(peak for peak in peaks if peak is not None)
-
-    @property
-    def others_share(self) -> float | None:
-        """What others used of the cores, at the worst."""
-        shares = [turn.load.others_share for turns in self.turns.values() for turn in turns]
-        return max((share for share in shares if share is not None), default=None)
+        return _highest(turn.peak_bytes for turn in self.turns[side])
 
 
 @dataclass
@@ -67,8 +64,15 @@ class Record:
 
     @property
     def others_share(self) -> float | None:
-        shares = [outcome.others_share for outcome in self.outcomes]
-        return max((share for share in shares if share is not None), default=None)
+        """What others used of the cores, at the worst."""
+        turns = [turns for outcome in self.outcomes for turns in outcome.turns.values()]
+        return _highest(turn.others_share for side in turns for turn in side)
+
+
+def _highest(values: Iterable) -> float | None:
+    """None if a value is unknown."""
+    known = list(values)
+    return None if None in known else max(known)
 
 
 def verdict(ratio: float | None, limit: float | None) -> str:
@@ -88,10 +92,7 @@ class Ratios(NamedTuple):
     memory: float | None
 
 
-def ratios(outcome: Outcome, row: Row) -> Ratios | None:
-    """Of a row; None if one of its sides did not run."""
-    if not {row.side, row.reference} <= outcome.turns.keys():
-        return None
+def ratios(outcome: Outcome, row: Row) -> Ratios:
     ours, theirs = outcome.memory(row.side), outcome.memory(row.reference)
     return Ratios(
         outcome.time(row.side) / outcome.time(row.reference),
@@ -100,67 +101,48 @@ def ratios(outcome: Outcome, row: Row) -> Ratios | None:
     )
 
 
-def ratio_table(outcomes: list[Outcome]) -> list[str]:
+def table(header: list[str], rows: list[list[str]]) -> str:
+    """In Markdown; the first column is text, the others are figures."""
+    align = ["left", *["right"] * (len(header) - 1)]
+    return tabulate(rows, header, tablefmt="pipe", colalign=align, disable_numparse=True)
+
+
+def ratio_table(outcomes: list[Outcome]) -> str:
     """Every row with what it is to reach."""
     rows = []
     for outcome in outcomes:
         for row in outcome.group.rows:
-            if (values := ratios(outcome, row)) is None:
-                continue
-            rows.append(
-                [
-                    row.title,
-                    f"{values.time:.2f}",
-                    verdict(values.time, row.time_floor),
-                    verdict(values.time, row.aim),
-                    f"{values.cpu_time:.2f}",
-                    "unknown" if values.memory is None else f"{values.memory:.2f}",
-                    verdict(values.memory, row.memory_floor),
-                ]
-            )
+            time, cpu_time, memory = ratios(outcome, row)
+            memory_text = "unknown" if memory is None else f"{memory:.2f}"
+            floor, aim = verdict(time, row.time_floor), verdict(time, row.aim)
+            memory_floor = verdict(memory, row.memory_floor)
+            times = [f"{time:.2f}", floor, aim, f"{cpu_time:.2f}"]
+            rows.append([row.title, *times, memory_text, memory_floor])
     header = ["ratio to MMDetection", "time", "floor", "aim", "CPU time", "peak memory", "floor"]
-    return markdown_table(header, rows)
+    return table(header, rows)
 
 
-def side_table(outcome: Outcome) -> list[str]:
+def side_table(outcome: Outcome) -> str:
     """Each side of a group with its figures."""
     rows = []
     for side, turns in outcome.turns.items():
         best = min(turns, key=lambda turn: turn.median)
         seconds = [value for turn in turns for value in turn.seconds]
-        peak, others = outcome.memory(side), best.load.others_share
-        rows.append(
-            [
-                side,
-                f"{best.median:.2f} s",
-                f"{min(seconds):.2f} to {max(seconds):.2f} s",
-                f"{outcome.cpu_time(side):.2f} s",
-                "unknown" if peak is None else gigabytes(peak),
-                gigabytes(best.resident_bytes) if best.resident_bytes is not None else "unknown",
-                "unknown" if others is None else f"{100 * others:.0f} %",
-            ]
-        )
+        others = "unknown" if best.others_share is None else f"{100 * best.others_share:.0f} %"
+        times = [f"{best.median:.2f} s", f"{min(seconds):.2f} to {max(seconds):.2f} s"]
+        memory = [gigabytes(outcome.memory(side)), gigabytes(best.resident_bytes)]
+        rows.append([side, *times, f"{outcome.cpu_time(side):.2f} s", *memory, others])
     header = [outcome.name, "time", "all steps", "CPU time", "peak", "before", "used by others"]
-    return markdown_table(header, rows)
+    return table(header, rows)
 
 
 def outcome_lines(outcome: Outcome) -> list[str]:
     """One group: figures, ratios, and whether the outputs are equal."""
-    lines = [*side_table(outcome), "", *ratio_table([outcome]), ""]
-    for side, numbers in outcome.unique.items():
-        lines.append(f"- {side}: unique kept queries {', '.join(map(str, numbers))}")
+    lines = [side_table(outcome), "", ratio_table([outcome]), ""]
     for check in outcome.checks:
         word = "within" if check.is_met else "BEYOND"
         lines.append(f"- {check.name}: {check.value:.2g}, {word} {check.limit:g}")
-    lines += [f"- {side}: {note}" for side, note in outcome.notes.items() if note]
-    return lines
-
-
-def describe_yardstick(outputs: Any, note: str) -> str:
-    """What a further row computed, and how it is set up; nothing of the compared ones."""
-    if not isinstance(outputs, dict):
-        return ""
-    return "; ".join([*(f"{name} {value}" for name, value in outputs.items()), note])
+    return lines + [f"- {note}" for note in outcome.notes]
 
 
 def summary_lines(record: Record) -> list[str]:
@@ -168,26 +150,27 @@ def summary_lines(record: Record) -> list[str]:
     checks = [check for outcome in record.outcomes for check in outcome.checks]
     failed = [check.name for check in checks if not check.is_met]
     equal = f"outputs DIFFER: {'; '.join(failed)}" if failed else "outputs equal MMDetection's"
-    lines = ratio_table(record.outcomes)
-    return [*lines, "", f"{equal}; {quietness(record.others_share)}; {record.minutes:.1f} minutes"]
-
-
-def quietness(others: float | None) -> str:
-    if others is None:
-        return "of other processes nothing is known"
-    word = "quiet" if others <= QUIET else "NOT QUIET, so take these times with care"
-    return f"others used at most {100 * others:.0f} % of the cores ({word})"
+    end = f"{equal}; {quietness(record.others_share)}; {record.minutes:.1f} minutes"
+    return [ratio_table(record.outcomes), "", end]
 
 
 def write(record: Record, folder: Path, today: datetime.date | None = None) -> list[Path]:
     """DATE-HARDWARE.md and .json; of the same day and hardware the newest stays."""
     today = today or datetime.date.today()
     hardware = describe_hardware(record.device)
-    stem = f"{today}-{slug(hardware, record)}"
-    folder.mkdir(parents=True, exist_ok=True)
-    markdown, data = folder / f"{stem}.md", folder / f"{stem}.json"
     versions = {**describe_versions(), **record.peer}
-    markdown.write_text("\n".join(page(record, today, hardware, versions)) + "\n")
+    lines = [
+        f"# QueryInst and MMDetection side by side, {today}",
+        "",
+        f"Written by `make benchmark RECORD=1`. {as_line(hardware)}.",
+        f"{as_line(versions)}.",
+        "",
+        *summary_lines(record),
+        "",
+        _METHOD,
+    ]
+    for outcome in record.outcomes:
+        lines += ["", f"## {outcome.name}", "", *outcome_lines(outcome)]
     values = {
         "date": str(today),
         "hardware": hardware,
@@ -195,41 +178,24 @@ def write(record: Record, folder: Path, today: datetime.date | None = None) -> l
         "amp": record.amp,
         "groups": list(map(_as_json, record.outcomes)),
     }
+    folder.mkdir(parents=True, exist_ok=True)
+    stem = f"{today}-{slug(hardware, record)}"
+    markdown, data = folder / f"{stem}.md", folder / f"{stem}.json"
+    markdown.write_text("\n".join(lines) + "\n")
     data.write_text(json.dumps(values, indent=1) + "\n")
     return [markdown, data]
 
 
 def _as_json(outcome: Outcome) -> dict:
+    rows = outcome.group.rows
     return {
         "name": outcome.name,
-        "sides": {side: [t.to_dict() for t in turns] for side, turns in outcome.turns.items()},
-        "ratios": [
-            {**asdict(row), **values._asdict()}
-            for row in outcome.group.rows
-            if (values := ratios(outcome, row))
-        ],
+        "sides": {side: [*map(asdict, turns)] for side, turns in outcome.turns.items()},
+        "ratios": [row._asdict() | ratios(outcome, row)._asdict() for row in rows],
         "checks": [{**check._asdict(), "is_met": check.is_met} for check in outcome.checks],
-        "unique_queries": dict(outcome.unique),
-        "notes": {side: note for side, note in outcome.notes.items() if note},
+        "notes": outcome.notes,
         "threads": outcome.threads,
     }
-
-
-def page(record: Record, today, hardware: Mapping, versions: Mapping) -> Iterator[str]:
-    """The markdown."""
-    yield f"# QueryInst and MMDetection side by side, {today}"
-    yield ""
-    yield f"Written by `{COMMAND} RECORD=1`. {as_line(hardware)}."
-    yield f"{as_line(versions)}."
-    yield ""
-    yield from summary_lines(record)
-    yield ""
-    yield "The same weights and images on both sides, each in processes of its own, in turn; of"
-    yield "each side the least median counts. Memory is the highest resident size of the steps"
-    yield "(VmHWM), on a GPU the allocator's. Inference is 800x1199 to masks in 427x640, training a"
-    yield "step on 512x672 with the optimizer."
-    for outcome in record.outcomes:
-        yield from ("", f"## {outcome.name}", "", *outcome_lines(outcome))
 
 
 def slug(hardware: Mapping, record: Record) -> str:
@@ -238,6 +204,5 @@ def slug(hardware: Mapping, record: Record) -> str:
     words = re.sub(r"\(r\)|\(tm\)|@.*|processor|\d+-core|cpu", " ", name.lower())
     stem = re.sub(r"[^a-z0-9]+", "-", words).strip("-")
     if "gpu" not in hardware:
-        threads = record.outcomes[0].threads if record.outcomes else hardware["threads"]
-        stem += f"-{threads}-threads"
+        stem += f"-{record.outcomes[0].threads}-threads"
     return stem + ("-amp" if record.amp else "")

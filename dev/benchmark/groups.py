@@ -1,20 +1,15 @@
 """What compare_with_mmdet.py runs, and what the ratios are to reach."""
 
-from dataclasses import dataclass, field
+from typing import NamedTuple
 
-KEPT_300 = ("TEST.DETECTIONS_PER_IMAGE", 300)
 UNIQUE_QUERIES = (50, 70)  # of 100 queries, that the 100 detections come from
-CHECKPOINTING = (
-    "MODEL.QUERYINST.ACTIVATION_CHECKPOINTING",
-    ("backbone", "box_heads", "mask_heads"),
-)
 
 
-@dataclass(frozen=True)
-class Side:
+class Side(NamedTuple):
     """One of the programs that run in turn.
 
     Attributes:
+        side: the module SIDE_side.py runs it.
         opts: of this project's configuration.
     """
 
@@ -23,8 +18,7 @@ class Side:
     opts: tuple = ()
 
 
-@dataclass(frozen=True)
-class Row:
+class Row(NamedTuple):
     """A line of the table of ratios: a side of the group to another.
 
     Attributes:
@@ -41,27 +35,28 @@ class Row:
     reference: str = "MMDetection"
 
 
-@dataclass(frozen=True)
-class Group:
+class Group(NamedTuple):
     """Sides that run in turn on the same inputs."""
 
     task: str
     queries: int
     sides: tuple[Side, ...]
-    rows: tuple[Row, ...] = field(default=())
+    rows: tuple[Row, ...]
 
 
+_PARTS = ("backbone", "box_heads", "mask_heads")
 MMDET, OURS = Side("MMDetection", "mmdet"), Side("QueryInst", "queryinst")
-OURS_300 = Side("QueryInst, 300 kept", "queryinst", KEPT_300)
-OURS_CHECKPOINTING = Side("QueryInst, checkpointing", "queryinst", CHECKPOINTING)
+OURS_300 = Side("QueryInst, 300 kept", "queryinst", ("TEST.DETECTIONS_PER_IMAGE", 300))
+OURS_CHECKPOINTING = Side(
+    "QueryInst, checkpointing", "queryinst", ("MODEL.QUERYINST.ACTIVATION_CHECKPOINTING", _PARTS)
+)
 MASK_RCNN = Side("Detectron2's Mask R-CNN R-50-FPN", "maskrcnn")
-RESNET = Side("bare ResNet-50", "resnet50")
 
 GROUPS = {
     "inference-100": Group(
         "inference",
         100,
-        (MMDET, OURS, MASK_RCNN, RESNET),
+        (MMDET, OURS, MASK_RCNN),
         (
             Row("inference, 100 queries", OURS.name, 0.72, 0.95, 0.60),
             Row("inference, 100 queries, to Mask R-CNN", OURS.name, reference=MASK_RCNN.name),

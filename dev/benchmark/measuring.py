@@ -8,7 +8,7 @@ import os
 import statistics
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,56 +20,6 @@ _STAT = Path("/proc/stat")
 
 
 @dataclass(frozen=True)
-class Load:
-    """Of a span of time, in cores: what this process used, and what others did.
-
-    Attributes:
-        others: None where there is no /proc/stat; includes what a hypervisor took.
-    """
-
-    cores: int
-    own: float
-    others: float | None
-
-    @property
-    def others_share(self) -> float | None:
-        return None if self.others is None else self.others / self.cores
-
-    @property
-    def is_quiet(self) -> bool:
-        return self.others_share is not None and self.others_share <= QUIET
-
-
-class LoadMeter:
-    """Reads the load from its making until `read`."""
-
-    def __init__(self) -> None:
-        self._start = self._now()
-
-    def read(self) -> Load:
-        elapsed, own, busy = (b - a for a, b in zip(self._start, self._now()))
-        cores = _busy_ticks()[1]
-        if not cores:
-            return Load(os.cpu_count() or 1, own / elapsed, None)
-        # Ticks are 10 ms long, so a short span may seem to have less than nothing.
-        return Load(cores, own / elapsed, max(busy - own, 0.0) / elapsed)
-
-    @staticmethod
-    def _now() -> tuple[float, float, float]:
-        ticks = _busy_ticks()[0] / os.sysconf("SC_CLK_TCK")
-        return time.perf_counter(), time.process_time(), ticks
-
-
-def _busy_ticks() -> tuple[int, int]:
-    """What all cores together have worked, and how many there are; (0, 0) if nobody knows."""
-    if not _STAT.is_file():
-        return 0, 0
-    lines = [line.split() for line in _STAT.read_text().splitlines() if line.startswith("cpu")]
-    user, nice, system, _idle, _iowait, irq, softirq, steal = map(int, lines[0][1:9])
-    return user + nice + system + irq + softirq + steal, len(lines) - 1
-
-
-@dataclass(frozen=True)
 class Measurement:
     """Of one process.
 
@@ -78,30 +28,18 @@ class Measurement:
         cpu_seconds: of all threads of this process.
         resident_bytes: when the peak was reset, with model and optimizer state.
         peak_bytes: CPU: resident, VmHWM; CUDA: of the allocator. None where that can't be read.
+        own_cores: how many cores this process used.
+        others_share: of all cores, used by others or a hypervisor; None without /proc/stat.
     """
 
+    median: float
+    cpu_median: float
     seconds: list[float]
     cpu_seconds: list[float]
     resident_bytes: int | None
     peak_bytes: int | None
-    load: Load
-
-    @property
-    def median(self) -> float:
-        return statistics.median(self.seconds)
-
-    @property
-    def cpu_median(self) -> float:
-        return statistics.median(self.cpu_seconds)
-
-    def to_dict(self) -> dict[str, Any]:
-        return asdict(self) | {"median": self.median, "cpu_median": self.cpu_median}
-
-    @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> "Measurement":
-        """Of what `to_dict` made."""
-        own = {name: values[name] for name in cls.__dataclass_fields__}
-        return cls(**own | {"load": Load(**values["load"])})
+    own_cores: float
+    others_share: float | None
 
 
 def measure(
@@ -130,20 +68,49 @@ def measure(
     meter = LoadMeter()
     for _ in range(repeats):
         result = None  # lest it lie beside the next one
-        synchronize(device)
+        _synchronize(device)
         start, cpu_start = time.perf_counter(), time.process_time()
         result = step()
-        synchronize(device)
+        _synchronize(device)
         seconds.append(time.perf_counter() - start)
         cpu_seconds.append(time.process_time() - cpu_start)
-    load = meter.read()
-    return Measurement(seconds, cpu_seconds, resident, read_peak(device), load), result
+    medians = statistics.median(seconds), statistics.median(cpu_seconds)
+    memory = resident, read_peak(device)
+    return Measurement(*medians, seconds, cpu_seconds, *memory, *meter.read()), result
 
 
-def synchronize(device: str) -> None:
-    """Wait until the device has done all that it was told."""
+def _synchronize(device: str) -> None:
     if device.startswith("cuda"):
         torch.cuda.synchronize(device)
+
+
+class LoadMeter:
+    """Reads the load from its making until `read`."""
+
+    def __init__(self) -> None:
+        self._start = self._now()
+
+    def read(self) -> tuple[float, float | None]:
+        """Return `own_cores` and `others_share` of a `Measurement`."""
+        elapsed, own, busy = (b - a for a, b in zip(self._start, self._now()))
+        cores = _busy_ticks()[1]
+        # Ticks are 10 ms long, so a short span may seem to have less than nothing.
+        others = max(busy - own, 0.0) / elapsed / cores if cores else None
+        return own / elapsed, others
+
+    @staticmethod
+    def _now() -> tuple[float, float, float]:
+        ticks = _busy_ticks()[0] / os.sysconf("SC_CLK_TCK")
+        return time.perf_counter(), time.process_time(), ticks
+
+
+def _busy_ticks() -> tuple[int, int]:
+    """What all cores together have worked, and how many there are; (0, 0) if nobody knows."""
+    if not _STAT.is_file():
+        return 0, 0
+    lines = [line.split() for line in _STAT.read_text().splitlines() if line.startswith("cpu")]
+    user, nice, system, _idle, _iowait, irq, softirq, steal = map(int, lines[0][1:9])
+    return user + nice + system + irq + softirq + steal, len(lines) - 1
 
 
 def reset_peak(device: str) -> int | None:
@@ -166,7 +133,17 @@ def read_peak(device: str) -> int | None:
 
 
 def _status_bytes(key: str) -> int:
-    for line in _STATUS.read_text().splitlines():
-        if line.startswith(f"{key}:"):
-            return int(line.split()[1]) * 1024
-    raise KeyError(f"{_STATUS} has no {key}")
+    lines = dict(line.split(":", 1) for line in _STATUS.read_text().splitlines())
+    return int(lines[key].split()[0]) * 1024
+
+
+def quietness(others_share: float | None) -> str:
+    """How much of the machine others used, in words."""
+    if others_share is None:
+        return "of other processes nothing is known"
+    word = "quiet" if others_share <= QUIET else "NOT QUIET, so take these times with care"
+    return f"others used at most {100 * others_share:.0f} % of the cores ({word})"
+
+
+def gigabytes(num_bytes: int | None) -> str:
+    return "unknown" if num_bytes is None else f"{num_bytes / 1e9:.2f} GB"

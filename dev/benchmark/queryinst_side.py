@@ -3,8 +3,6 @@
 from collections.abc import Callable
 from typing import Any
 
-import torch
-from our_runs import training_inputs
 from torch import Tensor
 
 from queryinst import model_zoo
@@ -12,7 +10,7 @@ from queryinst.checkpoint import convert_mmdet_state_dict
 from queryinst.speedups import speed_up_process
 
 from .common_inputs import MODELS, NUM_CLASSES, OUTPUT_SIZE, batch_of, load_weights
-from .subjects import build_inference, build_training
+from .subjects import build_inference, build_training, inputs_of
 
 
 def build(run: dict) -> tuple[Callable[[], Any], Callable[[Any], Any]]:
@@ -22,11 +20,8 @@ def build(run: dict) -> tuple[Callable[[], Any], Callable[[Any], Any]]:
     # The learning rate of both sides' configurations, without a schedule or a scale of it.
     cfg.SOLVER.WARMUP_FACTOR, cfg.SOLVER.REFERENCE_WORLD_SIZE = 1.0, 0
     cfg.merge_from_list(run["opts"])
-    batch = batch_of(run)
-    inputs = training_inputs(batch.images, batch.objects, torch.float32)
+    inputs = inputs_of(batch_of(run), OUTPUT_SIZE)
     if run["task"] == "inference":
-        height, width = OUTPUT_SIZE
-        inputs = [{"image": x["image"], "height": height, "width": width} for x in inputs]
         subject = build_inference(cfg, inputs)
     else:
         speed_up_process(cfg)  # as train_net.py does

@@ -133,7 +133,7 @@ def _time_of_process(column: Column, names: list[str], device: str, repeats: int
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder, "result.json")
         command = [sys.executable, "-W", "ignore", str(ROOT / "tools" / "benchmark.py")]
-        command += ["--config-file", column.config_file, "--task", column.task, "--parts", "0"]
+        command += ["--config-file", column.config_file, "--task", column.task]
         command += ["--batch", str(column.num_images), "--size", f"{height}x{width}"]
         command += ["--repeats", str(repeats), "--json", str(out)]
         command += ["MODEL.DEVICE", device, "MODEL.QUERYINST.SPEEDUPS", str(tuple(names))]

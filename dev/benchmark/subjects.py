@@ -10,12 +10,16 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.modeling import build_model
 from detectron2.utils.events import EventStorage
+from our_runs import training_inputs
+from parity_cases import Batch, make_batch
 
 from queryinst.checkpoint import QueryInstCheckpointer
 from queryinst.engine import Trainer
 from queryinst.engine.amp import inference_autocast
 
-from .random_inputs import Size, random_inputs
+from .common_inputs import IMAGE_SEED
+
+Size = tuple[int, int]  # height, width in pixels
 
 
 @dataclass
@@ -24,12 +28,10 @@ class Subject:
 
     Attributes:
         run: one step; returns detections, or the losses by name.
-        optimizer: None at inference.
     """
 
     model: torch.nn.Module
     run: Callable[[], Any]
-    optimizer: torch.optim.Optimizer | None = None
 
 
 class BatchTrainer(Trainer):
@@ -58,6 +60,13 @@ class BatchTrainer(Trainer):
         self.iter += 1
 
 
+def inputs_of(batch: Batch, output_size: Size) -> list[dict]:
+    """What a data loader gives; masks are to be pasted into pictures of `output_size`."""
+    height, width = output_size
+    inputs = training_inputs(batch.images, batch.objects, torch.float32)
+    return [{**each, "height": height, "width": width} for each in inputs]
+
+
 def build_inference(cfg: CfgNode, batch: list[dict]) -> Subject:
     """Images to detections with pasted masks, as evaluation does it."""
     model = build_model(cfg).eval()
@@ -84,7 +93,7 @@ def build_training(cfg: CfgNode, batch: list[dict]) -> Subject:
         trainer.run_step()
         return trainer.losses
 
-    return Subject(trainer.model, run, trainer.optimizer)
+    return Subject(trainer.model, run)
 
 
 def build_subject(
@@ -102,14 +111,10 @@ def build_subject(
     all are the whole image, which pools from the coarsest level alone.
     """
     torch.manual_seed(0)
-    batch = random_inputs(
-        num_images,
-        size,
-        num_instances=num_instances,
-        num_classes=cfg.MODEL.ROI_HEADS.NUM_CLASSES,
-        output_size=output_size,
-    )
-    subject = (build_inference if task == "inference" else build_training)(cfg, batch)
+    counts, num_classes = [num_instances] * num_images, cfg.MODEL.ROI_HEADS.NUM_CLASSES
+    batch = make_batch(IMAGE_SEED, [size] * num_images, counts, num_classes)
+    build = build_inference if task == "inference" else build_training
+    subject = build(cfg, inputs_of(batch, output_size))
     if not cfg.MODEL.WEIGHTS:
         _scatter_query_boxes(subject.model)
     return subject

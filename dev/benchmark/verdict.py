@@ -1,6 +1,6 @@
 """Whether two sides computed the same: a fast wrong answer is no answer."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -59,7 +59,7 @@ def compare_detections(
     """
     if len(ours) != len(theirs):
         return [Check("images that one side lacks", abs(len(ours) - len(theirs)), 0)]
-    exchanged, score, box, pixels = 0, 0.0, 0.0, 0.0
+    exchanged, scores, boxes, pixels = [], [], [], []
     for our_image, their_image in zip(ours, theirs):
         count = len(our_image["topk"])
         their_image = {key: value[:count] for key, value in their_image.items()}
@@ -68,25 +68,20 @@ def compare_detections(
         rows, columns = torch.nonzero(
             our_image["topk"][:, None] == their_image["topk"][None], as_tuple=True
         )
-        exchanged = max(exchanged, count - len(rows))
+        exchanged.append(count - len(rows))
         if not len(rows):
             continue
         a = {key: value[rows] for key, value in our_image.items()}
         b = {key: value[columns] for key, value in their_image.items()}
-        score = _larger(score, (a["scores"] - b["scores"]).abs().max())
-        box = _larger(box, (a["boxes"] - b["boxes"]).abs().max())
-        pixels = _larger(pixels, (a["masks"] != b["masks"]).float().mean())
+        scores.append((a["scores"] - b["scores"]).abs().max())
+        boxes.append((a["boxes"] - b["boxes"]).abs().max())
+        pixels.append((a["masks"] != b["masks"]).float().mean())
     return [
-        Check("detections of one side alone", exchanged, limits.exchanged),
-        Check("scores", score, limits.score),
-        Check("boxes [px]", box, limits.box),
-        Check("share of mask pixels", pixels, limits.pixels),
+        Check("detections of one side alone", _worst(exchanged), limits.exchanged),
+        Check("scores", _worst(scores), limits.score),
+        Check("boxes [px]", _worst(boxes), limits.box),
+        Check("share of mask pixels", _worst(pixels), limits.pixels),
     ]
-
-
-def _larger(so_far: float, value: Tensor) -> float:
-    """The larger one; not a number if either is."""
-    return so_far if so_far != so_far or value <= so_far else float(value)
 
 
 def compare_losses(
@@ -106,10 +101,9 @@ def compare_losses(
     ]
 
 
-def _worst(values) -> float:
-    """Not a number if one is none."""
-    numbers = list(values)
-    return next((v for v in numbers if v != v), max(numbers, default=0.0))
+def _worst(values: Iterable[float | Tensor]) -> float:
+    """The largest; as torch has it, not a number if one is none."""
+    return float(torch.tensor([0.0, *map(float, values)], dtype=torch.float64).max())
 
 
 def unique_queries(detections: Sequence[Detections], num_classes: int) -> list[int]:

@@ -7,9 +7,11 @@ import pytest
 import torch
 
 from dev.benchmark import comparison_report as report
-from dev.benchmark.groups import GROUPS, MMDET, OURS, UNIQUE_QUERIES
-from dev.benchmark.measuring import Load, Measurement
+from dev.benchmark.compare_with_mmdet import compare_outputs
+from dev.benchmark.groups import GROUPS, MASK_RCNN, MMDET, OURS, UNIQUE_QUERIES
+from dev.benchmark.measuring import Measurement
 from dev.benchmark.verdict import (
+    SINGLE,
     Check,
     check_unique,
     compare_detections,
@@ -110,25 +112,37 @@ def test_unique_queries_counts_each_once():
     assert not check_unique([60, 71], UNIQUE_QUERIES).is_met
 
 
-def measurement(seconds, peak, others=0.02):
-    return Measurement([seconds] * 3, [seconds] * 3, 10**9, peak, Load(2, 1.9, others))
+def test_compare_outputs_checks_our_sides_and_notes_what_was_computed():
+    outputs = {MMDET: [detections()], OURS: [detections()], MASK_RCNN: "detections 100; how"}
+    checks, notes = compare_outputs(GROUPS["inference-100"], outputs, SINGLE)
+    assert [check.name.partition(": ")[0] for check in checks] == ["QueryInst"] * 5
+    assert [check.is_met for check in checks] == [True] * 4 + [False]  # so few queries
+    assert notes == ["QueryInst: unique kept queries 5", f"{MASK_RCNN.name}: detections 100; how"]
+    outputs[OURS] = [changed("scores", 1e-3)]
+    assert not compare_outputs(GROUPS["inference-100"], outputs, SINGLE)[0][1].is_met
+    checks, notes = compare_outputs(GROUPS["training-100"], {MMDET: LOSSES, OURS: LOSSES}, SINGLE)
+    assert len(checks) == 2 and is_equal(checks) and not notes
 
 
-def outcome(our_seconds=1.0, our_peak=17 * 10**8, checks=(), others=0.02):
-    group = GROUPS["inference-100"]
+def measurement(seconds, peak, others=0.01):
+    return Measurement(seconds, seconds, [seconds] * 3, [seconds] * 3, 10**9, peak, 1.9, others)
+
+
+def outcome(our_seconds=1.0, our_peak=17 * 10**8, checks=(), others=0.01):
     turns = {
         MMDET.name: [measurement(2.5, 2 * 10**9), measurement(2.0, 2 * 10**9)],
         OURS.name: [measurement(our_seconds, our_peak, others), measurement(3.0, our_peak)],
+        MASK_RCNN.name: [measurement(4.0, 10**9)],
     }
-    unique, notes = {OURS.name: [60]}, {OURS.name: ""}
-    return report.Outcome("inference-100", group, turns, list(checks), unique, notes, 2)
+    notes = ["QueryInst: unique kept queries 60"]
+    return report.Outcome("inference-100", GROUPS["inference-100"], turns, list(checks), notes, 2)
 
 
 def test_ratios_are_of_the_least_medians():
     assert outcome().time(MMDET.name) == 2.0
     ours, mask_rcnn = GROUPS["inference-100"].rows
     assert report.ratios(outcome(), ours) == (0.5, 0.5, 0.85)
-    assert report.ratios(outcome(), mask_rcnn) is None  # which did not run
+    assert report.ratios(outcome(), mask_rcnn) == (0.25, 0.25, 1.7)
 
 
 @pytest.mark.parametrize(
@@ -141,15 +155,16 @@ def test_ratios_are_of_the_least_medians():
     ],
 )
 def test_ratio_table_marks_each_floor(seconds, peak, words):
-    cells = report.ratio_table([outcome(seconds, peak)])[2].split(" | ")
-    assert [cells[2], cells[3], cells[6].rstrip(" |")] == words
+    line = report.ratio_table([outcome(seconds, peak)]).splitlines()[2]
+    cells = [cell.strip() for cell in line.strip("|").split("|")]
+    assert [cells[2], cells[3], cells[6]] == words
 
 
 def test_summary_lines_say_whether_outputs_are_equal_and_how_quiet_it_was():
     good = report.Record([outcome()], "cpu", False, 3.0, {})
     assert "outputs equal" in report.summary_lines(good)[-1]
     assert "1 % of the cores (quiet)" in report.summary_lines(good)[-1]
-    wrong = outcome(checks=[Check("scores", 0.5, 1e-4)], others=0.8)
+    wrong = outcome(checks=[Check("scores", 0.5, 1e-4)], others=0.4)
     text = report.summary_lines(report.Record([wrong], "cpu", False, 3.0, {}))[-1]
     assert "DIFFER: scores" in text and "40 % of the cores (NOT QUIET" in text
 
@@ -163,15 +178,10 @@ def test_write_makes_a_page_and_data(tmp_path):
     assert "mmdet 3.3.0" in text and "unique kept queries 60" in text and "make benchmark" in text
     values = json.loads(data.read_text())
     (group,) = values["groups"]
-    (row,) = group["ratios"]
+    row, _ = group["ratios"]
     assert (row["time"], row["cpu_time"], row["memory"]) == (0.5, 0.5, 0.85)
     assert row["title"] == "inference, 100 queries"
     assert group["sides"][MMDET.name][1]["median"] == 2.0
-
-
-def test_describe_yardstick_says_what_was_computed():
-    assert report.describe_yardstick({"detections": 100}, "how") == "detections 100; how"
-    assert report.describe_yardstick([{"loss_cls_stage0": 1.0}], "") == ""
 
 
 def test_groups_ask_for_the_agreed_ratios():

@@ -1,5 +1,6 @@
 """Time, peak memory and load, of steps whose cost is known."""
 
+import os
 import subprocess
 import sys
 import time
@@ -8,7 +9,7 @@ import pytest
 import torch
 
 from dev.benchmark import measuring
-from dev.benchmark.measuring import Load, LoadMeter, Measurement, measure
+from dev.benchmark.measuring import LoadMeter, measure, quietness
 
 MEGABYTE = 1_000_000
 needs_linux = pytest.mark.skipif(
@@ -55,9 +56,11 @@ def test_measure_times_every_repetition_and_returns_the_last_result():
     assert min(measurement.seconds) >= 0.02 and measurement.cpu_median < 0.02  # asleep, not at work
 
 
-def test_measurement_median_is_of_the_middle():
-    load = Load(2, 1.0, 0.0)
-    assert Measurement([3.0, 1.0, 9.0], [1.0, 1.0, 1.0], 0, 0, load).median == 3.0
+def test_measure_has_the_median_of_the_middle():
+    waits = iter([0.0, 0.05, 0.0, 0.2])
+    measurement, _ = measure(lambda: time.sleep(next(waits)), device="cpu", warmup=1, repeats=3)
+    assert measurement.median == sorted(measurement.seconds)[1]
+    assert measurement.cpu_median == sorted(measurement.cpu_seconds)[1]
 
 
 @needs_linux
@@ -70,18 +73,18 @@ def test_load_meter_tells_own_work_from_that_of_others():
         end = time.perf_counter() + 0.6
         while time.perf_counter() < end:
             sum(range(1000))
-        load = meter.read()
+        own_cores, others_share = meter.read()
     finally:
         other.kill()
         other.wait()
-    assert 0.1 < load.own <= 1.1
-    assert load.others > 0.2 and not load.is_quiet
+    assert 0.1 < own_cores <= 1.1
+    assert others_share * os.cpu_count() > 0.2
 
 
-def test_load_of_an_idle_machine_is_quiet_and_of_an_unknown_one_is_not():
-    assert Load(2, 1.9, 0.02).is_quiet
-    assert not Load(2, 1.0, 0.9).is_quiet
-    assert Load(4, 1.0, None).others_share is None and not Load(4, 1.0, None).is_quiet
+def test_quietness_of_an_idle_machine_a_busy_and_an_unknown_one():
+    assert quietness(0.01) == "others used at most 1 % of the cores (quiet)"
+    assert "45 % of the cores (NOT QUIET" in quietness(0.45)
+    assert quietness(None) == "of other processes nothing is known"
 
 
 def test_busy_ticks_are_read_off_the_kernels_table(tmp_path, monkeypatch):
@@ -92,7 +95,7 @@ def test_busy_ticks_are_read_off_the_kernels_table(tmp_path, monkeypatch):
     assert measuring._busy_ticks() == (10 + 2 + 3 + 6 + 7 + 8, 2)
     monkeypatch.setattr(measuring, "_STAT", tmp_path / "none")
     assert measuring._busy_ticks() == (0, 0)
-    assert LoadMeter().read().others is None
+    assert LoadMeter().read()[1] is None
 
 
 def test_measure_without_the_kernels_help_knows_no_peak(tmp_path, monkeypatch):
