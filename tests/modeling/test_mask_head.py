@@ -203,11 +203,11 @@ def test_dynamic_mask_head_has_one_channel_if_class_agnostic():
     [
         ("NUM_CONV", -1, "num_conv=-1 .*MODEL.ROI_MASK_HEAD.NUM_CONV"),
         ("CONV_DIM", 0, "conv_dim=0 .*CONV_DIM"),
-        ("NORM", "BatchNorm", "norm 'BatchNorm' is unknown .*; set MODEL.ROI_MASK_HEAD.NORM"),
+        ("NORM", "BatchNorm", "unknown norm 'BatchNorm'; set MODEL.ROI_MASK_HEAD.NORM"),
         (
             "NORM",
             "GN",
-            "norm 'GN' is unknown or refuses 16 channels .*MODEL.ROI_MASK_HEAD.NORM or CONV_DIM",
+            "norm 'GN' refuses 16 channels .*MODEL.ROI_MASK_HEAD.NORM or CONV_DIM",
         ),
     ],
 )

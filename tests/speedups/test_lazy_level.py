@@ -105,6 +105,16 @@ def test_LazyLevel_shows_the_convolved_map_to_each_operation(name):
 
 
 @torch.no_grad()
+@torch.no_grad()
+def test_LazyLevel_has_no_memory_that_code_in_C_could_misread():
+    level, conv, expected = counted_level()
+    with torch._C.DisableTorchFunctionSubclass():  # as an operator of an extension calls torch's
+        torch.testing.assert_close(torch.relu(level), expected.relu(), rtol=0, atol=0)
+        with pytest.raises(RuntimeError, match="data pointer"):
+            level.data_ptr()
+    assert conv.calls == 1
+
+
 def test_LazyLevel_changed_in_place_is_the_changed_convolved_map():
     level, conv, expected = counted_level()
     level.mul_(2)

@@ -5,13 +5,14 @@ from typing import cast
 import torch
 import torch.nn.functional as F
 from detectron2.config import configurable
-from detectron2.layers import Conv2d, NaiveSyncBatchNorm, get_norm
+from detectron2.layers import NaiveSyncBatchNorm
 from detectron2.utils import comm
 from torch import Tensor, nn
 
 from ..precision import at_least_fp32
 from ..structures import MatchedIndices, StageOutput
 from .activation_checkpointing import checkpoint_module
+from .conv import build_conv3x3
 from .dynamic_conv import DynamicConv
 from .limits import check_sizes
 from .pooler import RoIFeaturePooler, to_rois
@@ -51,7 +52,7 @@ class DynamicMaskHead(nn.Module):
         self.convs = nn.Sequential()
         channels = embed_dim
         for _ in range(num_conv):
-            self.convs.append(_conv3x3(channels, conv_dim, norm))
+            self.convs.append(build_conv3x3(channels, conv_dim, norm))
             channels = conv_dim
         self.deconv = nn.ConvTranspose2d(channels, conv_dim, kernel_size=2, stride=2)
         self.mask_logits = nn.Conv2d(conv_dim, num_classes, kernel_size=1)
@@ -213,31 +214,3 @@ def _run_or_keep_graph(head: DynamicMaskHead, mask_queries: Tensor, roi_feats: T
     # Its sum, the loss, is 0 and has a graph.
     logits = roi_feats.new_zeros(0, head.mask_logits.out_channels, side, side)
     return logits + touched * logits.new_ones(0, 1, 1, 1)
-
-
-def _conv3x3(in_channels: int, out_channels: int, norm: str) -> Conv2d:
-    """3x3 convolution, norm, ReLU; Kaiming normal (fan out), as the reference's ConvModule."""
-    conv = Conv2d(
-        in_channels,
-        out_channels,
-        kernel_size=3,
-        padding=1,
-        bias=not norm,
-        norm=_build_norm(norm, out_channels),
-        activation=F.relu_,
-    )
-    nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
-    if conv.bias is not None:
-        nn.init.zeros_(conv.bias)
-    return conv
-
-
-def _build_norm(norm: str, channels: int):
-    name = "naiveSyncBN_N" if norm == "naiveSyncBN" else norm
-    try:
-        return get_norm(name, channels)
-    except (KeyError, ValueError) as error:
-        raise ValueError(
-            f"norm {norm!r} is unknown or refuses {channels} channels ({error}); "
-            "set MODEL.ROI_MASK_HEAD.NORM or CONV_DIM"
-        ) from None

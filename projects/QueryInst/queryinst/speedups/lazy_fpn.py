@@ -58,10 +58,11 @@ def _can_wait(conv: nn.Module) -> bool:
 class LazyLevel(Tensor):
     """The result of a 3x3 convolution that is computed when something reads its values.
 
-    As a tensor it holds the map before the convolution, of the same shape. Any operation on it sees
-    the convolved map.
+    A tensor without memory of its own, so that nothing can read wrong values: any operation on it,
+    of Python or C++, sees the convolved map.
     """
 
+    x: Tensor  # the map before the convolution, of the same shape
     conv: Callable[[Tensor], Tensor]
     num_poolings: int  # to be expected
     convolved: Tensor | None
@@ -74,8 +75,11 @@ class LazyLevel(Tensor):
             x: (N, C, H, W).
             conv: `_can_wait`.
         """
-        level = x.as_subclass(cls)
-        level.conv, level.num_poolings, level.convolved = conv, num_poolings, None
+        level = Tensor._make_wrapper_subclass(
+            cls, x.shape, strides=x.stride(), dtype=x.dtype, device=x.device
+        )
+        torch._C._set_throw_on_mutable_data_ptr(level)
+        level.x, level.conv, level.num_poolings, level.convolved = x, conv, num_poolings, None
         return level
 
     @classmethod
@@ -83,24 +87,24 @@ class LazyLevel(Tensor):
         with torch._C.DisableTorchFunctionSubclass():
             if func in _METADATA:
                 return func(*args, **(kwargs or {}))
-            args, kwargs = torch.utils._pytree.tree_map_only(
-                LazyLevel, LazyLevel.compute, (args, kwargs or {})
-            )
-            return func(*args, **kwargs)
+            return cls.__torch_dispatch__(func, types, args, kwargs)
 
-    def before_convolution(self) -> Tensor:
-        """Return the map that the convolution is to see."""
-        return Tensor.as_subclass(self, Tensor)
+    @classmethod
+    def __torch_dispatch__(cls, func, types, args=(), kwargs=None):
+        args, kwargs = torch.utils._pytree.tree_map_only(
+            LazyLevel, LazyLevel.compute, (args, kwargs or {})
+        )
+        return func(*args, **kwargs)
 
     def as_subclass(self, cls):
-        """Return the convolved map as `cls`; PyTorch's is the one operation that asks nobody."""
+        """Return the convolved map as `cls`; PyTorch asks nobody for this one."""
         return self.compute().as_subclass(cls)
 
     def compute(self) -> Tensor:
         """Return the convolved map (N, C, H, W)."""
         if self.convolved is None:  # as where the level was made, wherever it is read
             with torch.no_grad(), full_precision(self.device):
-                self.convolved = self.conv(self.before_convolution())
+                self.convolved = self.conv(self.x)
         return self.convolved
 
     def pools_first(self, num_bins: int) -> bool:
@@ -173,7 +177,7 @@ class LazyPooling:
             return self.otherwise(level_poolers, features, rois, levels)
         rows = torch.nonzero(levels == 0)[:, 0]
         height, width = cast(ROIAlign, align).output_size
-        x = finest.before_convolution()
+        x = finest.x
         if not (supports_bags(align, x) and finest.pools_first(len(rows) * height * width)):
             return self.otherwise(level_poolers, [finest.compute(), *features[1:]], rois, levels)
         finest.num_poolings = max(1, finest.num_poolings - 1)
