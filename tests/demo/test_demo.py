@@ -13,6 +13,7 @@ from queryinst.demo import main
 from queryinst.demo.files import find_images, plan_outputs
 from queryinst.demo.video import open_writer
 from queryinst.demo.visualize import enlargement
+from queryinst.engine.predictor import Predictor
 from queryinst.testing import tiny_cfg
 
 NAMES = ["circle", "square", "star"]
@@ -72,7 +73,8 @@ def test_main_draws_the_names_of_the_checkpoint(tmp_path, weights, monkeypatch):
     monkeypatch.setattr(Visualizer, "draw_text", spy)
     args = ["--input", picture(tmp_path / "a.png"), "--output", str(tmp_path / "b.png")]
     assert main([*args, "--opts", "MODEL.WEIGHTS", weights]) == 0
-    assert len(texts) == 5
+    instances = Predictor.from_checkpoint(weights)(cv2.imread(args[1]))["instances"]
+    assert len(texts) == len(instances) > 0
     assert all(re.fullmatch("(circle|square|star) [5-9][0-9]%", text) for text in texts)
 
 
