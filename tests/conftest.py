@@ -49,10 +49,12 @@ def tiny_data(tmp_path_factory):
 
 @contextmanager
 def own_logging() -> Iterator[None]:
-    """Handlers that a run adds are gone afterwards, and the next run adds its own."""
+    """Handlers that a run adds are gone afterwards; those of tests before are away meanwhile."""
     found = {name: logging.getLogger(name) for name in LOGGERS}
     before = {name: (x.handlers[:], x.level, x.propagate) for name, x in found.items()}
     detectron2_logger.setup_logger.cache_clear()
+    for name in LOGGERS:
+        logging.getLogger(name).handlers.clear()
     try:
         yield
     finally:
@@ -61,6 +63,13 @@ def own_logging() -> Iterator[None]:
             found[name].setLevel(level)
         detectron2_logger.setup_logger.cache_clear()
         detectron2_logger._cached_log_stream.cache_clear()
+
+
+@pytest.fixture
+def untouched_logging():
+    """Handlers that the test adds are gone afterwards."""
+    with own_logging():
+        yield
 
 
 @pytest.fixture(scope="session")

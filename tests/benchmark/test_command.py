@@ -19,7 +19,7 @@ def subject_of(task, cfg=None):
 
 
 @pytest.fixture
-def run(monkeypatch):
+def run(monkeypatch, untouched_logging):
     """The command line on the tiny model."""
     monkeypatch.setattr(command, "setup_cfg", lambda *args, **kwargs: tiny_cfg())
     monkeypatch.setattr(command, "speed_up_process", lambda cfg: None)  # the process outlives it

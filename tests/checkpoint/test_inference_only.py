@@ -89,7 +89,8 @@ def test_to_inference_only_refuses_a_state_with_nothing_to_remove(
 def test_load_fills_an_inference_only_model(
     make_model, source, inference_only_file, messages, training
 ):
-    model = make_model(2, **INFERENCE_ONLY).train(training)
+    model = make_model(2, **INFERENCE_ONLY)  # in training mode, as every module that is new
+    model = model if training else model.eval()
     QueryInstCheckpointer(model).load(inference_only_file)
     assert_holds(model, state_without_the_first_head(source))
     said = f"MODEL.WEIGHTS {inference_only_file} is inference-only: it has only the last mask head"
@@ -159,7 +160,8 @@ def test_load_fills_an_inference_only_model_from_a_full_file(
     make_model, source, tmp_path, messages, training, resume
 ):
     QueryInstCheckpointer(source, str(tmp_path)).save("full")
-    model = make_model(2, **INFERENCE_ONLY).train(training)
+    model = make_model(2, **INFERENCE_ONLY)  # in training mode, as every module that is new
+    model = model if training else model.eval()
     loader = QueryInstCheckpointer(model, str(tmp_path))
     loader.resume_or_load(str(tmp_path / "full.pth"), resume=resume)
     assert_holds(model, state_without_the_first_head(source))
