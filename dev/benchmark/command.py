@@ -170,7 +170,7 @@ def main(argv: list[str] | None = None) -> int:
         if args.speedups is not None:
             resolve(args.speedups)
             print(as_line(describe_hardware() | describe_versions()), flush=True)
-            print("\n".join(measure_speedups("cpu", args.repeats, args.speedups)))
+            print("\n".join(measure_speedups(args.task, args.repeats, args.speedups)))
             return 0
         if not args.config_file:
             raise ValueError("--config-file or --speedups must be given")

@@ -47,23 +47,27 @@ COLUMNS = (
 )
 
 
-def measure_speedups(device: str, repeats: int, names: list[str]) -> Iterator[str]:
-    """Yield lines of a Markdown table: one row per speed-up, one column per step.
+def measure_speedups(task: str, repeats: int, names: list[str]) -> Iterator[str]:
+    """Yield lines of a Markdown table: one row per speed-up of the CPU, one column per step.
 
     Args:
+        task: "inference", "training" or "both".
         names: of speed-ups; empty for all.
     """
+    device = "cpu"
     rows = [row for row in SPEEDUPS if not names or row.name in names]
+    rows = [row for row in rows if row.auto != ("CUDA",)]
+    columns = [column for column in COLUMNS if task in (column.task, "both")]
     ratios: dict[tuple[str, str], str] = {}
-    for column in COLUMNS:
+    for column in columns:
         used = [row for row in rows if column.task in row.tasks]
         ratios |= {
             (row.name, column.title): text for row, text in _measure(column, used, device, repeats)
         }
-    yield "| speed-up | " + " | ".join(column.title for column in COLUMNS) + " |"
-    yield "| --- |" + " ---: |" * len(COLUMNS)
+    yield "| speed-up | " + " | ".join(column.title for column in columns) + " |"
+    yield "| --- |" + " ---: |" * len(columns)
     for row in rows:
-        cells = [ratios.get((row.name, column.title), "") for column in COLUMNS]
+        cells = [ratios.get((row.name, column.title), "") for column in columns]
         yield f"| {row.name} | " + " | ".join(cells) + " |"
 
 
