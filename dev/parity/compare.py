@@ -28,7 +28,6 @@ from dev import PARITY
 from queryinst.checkpoint import convert_mmdet_state_dict
 from queryinst.model_zoo.conversion import build_on_meta
 from queryinst.solver import build_optimizer
-from queryinst.speedups import speed_up_optimizer
 
 from . import report
 
@@ -182,7 +181,6 @@ def compare_steps(theirs: dict, speedups: tuple[str, ...]) -> report.Section:
 
 def _take_steps(cfg: CfgNode, model: torch.nn.Module, dtype: torch.dtype) -> list[dict]:
     optimizer = build_optimizer(cfg, model)
-    speed_up_optimizer(optimizer, cfg.MODEL.QUERYINST.SPEEDUPS)
     losses = []
     for batch in steps_batches(cfg.MODEL.ROI_HEADS.NUM_CLASSES):
         record = our_runs.training_run(model, batch.images, batch.objects, dtype)

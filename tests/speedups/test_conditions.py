@@ -25,7 +25,6 @@ IN_FULL_PRECISION = {
     "winograd.convolve_3x3",
     "conv2d_weight_grad.weight_gradient",
     "lazy_fpn.LazyLevel.wait",
-    "split_linear._SplitLinear.forward",
 }
 # And of the others, all of which fall back where operations are recorded.
 WORK = IN_FULL_PRECISION | {

@@ -112,9 +112,6 @@ def test_SPEEDUPS_rows_can_be_deleted_with_their_file(name, fresh_speedups):
     with EventStorage():
         losses = model.train()(random_batch((1,)))
     sum(losses.values()).backward()
-    optimizer = torch.optim.AdamW(model.parameters(), fused=True)
-    package.speed_up_optimizer(optimizer, rest)
-    optimizer.step()
     copied = package.optimize_for_inference(model.eval())
     with torch.no_grad():
         for predicting in (model, copied):

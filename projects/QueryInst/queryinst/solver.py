@@ -2,6 +2,7 @@
 
 import logging
 from itertools import pairwise
+from typing import Any
 
 import torch
 from detectron2.config import CfgNode
@@ -41,7 +42,7 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
         )
     clip = solver.CLIP_GRADIENTS
     if clip.ENABLED and clip.CLIP_TYPE == "full_model":
-        _clip_before_steps(optimizer, ClipFullModel(clip.CLIP_VALUE, clip.NORM_TYPE))
+        _clip_full_model(optimizer, clip.CLIP_VALUE, clip.NORM_TYPE)
         return optimizer
     return maybe_add_gradient_clipping(cfg, optimizer)
 
@@ -128,19 +129,14 @@ def _parameter_groups(solver: CfgNode, model: nn.Module) -> list[dict]:
     )
 
 
-class ClipFullModel:
-    """Scales all gradients to a common norm of at most `max_norm`."""
+def _clip_full_model(optimizer: torch.optim.Optimizer, max_norm: float, norm_type: float) -> None:
+    """Let every ``optimizer.step()`` first scale all gradients to a common norm <= `max_norm`.
 
-    def __init__(self, max_norm: float, norm_type: float):
-        self.max_norm, self.norm_type = max_norm, norm_type
+    A scaler of gradients must have unscaled them by then.
+    """
 
-    def __call__(self, optimizer: torch.optim.Optimizer) -> None:
-        """Clip in place. A scaler of gradients must have unscaled them by now."""
+    def clip(optimizer: torch.optim.Optimizer, *_: Any) -> None:
         params = [param for group in optimizer.param_groups for param in group["params"]]
-        nn.utils.clip_grad_norm_(params, self.max_norm, self.norm_type)
+        nn.utils.clip_grad_norm_(params, max_norm, norm_type)
 
-
-def _clip_before_steps(optimizer: torch.optim.Optimizer, clip: ClipFullModel) -> None:
-    """Let every ``optimizer.step()`` begin with its attribute ``clip_gradients``, here `clip`."""
-    setattr(optimizer, "clip_gradients", clip)
-    optimizer.register_step_pre_hook(lambda optimizer, *args: optimizer.clip_gradients(optimizer))
+    optimizer.register_step_pre_hook(clip)

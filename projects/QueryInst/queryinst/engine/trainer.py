@@ -16,7 +16,6 @@ from detectron2.utils.file_io import PathManager
 from ..checkpoint import QueryInstCheckpointer, build_meta
 from ..data.mapper import build_mapper
 from ..solver import build_optimizer
-from ..speedups import speed_up_optimizer
 from .amp import inference_autocast, training_precision
 from .batches import LastBatch
 from .evaluation import build_evaluator, by_dataset, write_results
@@ -69,10 +68,7 @@ class Trainer(DefaultTrainer):
 
     @classmethod
     def build_optimizer(cls, cfg: CfgNode, model):
-        """As `solver.build_optimizer`, with the speed-ups of the configuration."""
-        optimizer = build_optimizer(cfg, model)
-        speed_up_optimizer(optimizer, cfg.MODEL.QUERYINST.SPEEDUPS)
-        return optimizer
+        return build_optimizer(cfg, model)
 
     @classmethod
     def build_train_loader(cls, cfg: CfgNode):

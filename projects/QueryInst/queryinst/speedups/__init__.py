@@ -7,7 +7,6 @@ parameters, falls back where it does not apply, and is removed by deleting its f
 from collections.abc import Sequence
 from typing import Any
 
-import torch
 from detectron2.config import CfgNode
 
 from ..modeling import QueryInst
@@ -20,7 +19,6 @@ __all__ = [
     "optimize_for_inference",
     "resolve",
     "speed_up_model",
-    "speed_up_optimizer",
     "speed_up_process",
 ]
 
@@ -32,11 +30,6 @@ def speed_up_model(model: QueryInst, names: Sequence[str]) -> None:
         ValueError: an unknown name.
     """
     _apply("apply_to_model", names, model)
-
-
-def speed_up_optimizer(optimizer: torch.optim.Optimizer, names: Sequence[str]) -> None:
-    """As `speed_up_model`, for what `solver.build_optimizer` returns."""
-    _apply("apply_to_optimizer", names, optimizer)
 
 
 def speed_up_process(cfg: CfgNode) -> None:

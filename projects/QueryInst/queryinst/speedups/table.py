@@ -13,8 +13,7 @@ AUTO = "auto"
 class Speedup(NamedTuple):
     """A row. Its module in this folder has the row's name.
 
-    The module defines ``apply_to_model(model)``, ``apply_to_optimizer(optimizer)`` or
-    ``apply_to_process(cfg)``.
+    The module defines ``apply_to_model(model)`` or ``apply_to_process(cfg)``.
     """
 
     name: str
@@ -98,14 +97,6 @@ SPEEDUPS = (
         "not measured on GPU; a training step waits for the device once, not 28 times",
     ),
     Speedup(
-        "split_linear",
-        "kernel generator of DynamicConv",
-        _TRAINING,
-        "any device and dtype, not under autocast",
-        _CPUS,
-        "",
-    ),
-    Speedup(
         "separable_paste",
         "paste_masks_in_image",
         _INFERENCE,
@@ -118,14 +109,6 @@ SPEEDUPS = (
         "batches of several images",
         _INFERENCE,
         "CPU, any dtype",
-        _CPUS,
-        "",
-    ),
-    Speedup(
-        "fused_clip",
-        "clip_grad_norm_ before a fused optimizer's step",
-        _TRAINING,
-        "CPU, float32",
         _CPUS,
         "",
     ),
