@@ -199,10 +199,11 @@ def _as_json(outcome: Outcome) -> dict:
 
 
 def slug(hardware: Mapping, record: Record) -> str:
-    """Of file names: processor or GPU, and the threads."""
+    """Of file names: processor and its vector instructions, or GPU, and the threads."""
     name = str(hardware.get("gpu") or hardware["processor"])
     words = re.sub(r"\(r\)|\(tm\)|@.*|processor|\d+-core|cpu", " ", name.lower())
     stem = re.sub(r"[^a-z0-9]+", "-", words).strip("-")
     if "gpu" not in hardware:
-        stem += f"-{record.outcomes[0].threads}-threads"
+        kind = str(hardware["instructions"]).partition(" ")[0].lower()
+        stem += f"-{kind}-{record.outcomes[0].threads}-threads"
     return stem + ("-amp" if record.amp else "")

@@ -92,11 +92,18 @@ def test_compare_losses_passes_equal_ones():
 
 
 @pytest.mark.parametrize(
-    ("step", "factor"), [(0, 1.001), (1, 1.05), (0, float("nan")), (1, float("nan"))]
+    ("step", "name", "factor"),
+    [
+        (0, "loss_cls_stage0", 1.001),
+        (0, "loss_mask_stage0", 1.01),
+        (1, "loss_mask_stage0", 1.05),
+        (0, "loss_mask_stage0", float("nan")),
+        (1, "loss_mask_stage0", float("nan")),
+    ],
 )
-def test_compare_losses_fails_a_wrong_one(step, factor):
+def test_compare_losses_fails_a_wrong_one(step, name, factor):
     ours = [dict(losses) for losses in LOSSES]
-    ours[step]["loss_mask_stage0"] *= factor
+    ours[step][name] *= factor
     assert not is_equal(compare_losses(ours, LOSSES))
 
 
