@@ -128,7 +128,7 @@ def test_compare_outputs_checks_our_sides_and_notes_what_was_computed():
     outputs[OURS] = [changed("scores", 1e-3)]
     assert not compare_outputs(GROUPS["inference-100"], outputs, SINGLE)[0][1].is_met
     checks, notes = compare_outputs(GROUPS["training-100"], {MMDET: LOSSES, OURS: LOSSES}, SINGLE)
-    assert len(checks) == 2 and is_equal(checks) and not notes
+    assert len(checks) == 3 and is_equal(checks) and not notes
 
 
 def measurement(seconds, peak, others=0.01):
