@@ -44,7 +44,7 @@ lint: install
 	@$(RUN) -m flake8 $(SOURCES)
 	@$(RUN) -m mypy
 
-# Up to an hour on two cores: this project runs twice, with its speed-ups and without any.
+# 20 minutes to an hour on two cores: this project runs twice, with its speed-ups and without any.
 parity: install
 	@$(RUN) dev/setup_peer.py "$(VENV)" "$(PEER_VENV)"
 	@$(RUN) -W ignore -m dev.parity.compare --peer "$(PEER_VENV)" $(if $(RECORD),--record docs/parity.md) $(ARGS)
@@ -66,7 +66,7 @@ demo: check-python
 	echo "model and figures: $(DEMO_OUTPUT)/ (model_final.pth, results.json, metrics.json, log.txt)"; \
 	echo "open in a browser: $(DEMO_OUTPUT)/report.html"
 
-# About a quarter of an hour on two cores; stop everything else, it tells how quiet the machine was.
+# 8 to 25 minutes on two cores; stop everything else, it tells how quiet the machine was.
 .PHONY: benchmark
 benchmark: install
 	@$(RUN) dev/setup_peer.py "$(VENV)" "$(PEER_VENV)"
