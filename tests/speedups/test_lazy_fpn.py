@@ -24,6 +24,7 @@ from queryinst.speedups.lazy_fpn import (
 )
 from queryinst.speedups.roi_align_bag import BagPooling
 from queryinst.testing import random_batch, tiny_cfg
+from tests.speedups.lazy_levels import Counting, make_conv, make_level, make_map
 
 NAN = math.nan
 # (image, x0, y0, x1, y1) on maps of 9 x 13 pixels of 4
@@ -39,33 +40,6 @@ ROIS = [
     (0, -1e9, -1e9, 1e9, 1e9),
     (0, NAN, 0.0, 5.0, 5.0),
 ]
-
-
-class Counting(nn.Module):
-    """Counts what a convolution is asked for."""
-
-    def __init__(self, conv: Conv2d):
-        super().__init__()
-        self.conv, self.calls = conv, 0
-
-    def forward(self, x):
-        self.calls += 1
-        return self.conv(x)
-
-
-def make_conv(bias: bool = True) -> Conv2d:
-    torch.manual_seed(0)
-    return Conv2d(6, 6, 3, padding=1, bias=bias).double()
-
-
-def make_map() -> torch.Tensor:
-    x = torch.randn(2, 6, 9, 13, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    return x.contiguous(memory_format=torch.channels_last)
-
-
-def make_level(num_poolings: int = 1) -> LazyLevel:
-    conv = make_conv()
-    return LazyLevel.wait(make_map(), conv, num_poolings)
 
 
 @torch.no_grad()

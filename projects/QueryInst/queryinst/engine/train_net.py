@@ -42,7 +42,7 @@ def main(args: argparse.Namespace) -> Results:
     training = not getattr(args, "eval_only", False)
     resume = getattr(args, "resume", False)
     config_file = getattr(args, "config_file", "")
-    cfg = setup_cfg(config_file, getattr(args, "opts", None) or ())
+    cfg = _cfg_of(args)
     check_output_dir(cfg.OUTPUT_DIR)
     log_to(cfg.OUTPUT_DIR)
     cfg = with_device(cfg, training=training)
@@ -98,7 +98,7 @@ def run(args: argparse.Namespace) -> int:
     status = 2
     try:
         with failing_in_one_line(""):
-            cfg = setup_cfg(getattr(args, "config_file", ""), getattr(args, "opts", None) or ())
+            cfg = _cfg_of(args)
         status = 1
         run_in_processes(_run_in_this_process, args, cfg)
     except KeyboardInterrupt as error:
@@ -110,8 +110,12 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
+def _cfg_of(args: argparse.Namespace) -> CfgNode:
+    return setup_cfg(getattr(args, "config_file", ""), getattr(args, "opts", None) or ())
+
+
 def _run_in_this_process(args: argparse.Namespace, output_dir: str) -> None:
     with failing_in_one_line(output_dir):
         if not getattr(args, "eval_only", False):
-            speed_up_process(setup_cfg(args.config_file, getattr(args, "opts", None) or ()))
+            speed_up_process(_cfg_of(args))
         main(args)
