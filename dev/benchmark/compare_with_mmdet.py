@@ -55,6 +55,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--repeats", type=int, default=0, help="timed steps of each process")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--amp", action="store_true", help="half precision on both sides")
+    parser.add_argument("--tf32", action="store_true", help="on a GPU; not in fp32")
     parser.add_argument("--batch", type=int, default=0, help="images (default: 1, in training 2)")
     parser.add_argument("--record", action="store_true", help="write docs/benchmarks/")
     return parser
@@ -67,9 +68,11 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         for name in args.only:
             outcomes.append(run_group(name, GROUPS[name], args, Path(folder)))
-            print("\n".join(["", *report.outcome_lines(outcomes[-1])]), flush=True)
+            print("\n".join(["", *report.outcome_lines(outcomes[-1], args.device)]), flush=True)
     minutes = (time.monotonic() - start) / 60
-    record = report.Record(outcomes, args.device, args.amp, minutes, peer_versions(args.peer))
+    record = report.Record(
+        outcomes, args.device, args.amp, minutes, peer_versions(args.peer), args.tf32
+    )
     print("\n".join(["", *report.summary_lines(record)]))
     if args.record:
         for path in report.write(record, ROOT / "docs" / "benchmarks"):
@@ -88,7 +91,7 @@ def run_group(name: str, group: Group, args: argparse.Namespace, folder: Path) -
             result = run_side(side, group, args, weights, folder)
             turns[side.name].append(Measurement(**result["measurement"]))
             outputs[side], threads = result["outputs"], result["threads"]
-    limits = HALF if args.amp else TF32 if args.device.startswith("cuda") else SINGLE
+    limits = HALF if args.amp else TF32 if args.tf32 else SINGLE
     checks, notes = compare_outputs(group, outputs, limits)
     return report.Outcome(name, group, turns, checks, notes, threads)
 
@@ -117,6 +120,7 @@ def run_side(
         "weights": str(weights),
         "device": args.device,
         "amp": args.amp,
+        "tf32": args.tf32,
         "batch": args.batch,
         "warmup": warmup,
         "repeats": args.repeats or repeats,

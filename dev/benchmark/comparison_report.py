@@ -61,6 +61,7 @@ class Record:
     amp: bool
     minutes: float
     peer: Mapping[str, str]
+    tf32: bool = False
 
     @property
     def others_share(self) -> float | None:
@@ -107,11 +108,13 @@ def table(header: list[str], rows: list[list[str]]) -> str:
     return tabulate(rows, header, tablefmt="pipe", colalign=align, disable_numparse=True)
 
 
-def ratio_table(outcomes: list[Outcome]) -> str:
-    """Every row with what it is to reach."""
+def ratio_table(outcomes: list[Outcome], device: str = "cpu") -> str:
+    """Every row, on the CPU with what it is to reach."""
     rows = []
     for outcome in outcomes:
         for row in outcome.group.rows:
+            if device != "cpu":
+                row = row._replace(time_floor=None, aim=None, memory_floor=None)
             time, cpu_time, memory = ratios(outcome, row)
             memory_text = "unknown" if memory is None else f"{memory:.2f}"
             floor, aim = verdict(time, row.time_floor), verdict(time, row.aim)
@@ -122,6 +125,11 @@ def ratio_table(outcomes: list[Outcome]) -> str:
     return table(header, rows)
 
 
+def duration(seconds: float) -> str:
+    """In seconds, short ones in milliseconds."""
+    return f"{seconds:.2f} s" if seconds >= 0.1 else f"{1000 * seconds:.1f} ms"
+
+
 def side_table(outcome: Outcome) -> str:
     """Each side of a group with its figures."""
     rows = []
@@ -129,16 +137,16 @@ def side_table(outcome: Outcome) -> str:
         best = min(turns, key=lambda turn: turn.median)
         seconds = [value for turn in turns for value in turn.seconds]
         others = "unknown" if best.others_share is None else f"{100 * best.others_share:.0f} %"
-        times = [f"{best.median:.2f} s", f"{min(seconds):.2f} to {max(seconds):.2f} s"]
+        times = [duration(best.median), f"{duration(min(seconds))} to {duration(max(seconds))}"]
         memory = [gigabytes(outcome.memory(side)), gigabytes(best.resident_bytes)]
-        rows.append([side, *times, f"{outcome.cpu_time(side):.2f} s", *memory, others])
+        rows.append([side, *times, duration(outcome.cpu_time(side)), *memory, others])
     header = [outcome.name, "time", "all steps", "CPU time", "peak", "before", "used by others"]
     return table(header, rows)
 
 
-def outcome_lines(outcome: Outcome) -> list[str]:
+def outcome_lines(outcome: Outcome, device: str = "cpu") -> list[str]:
     """One group: figures, ratios, and whether the outputs are equal."""
-    lines = [side_table(outcome), "", ratio_table([outcome]), ""]
+    lines = [side_table(outcome), "", ratio_table([outcome], device), ""]
     for check in outcome.checks:
         word = "within" if check.is_met else "BEYOND"
         lines.append(f"- {check.name}: {check.value:.2g}, {word} {check.limit:g}")
@@ -151,7 +159,7 @@ def summary_lines(record: Record) -> list[str]:
     failed = [check.name for check in checks if not check.is_met]
     equal = f"outputs DIFFER: {'; '.join(failed)}" if failed else "outputs equal MMDetection's"
     end = f"{equal}; {quietness(record.others_share)}; {record.minutes:.1f} minutes"
-    return [ratio_table(record.outcomes), "", end]
+    return [ratio_table(record.outcomes, record.device), "", end]
 
 
 def write(record: Record, folder: Path, today: datetime.date | None = None) -> list[Path]:
@@ -163,19 +171,20 @@ def write(record: Record, folder: Path, today: datetime.date | None = None) -> l
         f"# QueryInst and MMDetection side by side, {today}",
         "",
         f"Written by `make benchmark RECORD=1`. {as_line(hardware)}.",
-        f"{as_line(versions)}.",
+        f"{as_line(versions)}. In {_precision(record)}.",
         "",
         *summary_lines(record),
         "",
         _METHOD,
     ]
     for outcome in record.outcomes:
-        lines += ["", f"## {outcome.name}", "", *outcome_lines(outcome)]
+        lines += ["", f"## {outcome.name}", "", *outcome_lines(outcome, record.device)]
     values = {
         "date": str(today),
         "hardware": hardware,
         "versions": versions,
         "amp": record.amp,
+        "tf32": record.tf32,
         "groups": list(map(_as_json, record.outcomes)),
     }
     folder.mkdir(parents=True, exist_ok=True)
@@ -184,6 +193,11 @@ def write(record: Record, folder: Path, today: datetime.date | None = None) -> l
     markdown.write_text("\n".join(lines) + "\n")
     data.write_text(json.dumps(values, indent=1) + "\n")
     return [markdown, data]
+
+
+def _precision(record: Record) -> str:
+    half = "bf16" if record.device == "cpu" else "fp16"
+    return half if record.amp else "TF32" if record.tf32 else "fp32"
 
 
 def _as_json(outcome: Outcome) -> dict:
@@ -206,4 +220,4 @@ def slug(hardware: Mapping, record: Record) -> str:
     if "gpu" not in hardware:
         kind = str(hardware["instructions"]).partition(" ")[0].lower()
         stem += f"-{kind}-{record.outcomes[0].threads}-threads"
-    return stem + ("-amp" if record.amp else "")
+    return stem + ("-amp" if record.amp else "-tf32" if record.tf32 else "")

@@ -43,7 +43,7 @@ class Limits(NamedTuple):
 
 
 SINGLE = Limits(0, 1e-4, 0.05, 1e-4, 1e-4, 5e-3, 1e-2)
-# cuDNN convolves in TF32 by default, of ten bits.
+# TF32 has ten bits. cuDNN convolves in it by default.
 TF32 = Limits(5, 0.02, 4.0, 5e-3, 0.02, 0.02, 0.05)
 # Half precision: what it costs in accuracy, not whether it is right.
 HALF = Limits(15, 0.1, 20.0, 0.05, 0.1, 0.1, 0.2)
@@ -57,15 +57,16 @@ def compare_detections(
     """Detections of the same images.
 
     Args:
-        ours, theirs: for each image topk (D,), scores (D,), boxes (D, 4), masks (D, H, W), by
-            falling score. Where this side keeps fewer, MMDetection's best as many count.
+        ours, theirs: for each image topk (D,), scores (D,), boxes (D, 4), masks (D, H, W). Where
+            this side keeps fewer, MMDetection's best as many count, which a GPU does not sort.
     """
     if len(ours) != len(theirs):
         return [Check("images that one side lacks", abs(len(ours) - len(theirs)), 0)]
     exchanged, scores, boxes, pixels = [], [], [], []
     for our_image, their_image in zip(ours, theirs):
         count = len(our_image["topk"])
-        their_image = {key: value[:count] for key, value in their_image.items()}
+        best = their_image["scores"].sort(descending=True, stable=True)[1][:count]
+        their_image = {key: value[best] for key, value in their_image.items()}
         if len(their_image["topk"]) < count:
             return [Check("detections too many", count - len(their_image["topk"]), 0)]
         rows, columns = torch.nonzero(

@@ -18,6 +18,7 @@ from .measuring import measure
 
 def main(argv: list[str]) -> None:
     run, out = json.loads(argv[0]), argv[1]
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = run["tf32"]
     side = importlib.import_module(f".{run['side']}_side", __package__)
     step, collect = side.build(run)
     measurement, last = measure(

@@ -49,6 +49,11 @@ def test_compare_detections_passes_equal_ones_in_any_order():
     assert is_equal(compare_detections([shuffled], [detections()]))
 
 
+def test_compare_detections_takes_the_best_of_an_unsorted_side():
+    backwards = {key: value.flip(0) for key, value in detections().items()}
+    assert is_equal(compare_detections([{k: v[:4] for k, v in detections().items()}], [backwards]))
+
+
 def test_compare_detections_counts_the_best_as_many_of_the_other_side():
     assert is_equal(
         compare_detections([{k: v[:4] for k, v in detections().items()}], [detections()])

@@ -1,7 +1,7 @@
 """MMDetection's QueryInst in the peer environment (dev/setup_peer.py). Import before all of mmdet.
 
-mmcv-lite has no compiled operators. QueryInst needs RoIAlign alone, for which torchvision's stands
-in: equal to mmcv's on the CPU, bit by bit.
+mmcv-lite has no compiled operators. QueryInst needs RoIAlign, for which torchvision's stands in:
+equal to mmcv's on the CPU, bit by bit; and on a GPU the focal loss, for which MMDetection's own does.
 """
 
 import logging
@@ -35,6 +35,7 @@ sys.modules["mmcv._ext"].__spec__ = ModuleSpec("mmcv._ext", loader=None)
 import mmcv.ops  # noqa: E402
 import mmdet  # noqa: E402
 import mmdet.models  # noqa: E402
+import mmdet.models.losses.focal_loss as focal_loss  # noqa: E402
 import mmdet.models.roi_heads.mask_heads.fcn_mask_head as fcn_mask_head  # noqa: E402
 import mmdet.structures.mask.structures as mask_structures  # noqa: E402
 from mmdet.registry import MODELS  # noqa: E402
@@ -67,7 +68,18 @@ def _paste_in_float32(masks, boxes, height, width, skip_empty=True):
     return _paste(masks.float(), boxes.float(), height, width, skip_empty)
 
 
+def _sigmoid_focal_loss(
+    pred, target, weight=None, gamma=2.0, alpha=0.25, reduction="mean", avg_factor=None
+):
+    """MMDetection's own in torch, which it takes on the CPU."""
+    one_hot = torch.nn.functional.one_hot(target, pred.shape[1] + 1)[:, :-1]
+    return focal_loss.py_sigmoid_focal_loss(
+        pred, one_hot, weight, gamma, alpha, reduction, avg_factor
+    )
+
+
 mmcv.ops.RoIAlign.forward = _roi_align_forward
+focal_loss.sigmoid_focal_loss = _sigmoid_focal_loss
 mask_structures.roi_align = _roi_align
 _paste = fcn_mask_head._do_paste_mask
 fcn_mask_head._do_paste_mask = _paste_in_float32
