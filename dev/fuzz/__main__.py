@@ -72,13 +72,14 @@ def run_kind(name: str, args: argparse.Namespace) -> list[Verdict]:
         if args.replay is not None:
             print(f"{json.dumps(draw(seed))[:4000]}\n{verdict}")
         elif processes.is_failure(verdict):
-            failures[verdict.outcome, verdict.place] += 1
-            if failures[verdict.outcome, verdict.place] == 1:  # one of each sort is enough
+            sort = verdict.outcome, verdict.place or verdict.line.split(":")[0][:80]
+            failures[sort] += 1
+            if failures[sort] == 1:  # one of each sort is enough
                 _report(name, seed, verdict, draw(seed), args)
         if sys.stderr.isatty() and len(verdicts) % 50 == 0:
             print(f"\r{name}: {len(verdicts)} of {len(seeds)}", end="", file=sys.stderr)
     for (outcome, place), number in failures.most_common():
-        print(f"{name}: {number} x {outcome} at {place or '-'}", file=sys.stderr)
+        print(f"{name}: {number} x {outcome}, {place}", file=sys.stderr)
     return verdicts
 
 

@@ -43,8 +43,12 @@ class Kind(Protocol):
     def names(self) -> Sequence[str]:
         """What a message can name, apart from keys."""
 
-    def run(self, given: Any, folder: Path) -> None:
-        """Try one input in an empty folder; raises what the project raises."""
+    def run(self, given: Any, folder: Path) -> str | None:
+        """Try one input in an empty folder; raises what the project raises.
+
+        Returns:
+            Why a warning must be in the log, if one must.
+        """
 
 
 @dataclass
@@ -170,8 +174,9 @@ def try_one(kind: Kind, given: Any, folder: Path) -> Verdict:
     resource.setrlimit(resource.RLIMIT_CPU, (seconds, resource.getrlimit(resource.RLIMIT_CPU)[1]))
     with _recorded() as events:
         try:
-            kind.run(given, folder)
-            verdict = Verdict(RIGHT)
+            to_be_warned = kind.run(given, folder)
+            silent = to_be_warned and not events.warnings
+            verdict = Verdict(WRONG, to_be_warned) if silent else Verdict(RIGHT)
         except (Exception, SystemExit) as error:
             verdict = judge(error, (str(folder), str(folder.parent)), kind.names())
     if (folder / MARK).exists():
