@@ -26,8 +26,8 @@ MAY_IMPORT = {
     "model_zoo": "checkpoint config config_files devices yaml_files",
     "speedups": "modeling structures precision",
     "build": "modeling speedups checkpoint config",
-    "engine": "yaml_files config config_files structures precision devices environment modeling data"
-    " solver checkpoint model_zoo speedups build",
+    "engine": "yaml_files config config_files structures precision devices environment modeling"
+    " data solver checkpoint model_zoo speedups build",
     "convert": "checkpoint config engine model_zoo yaml_files",
     "demo": "data engine",
     "report": "data environment yaml_files",

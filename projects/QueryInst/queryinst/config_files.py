@@ -50,7 +50,7 @@ def merge_keys(cfg: CfgNode, keys: Mapping[str, Any], source: str) -> None:
         if version != cfg.VERSION:
             raise ValueError(f"VERSION is {version!r}; only {cfg.VERSION} has QueryInst's keys")
         cfg.merge_from_other_cfg(node)
-    _check_nothing_unset(cfg, defaults)
+    _check_values(cfg, defaults)
 
 
 def merge_opts(cfg: CfgNode, opts: Sequence[Any]) -> None:
@@ -63,7 +63,7 @@ def merge_opts(cfg: CfgNode, opts: Sequence[Any]) -> None:
     defaults = cfg.clone()
     with _explaining(cfg, "the command line"):
         cfg.merge_from_list(list(opts))
-    _check_nothing_unset(cfg, defaults)
+    _check_values(cfg, defaults)
 
 
 @contextmanager
@@ -135,14 +135,22 @@ def _all_keys(node: CfgNode, prefix: str = "") -> list[str]:
     return keys
 
 
-def _check_nothing_unset(cfg: CfgNode, defaults: CfgNode, prefix: str = "") -> None:
-    """yacs accepts None (in yaml: null, or nothing after the colon) for every type."""
+def _check_values(cfg: CfgNode, defaults: CfgNode, prefix: str = "") -> None:
+    """Refuse what yacs accepts for every type, and numbers that nothing can print."""
     for name, default in defaults.items():
         value = cfg.get(name)
         if isinstance(default, CfgNode) and isinstance(value, CfgNode):
-            _check_nothing_unset(value, default, f"{prefix}{name}.")
-        elif value is None and default is not None:
+            _check_values(value, default, f"{prefix}{name}.")
+        elif value is None and default is not None:  # in yaml: null, or nothing after the colon
             raise ValueError(
                 f"{prefix}{name} is None; it must be of type {type(default).__name__}, "
                 f"the default is {default!r}"
             )
+        elif any(isinstance(x, int) and x.bit_length() > 64 for x in _flat(value)):
+            raise ValueError(f"{prefix}{name} has an integer of more than 64 bits")
+
+
+def _flat(value: Any) -> Iterator[Any]:
+    for x in value if isinstance(value, (list, tuple)) else ():
+        yield from _flat(x)
+    yield value
