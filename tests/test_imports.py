@@ -12,7 +12,9 @@ PACKAGE = Path(queryinst.__file__).parent
 
 # Each folder and module of the package: what it may import of the package besides itself.
 MAY_IMPORT = {
-    "config": "",
+    "yaml_files": "",
+    "config": "yaml_files",
+    "config_files": "config yaml_files",
     "structures": "",
     "precision": "",
     "devices": "",
@@ -20,20 +22,22 @@ MAY_IMPORT = {
     "modeling": "structures precision",
     "data": "config structures",
     "solver": "config structures",
-    "checkpoint": "config structures",
-    "model_zoo": "checkpoint config devices",
+    "checkpoint": "config structures yaml_files",
+    "model_zoo": "checkpoint config config_files devices yaml_files",
     "speedups": "modeling structures precision",
     "build": "modeling speedups checkpoint config",
-    "engine": "config structures precision devices environment modeling data solver checkpoint"
-    " model_zoo speedups build",
-    "convert": "checkpoint config engine model_zoo",
+    "engine": "yaml_files config config_files structures precision devices environment modeling"
+    " data solver checkpoint model_zoo speedups build",
+    "convert": "checkpoint config engine model_zoo yaml_files",
     "demo": "data engine",
-    "report": "data environment",
+    "report": "data environment yaml_files",
     "testing": "config",
 }
 # What these may import from outside, besides the standard library.
 FROM_OUTSIDE = {
+    "yaml_files": "yaml",
     "config": "detectron2",
+    "config_files": "detectron2",
     "structures": "detectron2 torch",
     "precision": "torch",
     "modeling": "detectron2 torch numpy scipy",
