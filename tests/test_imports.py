@@ -17,18 +17,19 @@ MAY_IMPORT = {
     "precision": "",
     "devices": "",
     "environment": "",
+    "json_files": "",
     "modeling": "structures precision",
-    "data": "config structures",
+    "data": "config structures json_files",
     "solver": "config structures",
     "checkpoint": "config structures",
     "model_zoo": "checkpoint config devices",
     "speedups": "modeling structures precision",
     "build": "modeling speedups checkpoint config",
     "engine": "config structures precision devices environment modeling data solver checkpoint"
-    " model_zoo speedups build",
+    " model_zoo speedups build json_files",
     "convert": "checkpoint config engine model_zoo",
     "demo": "data engine",
-    "report": "data environment",
+    "report": "config data environment json_files",
     "testing": "config",
 }
 # What these may import from outside, besides the standard library.
