@@ -52,6 +52,28 @@ def check_datasets(cfg: CfgNode, *, training: bool) -> None:
     _check_same_classes(classes, uses)
 
 
+def check_annotations(name: str, max_pixels: int) -> None:
+    """Check a registered data set's ground truth for what compares predictions with it.
+
+    Args:
+        max_pixels: an image has at most; INPUT.MAX_PIXELS.
+
+    Raises:
+        ValueError, OSError: the first problem, in one line.
+    """
+    metadata = MetadataCatalog.get(name)
+    if _is_coco(name):
+        images, annotations, _ = read_coco_json(
+            str(metadata.json_file), evaluated=True, max_pixels=max_pixels
+        )
+        pairs = ((annotation, images[annotation["image_id"]]) for annotation in annotations)
+    else:
+        num_classes = len(metadata.get("thing_classes", ()))
+        use = _Use("results.json", False, True)
+        pairs = _iterate(_load(name), name, use, num_classes, max_pixels)
+    check_instances(pairs, name=name, masks=False, crowds=True)
+
+
 def _collect_uses(cfg: CfgNode, training: bool) -> dict[str, _Use]:
     train = tuple(cfg.DATASETS.TRAIN) if training else ()
     test = tuple(cfg.DATASETS.TEST)
@@ -126,12 +148,17 @@ def _check_same_classes(classes: dict[str, list[str] | None], uses: dict[str, _U
 def _check_content(cfg: CfgNode, name: str, use: _Use) -> list[str] | None:
     """Check annotations and first images; returns the class names, or None if unknown."""
     metadata = MetadataCatalog.get(name)
-    evaluator_type = metadata.get("evaluator_type")
-    if evaluator_type in _PACKAGES:
+    if metadata.get("evaluator_type") in _PACKAGES:
         return metadata.get("thing_classes")
-    if evaluator_type == "coco" and metadata.get("json_file"):
+    if _is_coco(name):
         return _check_coco(cfg, name, use)
     return _check_dicts(cfg, name, use)
+
+
+def _is_coco(name: str) -> bool:
+    """Whether a data set is read from a JSON of COCO's format."""
+    metadata = MetadataCatalog.get(name)
+    return metadata.get("evaluator_type") == "coco" and bool(metadata.get("json_file"))
 
 
 def _check_coco(cfg: CfgNode, name: str, use: _Use) -> list[str]:
@@ -172,7 +199,7 @@ def _check_dicts(cfg: CfgNode, name: str, use: _Use) -> list[str] | None:
     if not isinstance(dicts, list):
         return thing_classes  # a torch Dataset, which only reading it would tell about
     num_instances = check_instances(
-        _iterate(dicts, name, use, cfg),
+        _iterate(dicts, name, use, cfg.MODEL.ROI_HEADS.NUM_CLASSES, cfg.INPUT.MAX_PIXELS),
         name=name,
         masks=cfg.MODEL.MASK_ON,
         crowds=use.evaluated,
@@ -191,7 +218,7 @@ def _load(name: str) -> Any:
 
 
 def _iterate(
-    dicts: list[dict[str, Any]], name: str, use: _Use, cfg: CfgNode
+    dicts: list[dict[str, Any]], name: str, use: _Use, num_classes: int, max_pixels: int
 ) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
     """Check the keys of Detectron2's dicts, and yield each annotation with its image."""
     image_keys = ("file_name", "height", "width") + (("annotations",) if use.trained else ())
@@ -199,10 +226,10 @@ def _iterate(
         for key in image_keys:
             if key not in image:
                 raise ValueError(f"data set {name!r}: the dict of image {position} has no {key!r}")
-        if problem := find_image_problem(image, cfg.INPUT.MAX_PIXELS):
+        if problem := find_image_problem(image, max_pixels):
             raise ValueError(f"data set {name!r}: the dict of image {position} has {problem}")
         for annotation in image.get("annotations", ()):
-            if problem := _find_dict_problem(annotation, cfg.MODEL.ROI_HEADS.NUM_CLASSES):
+            if problem := _find_dict_problem(annotation, num_classes):
                 raise ValueError(f"data set {name!r}: {describe(annotation, image)} {problem}")
             yield annotation, image
 
