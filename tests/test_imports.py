@@ -19,18 +19,19 @@ MAY_IMPORT = {
     "precision": "",
     "devices": "",
     "environment": "",
+    "json_files": "",
     "modeling": "structures precision",
-    "data": "config structures",
+    "data": "config structures json_files",
     "solver": "config structures",
     "checkpoint": "config structures yaml_files",
     "model_zoo": "checkpoint config config_files devices yaml_files",
     "speedups": "modeling structures precision",
     "build": "modeling speedups checkpoint config",
     "engine": "yaml_files config config_files structures precision devices environment modeling"
-    " data solver checkpoint model_zoo speedups build",
+    " data solver checkpoint model_zoo speedups build json_files",
     "convert": "checkpoint config engine model_zoo yaml_files",
     "demo": "data engine",
-    "report": "data environment yaml_files",
+    "report": "config data environment json_files yaml_files",
     "testing": "config",
 }
 # What these may import from outside, besides the standard library.

@@ -16,6 +16,7 @@ from detectron2.config import CfgNode as CN
 from .yaml_files import load_yaml
 
 CHECKPOINTED_PARTS = ("backbone", "box_heads", "mask_heads")  # of ACTIVATION_CHECKPOINTING
+MAX_PIXELS = 100_000_000  # of INPUT.MAX_PIXELS
 
 _ACTIVATION_CHECKPOINTING = "MODEL.QUERYINST.ACTIVATION_CHECKPOINTING"
 _INFERENCE_ONLY = "MODEL.QUERYINST.INFERENCE_ONLY"
@@ -143,6 +144,7 @@ def _add_training_keys(cfg: CN) -> None:
     # Short sides in pixels, one of which an image is resized to before INPUT.CROP cuts it
     # (TYPE "absolute_range"): the second branch of DETR's augmentation.
     cfg.INPUT.CROP.RESIZE_BEFORE = (400, 500, 600)
+    cfg.INPUT.MAX_PIXELS = MAX_PIXELS  # height x width of an image file; a larger one is refused
     # Parts whose activations the backward pass computes again, which costs time and saves memory:
     # any of "backbone" (the stages of bottom_up), "box_heads" (with their pooling), "mask_heads".
     cfg.MODEL.QUERYINST.ACTIVATION_CHECKPOINTING = ()
