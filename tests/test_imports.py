@@ -12,28 +12,33 @@ PACKAGE = Path(queryinst.__file__).parent
 
 # Each folder and module of the package: what it may import of the package besides itself.
 MAY_IMPORT = {
-    "config": "",
+    "yaml_files": "",
+    "config": "yaml_files",
+    "config_files": "config yaml_files",
     "structures": "",
     "precision": "",
     "devices": "",
     "environment": "",
+    "json_files": "",
     "modeling": "structures precision",
-    "data": "config structures",
+    "data": "config structures json_files",
     "solver": "config structures",
-    "checkpoint": "config structures",
-    "model_zoo": "checkpoint config devices",
+    "checkpoint": "config structures yaml_files",
+    "model_zoo": "checkpoint config config_files devices yaml_files",
     "speedups": "modeling structures precision",
     "build": "modeling speedups checkpoint config",
-    "engine": "config structures precision devices environment modeling data solver checkpoint"
-    " model_zoo speedups build",
-    "convert": "checkpoint config engine model_zoo",
+    "engine": "yaml_files config config_files structures precision devices environment modeling"
+    " data solver checkpoint model_zoo speedups build json_files",
+    "convert": "checkpoint config engine model_zoo yaml_files",
     "demo": "data engine",
-    "report": "data environment",
+    "report": "config data environment json_files yaml_files",
     "testing": "config",
 }
 # What these may import from outside, besides the standard library.
 FROM_OUTSIDE = {
+    "yaml_files": "yaml",
     "config": "detectron2",
+    "config_files": "detectron2",
     "structures": "detectron2 torch",
     "precision": "torch",
     "modeling": "detectron2 torch numpy scipy",

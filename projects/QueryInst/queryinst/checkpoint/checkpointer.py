@@ -3,10 +3,12 @@
 import logging
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import IO, Any
 
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
+from detectron2.utils import comm
 from torch import nn
 
 from .files import read_checkpoint, write_atomically
@@ -14,12 +16,23 @@ from .inference_only import is_inference_only, training_only_names
 from .layouts import tensors_of
 from .loading import match_state_dict
 from .meta import (
+    LaterFormatError,
     as_inference_only,
     is_inference_only_meta,
     read_with_meta,
     require_plain,
     without_numpy_scalars,
 )
+from .resuming import (
+    TAG,
+    candidates,
+    check_iteration,
+    check_optimizer,
+    check_resumable,
+    has_checkpoint,
+    remove_leftovers,
+)
+from .tensors import first_non_finite, named_tensors
 
 logger = logging.getLogger(__name__)
 
@@ -59,6 +72,8 @@ class QueryInstCheckpointer(DetectionCheckpointer):
         """Write model, checkpointables, meta and `kwargs` to save_dir/name.pth, and tag it.
 
         Raises:
+            FloatingPointError: a tensor has values that are not finite; nothing is written or
+                tagged. One line with its name.
             OSError: the file cannot be written; existing files are unchanged. One line.
         """
         if not self.save_dir or not self.save_to_disk:
@@ -73,6 +88,12 @@ class QueryInstCheckpointer(DetectionCheckpointer):
             )
         states = {key: obj.state_dict() for key, obj in self.checkpointables.items()}
         data.update(without_numpy_scalars({**states, **kwargs}))
+        if (name_of_tensor := first_non_finite(named_tensors(data))) is not None:
+            raise FloatingPointError(
+                f"{path} is not written: its tensor {name_of_tensor} has values that are not"
+                " finite; earlier checkpoints are as they were"
+            )
+        remove_leftovers(self.save_dir)
         logger.info("Saving checkpoint to %s", path)
         write_atomically(path, lambda file: torch.save(data, file))
         self.tag_last_checkpoint(f"{name}.pth")
@@ -83,28 +104,79 @@ class QueryInstCheckpointer(DetectionCheckpointer):
         def write(file: IO[bytes]) -> None:
             file.write(last_filename_basename.encode())
 
-        write_atomically(os.path.join(self.save_dir, "last_checkpoint"), write)
+        write_atomically(os.path.join(self.save_dir, TAG), write)
+
+    def has_checkpoint(self) -> bool:
+        """Whether save_dir has something to resume from, readable or not."""
+        return has_checkpoint(self.save_dir)
 
     def resume_or_load(self, path: str, *, resume: bool = True) -> dict[str, Any]:
-        """Resume from save_dir's last checkpoint, or load the weights of `path` if there is none.
+        """Resume from save_dir's newest readable checkpoint, or load `path` if it has none.
+
+        A checkpoint that is missing, damaged, not finite or incomplete is passed over with a
+        warning; one that does not fit the model is an error. Of several processes the main one
+        chooses: they all call this, and save_dir is on a disk that they share.
 
         Raises:
-            ValueError, OSError: as `load`; or the checkpoint to resume from is incomplete or lacks
-                a checkpointable.
+            ValueError, OSError: as `load`; or no checkpoint in save_dir can be read.
         """
         if not resume:
             return self.load(path, checkpointables=[])
-        if not self.save_dir or not self.has_checkpoint():
+        if not self.has_checkpoint():
             logger.info(
                 "Nothing to resume from in %s; starting from MODEL.WEIGHTS %s",
                 self.save_dir or "OUTPUT_DIR",
                 path or "'' (random weights)",
             )
             return self.load(path, checkpointables=[])
-        last = self.get_checkpoint_file()
-        tag = os.path.join(self.save_dir, "last_checkpoint")
-        label = f"{last} (to resume from, by {tag}; remove that to start from MODEL.WEIGHTS)"
-        return self._load(last, label, list(self.checkpointables), complete=True)
+        content = self._newest_readable()
+        return self._apply(content, list(self.checkpointables), complete=True)
+
+    def _newest_readable(self) -> "_Content":
+        content: _Content | Exception | None = None
+        if comm.is_main_process():
+            try:
+                content = self._try_candidates()
+            except (OSError, ValueError) as error:
+                content = error
+        chosen = content.path if isinstance(content, _Content) else content
+        chosen = comm.all_gather(chosen)[0]
+        if isinstance(chosen, Exception):
+            raise chosen
+        if not isinstance(content, _Content):
+            content = self._read_to_resume(chosen, f"{chosen} (to resume from)")
+        return content
+
+    def _try_candidates(self) -> "_Content":
+        names, problems = candidates(self.save_dir)
+        for name in names:
+            path = os.path.join(self.save_dir, name)
+            tag = "" if problems else f", by {os.path.join(self.save_dir, TAG)}"
+            try:
+                content = self._read_to_resume(path, f"{path} (to resume from{tag})")
+            except LaterFormatError:
+                raise
+            except (OSError, ValueError) as error:
+                problems.append(str(error))
+                continue
+            for problem in problems:
+                logger.warning("%s; resuming from %s instead", problem, path)
+            return content
+        raise ValueError(
+            f"no checkpoint in {self.save_dir} can be resumed from; put one there that can, from a"
+            f" copy for instance: {'; '.join(problems)}"
+        )
+
+    def _read_to_resume(self, path: str, label: str) -> "_Content":
+        """What a checkpoint holds, if it holds all that a run needs, and nothing damaged."""
+        content = _Content.read(path, label)
+        names = list(self.checkpointables)
+        if missing := [key for key in names if key not in content.rest]:
+            raise ValueError(f"{label} holds no state of {', '.join(missing)}")
+        resumed = {key: content.rest[key] for key in names}
+        check_iteration(content.rest, label)
+        check_resumable({"model": content.tensors, **resumed}, label)
+        return content
 
     def load(self, path: str, checkpointables: list[str] | None = None) -> dict[str, Any]:
         """Load weights from a path or URL; the class docstring has the rules.
@@ -126,22 +198,25 @@ class QueryInstCheckpointer(DetectionCheckpointer):
             logger.info("MODEL.WEIGHTS is empty: the model starts from random weights")
             return {}
         names = list(self.checkpointables) if checkpointables is None else checkpointables
-        return self._load(path, f"MODEL.WEIGHTS {path}", names, complete=False)
+        return self._load(path, f"MODEL.WEIGHTS {path}", names)
 
-    def _load(
-        self, path: str, label: str, checkpointables: Sequence[str], *, complete: bool
-    ) -> dict[str, Any]:
+    def _load(self, path: str, label: str, checkpointables: Sequence[str]) -> dict[str, Any]:
         logger.info("Loading weights from %s", path)
-        checkpoint, meta = read_with_meta(path, label)
-        tensors = tensors_of(checkpoint, label)
-        rest = dict(checkpoint) if "model" in checkpoint else {}
-        rest.pop("model", None)
-        if complete and (missing := [key for key in checkpointables if key not in rest]):
-            raise ValueError(f"{label} holds no state of {', '.join(missing)}")
-        self._fill(tensors, label, complete=complete, inference_only=is_inference_only_meta(meta))
+        return self._apply(_Content.read(path, label), checkpointables, complete=False)
+
+    def _apply(
+        self, content: "_Content", checkpointables: Sequence[str], *, complete: bool
+    ) -> dict[str, Any]:
+        rest = dict(content.rest)
+        self._fill(
+            content.tensors,
+            content.label,
+            complete=complete,
+            inference_only=is_inference_only_meta(content.meta),
+        )
         for key in checkpointables:
             if key in rest:
-                self._restore(key, rest.pop(key), label)
+                self._restore(key, rest.pop(key), content.label)
         return rest
 
     def _fill(
@@ -187,8 +262,9 @@ class QueryInstCheckpointer(DetectionCheckpointer):
         logger.info("Loading %s", key)
         try:
             self.checkpointables[key].load_state_dict(state)
-        except (KeyError, ValueError, RuntimeError) as error:
-            cause = str(error).splitlines()[0] if str(error) else type(error).__name__
+            check_optimizer(self.checkpointables[key])
+        except Exception as error:  # a state of other types raises nearly anything
+            cause = str(error).splitlines()[0][:160] if str(error) else type(error).__name__
             raise ValueError(
                 f"{label}: its state of {key!r} does not fit ({cause}); resume with the"
                 " configuration of its training"
@@ -198,3 +274,23 @@ class QueryInstCheckpointer(DetectionCheckpointer):
         """For callers of the base class: the same safe reader."""
         checkpoint = read_checkpoint(filename, filename)
         return checkpoint if "model" in checkpoint else {"model": checkpoint}
+
+
+@dataclass(frozen=True)
+class _Content:
+    """What a file holds: the weights by its own names, this project's meta, and all the rest."""
+
+    path: str
+    label: str
+    tensors: Mapping[str, torch.Tensor]
+    meta: dict[str, Any] | None
+    rest: dict[str, Any]
+
+    @classmethod
+    def read(cls, path: str, label: str) -> "_Content":
+        """Errors as `QueryInstCheckpointer.load`, except those of a model that does not fit."""
+        checkpoint, meta = read_with_meta(path, label)
+        tensors = tensors_of(checkpoint, label)
+        rest = dict(checkpoint) if "model" in checkpoint else {}
+        rest.pop("model", None)
+        return cls(path, label, tensors, meta, rest)

@@ -6,20 +6,21 @@
 import hashlib
 import os
 import re
+import struct
 from collections.abc import Callable, Mapping
 from typing import IO, Any
 
 import torch
 from detectron2.utils.file_io import Detectron2Handler, PathManager
 
+from .limits import MemoryLimit, TooLargeError
 from .safetensors_files import compact, is_safetensors, read_safetensors, safetensors_bytes
-from .unpickling import load_pickle, load_pickle_with_code, load_torch, load_torch_with_code
+from .torch_files import LEGACY_MAGIC, load_legacy, load_zip, verify_zip
+from .trusted_pickles import load_pickle_with_code, load_torch_with_code
+from .unpickling import load_pickle
 
-# First bytes of files: of torch.save since 1.6, of torch.save before (a pickled magic number), and
-# of any pickle of protocol 2 or later.
-_ZIP_MAGIC = b"PK\x03\x04"
-_LEGACY_MAGIC = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
-_PICKLE_MAGIC = b"\x80"
+# First bytes of files of torch.save since 1.6, and of any pickle of protocol 2 or later.
+_ZIP_MAGIC, _PICKLE_MAGIC = b"PK\x03\x04", b"\x80"
 
 _CHUNK = 1 << 20  # bytes
 _OWN_SCHEME = "queryinst://"  # its handler, in model_zoo, raises errors that need no addition
@@ -60,42 +61,68 @@ def _address(path: str) -> str:
 
 
 def read_checkpoint(
-    path: str, label: str, *, mmap: bool = False, allow_pickle: bool = False
+    path: str,
+    label: str,
+    *,
+    with_tensors: bool = True,
+    allow_pickle: bool = False,
+    max_bytes: int | None = None,
 ) -> Any:
     """What a local checkpoint file holds, tensors on the CPU; nothing in the file is executed.
+
+    What a file of torch.save, or a safetensors file of this project, holds is compared with the
+    checksums in it.
 
     Args:
         path: a local `.pth` of torch.save, a pickle of numpy arrays, or a safetensors file, told
             apart by how they begin. The last gives {"model": tensors, "meta": dict if it has one}.
-        mmap: leave the tensors on the disk, if the format allows; to read only the rest.
+        with_tensors: False reads only the rest; what stands for the tensors has no values.
         allow_pickle: load any Python object, and so execute what the file holds. Only for the
             conversion tool, and files from a trusted author.
+        max_bytes: how much memory the content may take; `MemoryLimit.of_file` has the default.
 
     Raises:
-        ValueError: the file is empty, truncated, not a checkpoint, or needs more than tensors,
-            numpy arrays and plain containers. The message says what.
+        ValueError: the file is empty, truncated, damaged, not a checkpoint, takes more memory than
+            the limit, or needs more than tensors, numpy arrays and plain containers. The message
+            says what.
         OSError: the file cannot be read.
     """
     with open(path, "rb") as file:
-        head = file.read(len(_LEGACY_MAGIC))
+        head = file.read(len(LEGACY_MAGIC))
     if not head:
         raise ValueError(f"{label} is an empty file")
-    is_zip, is_legacy = head.startswith(_ZIP_MAGIC), head == _LEGACY_MAGIC
-    is_torch = is_zip or is_legacy
+    is_torch = head.startswith(_ZIP_MAGIC) or head == LEGACY_MAGIC
+    limit = MemoryLimit.of_file(path, max_bytes)
     if not is_torch and is_safetensors(path, head):
-        return read_safetensors(path, label)
+        return read_safetensors(path, label, limit, with_tensors=with_tensors)
     if not is_torch and not head.startswith(_PICKLE_MAGIC) and not path.endswith(".pkl"):
         raise ValueError(f"{label} is not a checkpoint: it starts with {head!r}")
     try:
-        if is_torch and allow_pickle:
-            return load_torch_with_code(path)
-        if is_torch:
-            return load_torch(path, mmap and is_zip)
-        return load_pickle_with_code(path) if allow_pickle else load_pickle(path)
-    except MemoryError:
-        raise
+        if allow_pickle:
+            return _load_with_code(path, head, limit)
+        return _load(path, head, limit, with_tensors)
+    except TooLargeError as error:
+        raise ValueError(f"{label} {error}") from error
+    except MemoryError as error:
+        raise MemoryError(f"{label} does not fit into this machine's memory") from error
     except Exception as error:  # damaged bytes raise nearly anything
         raise ValueError(f"{label} {_explain(error, damaged=is_torch)}") from error
+
+
+def _load(path: str, head: bytes, limit: MemoryLimit, with_tensors: bool) -> Any:
+    if head.startswith(_ZIP_MAGIC):
+        return load_zip(path, limit, with_tensors)
+    if head == LEGACY_MAGIC:
+        return load_legacy(path, limit, with_tensors)
+    return load_pickle(path, limit)
+
+
+def _load_with_code(path: str, head: bytes, limit: MemoryLimit) -> Any:
+    if head.startswith(_ZIP_MAGIC):
+        verify_zip(path, limit)
+    elif head != LEGACY_MAGIC:
+        return load_pickle_with_code(path)
+    return load_torch_with_code(path)
 
 
 def sha256_of(path: str) -> str:
@@ -109,22 +136,22 @@ def sha256_of(path: str) -> str:
 
 def _explain(error: Exception, damaged: bool) -> str:
     text = str(error)
-    name = re.search(r"GLOBAL (\S+) (?:was not an allowed|whose module)", text)
+    name = re.search(r"GLOBAL (\S+) was not an allowed", text)
     if name:
         return (
             f"is not loaded: it needs the Python object {name[1]}, but only tensors, numpy arrays"
             " and plain containers are allowed in a checkpoint; if you trust its author,"
             " tools/convert_checkpoint.py --allow-pickle makes a file without such objects"
         )
-    if damaged or "truncated" in text or "ran out of input" in text.lower():
+    ends_early = isinstance(error, (EOFError, struct.error)) or "exhausted" in text
+    if damaged or ends_early or "truncated" in text:
         return f"is truncated or damaged ({_first_line(error)}); copy or download it again"
     return f"is not a checkpoint ({_first_line(error)})"
 
 
 def _first_line(error: Exception) -> str:
-    """The first line of an error, for another's message; torch puts advice before the cause."""
-    _, _, cause = str(error).rpartition("WeightsUnpickler error:")
-    lines = [line.strip() for line in cause.splitlines() if line.strip()]
+    """The first line of an error, for another's message."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[0][:160] if lines else type(error).__name__
 
 
@@ -188,13 +215,13 @@ def write_atomically(
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
-        _sync_folder(folder)
+        sync_folder(folder)
     except (OSError, RuntimeError) as error:  # torch's zip writer turns a full disk into the latter
         remove_quietly(temporary)
         raise OSError(f"cannot write {path} ({_first_line(error)}); {advice}") from error
 
 
-def _sync_folder(folder: str) -> None:
+def sync_folder(folder: str) -> None:
     """Put the rename itself on the disk, if the file system supports it."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from .mmdet import convert_mmdet_state_dict, is_mmdet
+from .tensors import unsupported_kind
 
 BOTTOM_UP = "backbone.bottom_up."
 
@@ -66,7 +67,8 @@ def tensors_of(checkpoint: Any, label: str) -> dict[str, Tensor]:
         checkpoint: {"model": state dict, ...}, {"state_dict": ...}, {"blobs": ...}, or one itself.
 
     Raises:
-        ValueError: there is none, or an entry is neither a tensor nor a numeric array.
+        ValueError: there is none, a key is not a name, or an entry is neither a dense tensor of
+            real numbers nor a numeric array.
     """
     state = checkpoint
     if isinstance(checkpoint, Mapping):
@@ -74,7 +76,18 @@ def tensors_of(checkpoint: Any, label: str) -> dict[str, Tensor]:
         state = checkpoint if key is None else checkpoint[key]
     if not isinstance(state, Mapping) or not state:
         raise ValueError(f"{label} holds no weights, but {_outline(checkpoint)}")
-    tensors = {str(name): _as_tensor(value) for name, value in state.items()}
+    if unnamed := [name for name in state if not isinstance(name, str)]:
+        raise ValueError(
+            f"{label} is not a checkpoint of a known layout: {len(unnamed)} of its {len(state)}"
+            f" entries have no names, but keys of type {type(unnamed[0]).__name__}"
+        )
+    for name, value in state.items():
+        if kind := unsupported_kind(value):
+            raise ValueError(
+                f"{label} is not loaded: its tensor {name} is {kind}; weights must be dense tensors"
+                " of real numbers"
+            )
+    tensors = {name: _as_tensor(value) for name, value in state.items()}
     if foreign := [name for name, value in tensors.items() if value is None]:
         raise ValueError(
             f"{label} is not a checkpoint of a known layout: {len(foreign)} of its {len(tensors)}"
@@ -95,7 +108,8 @@ def _as_tensor(value: Any) -> Tensor | None:
 def _outline(checkpoint: Any) -> str:
     if not isinstance(checkpoint, Mapping):
         return f"a {type(checkpoint).__name__}"
-    return f"the keys {sorted(map(str, checkpoint))[:5]}" if checkpoint else "an empty dict"
+    names = sorted(str(key)[:80] for key in checkpoint)
+    return f"the keys {names[:5]}" if names else "an empty dict"
 
 
 def _without_prefix(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -10,6 +10,7 @@ from torch import Tensor
 from .fitting import differing_facts, differs_in_classes, is_queryinst, num_classes_of
 from .inference_only import is_inference_only, training_only_names
 from .layouts import BOTTOM_UP, to_model_names
+from .tensors import require_finite
 
 # A batch norm with momentum never reads the first; the configuration sets the others.
 _OPTIONAL = re.compile(r"(.+\.)?num_batches_tracked|pixel_mean|pixel_std")
@@ -57,8 +58,8 @@ def match_state_dict(
         complete: whether no key may be missing, as to resume; overrides the two above.
 
     Raises:
-        ValueError: keys are missing, unexpected or mismatched. One line with how many, which, and
-            what to do.
+        ValueError: keys are missing, unexpected or mismatched: one line with how many, which, and
+            what to do. Or a value to copy is not finite: one line with the tensor's name.
         KeyError: the names are MMDetection's, and no rule supports one of them.
     """
     try:
@@ -75,7 +76,9 @@ def match_state_dict(
     elif partial and not complete:
         case.accept_class_count()
     case.refuse_the_rest()
-    return MatchedStateDict(case.matched(), case.notes)
+    matched = case.matched()
+    require_finite(matched.items(), label)
+    return MatchedStateDict(matched, case.notes)
 
 
 class _Case:

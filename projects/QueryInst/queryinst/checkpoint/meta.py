@@ -1,20 +1,74 @@
 """The `meta` of a checkpoint: plain types only, so that any loader can read it."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import lru_cache
 from typing import Any
 from urllib.parse import parse_qs, urlparse
 
 import numpy as np
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
+from torch import Tensor
 
 from .._version import __version__
+from ..yaml_files import load_yaml
 from .files import fetch, read_checkpoint
 
 FORMAT_VERSION = 1
 # Values of "kind". Inference-only checkpoints keep "slim": the file format is public.
 _FULL, _INFERENCE_ONLY = "train", "slim"
+_FORMATS = ("RGB", "BGR", "L", "YUV-BT.601")  # of Detectron2's INPUT.FORMAT
+
+_MAX_VERSION, _MAX_CLASSES = 1_000_000, 100_000
+_TEXT, _LONG_TEXT = 1000, 1_000_000  # characters
+
+
+class LaterFormatError(ValueError):
+    """A later version of this project wrote the file."""
+
+
+def _is_text(value: Any, most: int = _TEXT) -> bool:
+    return isinstance(value, str) and len(value) <= most
+
+
+def _is_number(value: Any) -> bool:
+    return type(value) is int and value.bit_length() < 64
+
+
+def _are_names(value: Any) -> bool:
+    return (
+        isinstance(value, (list, tuple))
+        and len(value) <= _MAX_CLASSES
+        and all(map(_is_text, value))
+    )
+
+
+def _is_id_map(value: Any) -> bool:
+    return (
+        isinstance(value, dict)
+        and len(value) <= _MAX_CLASSES
+        and all(_is_number(theirs) and _is_number(ours) for theirs, ours in value.items())
+    )
+
+
+# Fields that a `meta` may have: the test of a value, and that in words. Others are as they are.
+_FIELDS: Mapping[str, tuple[Callable[[Any], bool], str]] = {
+    "format_version": (
+        lambda value: type(value) is int and 1 <= value <= _MAX_VERSION,
+        "a whole number from 1",
+    ),
+    "queryinst_version": (_is_text, "a short text"),
+    "config": (lambda value: _is_text(value, _LONG_TEXT), "a yaml text"),
+    "thing_classes": (_are_names, f"a list of at most {_MAX_CLASSES} names"),
+    "dataset_id_map": (_is_id_map, f"a dict of at most {_MAX_CLASSES} numbers to numbers"),
+    "input_format": (lambda value: value in _FORMATS, f"one of {_FORMATS}"),
+    "kind": (lambda value: value in (_FULL, _INFERENCE_ONLY), f"{_FULL!r} or {_INFERENCE_ONLY!r}"),
+    **{
+        field: (_is_text, "a short text")
+        for field in ("source", "digest", "licence", "attribution", "training_data")
+    },
+}
 
 
 def build_meta(cfg: CfgNode, dataset_name: str | None) -> dict[str, Any]:
@@ -59,24 +113,26 @@ def read_meta(path: str) -> dict[str, Any] | None:
     Raises:
         FileNotFoundError, ValueError: as `QueryInstCheckpointer.load` does for such a file.
     """
-    return read_with_meta(path, f"MODEL.WEIGHTS {path}", mmap=True)[1]
+    return read_with_meta(path, f"MODEL.WEIGHTS {path}", with_tensors=False)[1]
 
 
 def read_with_meta(
-    path: str, label: str, *, mmap: bool = False
+    path: str, label: str, *, with_tensors: bool = True
 ) -> tuple[Any, dict[str, Any] | None]:
     """What a checkpoint holds, and its `meta` if this project wrote it.
 
     Args:
         path: file or URL; may end in Detectron2's `?matching_heuristics=True`.
         label: how messages name the file.
-        mmap: leave the tensors on the disk, if the format allows; to read only the rest.
+        with_tensors: False reads only the rest.
 
     Raises:
         FileNotFoundError, ValueError, ...: the file cannot be read, or a later version of this
             project wrote it. One line.
     """
-    checkpoint = read_checkpoint(fetch(_without_query(path, label), label), label, mmap=mmap)
+    checkpoint = read_checkpoint(
+        fetch(_without_query(path, label), label), label, with_tensors=with_tensors
+    )
     return checkpoint, checked_meta(checkpoint, label)
 
 
@@ -94,17 +150,52 @@ def checked_meta(checkpoint: Any, label: str) -> dict[str, Any] | None:
     """The `meta` in what a file holds, if this project wrote it.
 
     Raises:
-        ValueError: a later version of this project wrote it.
+        LaterFormatError: a later version of this project wrote it.
+        ValueError: it is not a dict, or a field has another type or is out of bounds. One line
+            that names the field.
     """
     meta = checkpoint.get("meta") if isinstance(checkpoint, Mapping) else None
-    if not isinstance(meta, dict) or "format_version" not in meta:
+    if meta is None or isinstance(meta, (Tensor, np.ndarray)):  # a parameter of that name
         return None
+    if not isinstance(meta, dict):
+        raise ValueError(f"{label}: its meta is {_outline(meta)}; it must be a dict")
+    if "format_version" not in meta:
+        return None
+    _check_field("format_version", meta["format_version"], label)
     if meta["format_version"] > FORMAT_VERSION:
-        raise ValueError(
+        raise LaterFormatError(
             f"{label} has format version {meta['format_version']}, this queryinst reads up to"
-            f" {FORMAT_VERSION}; install queryinst {meta.get('queryinst_version', 'anew')} or later"
+            f" {FORMAT_VERSION}; install queryinst"
+            f" {str(meta.get('queryinst_version', 'anew'))[:80]} or later"
         )
+    for field in _FIELDS.keys() & meta.keys():
+        _check_field(field, meta[field], label)
+    if problem := _problem_of_config(meta.get("config", "")):
+        raise ValueError(f"{label}: its meta['config']{problem}")
     return meta
+
+
+def _check_field(field: str, value: Any, label: str) -> None:
+    is_valid, needed = _FIELDS[field]
+    if not is_valid(value):
+        raise ValueError(f"{label}: its meta[{field!r}] is {_outline(value)}; it must be {needed}")
+
+
+@lru_cache(maxsize=8)
+def _problem_of_config(text: str) -> str:
+    """Why a configuration is no yaml mapping, or ""; parsed once for the readers of one file."""
+    try:
+        content = load_yaml(text, "") if text else {}
+    except ValueError as error:
+        return str(error)
+    return "" if isinstance(content, dict) else " is not a yaml mapping of keys to values"
+
+
+def _outline(value: Any) -> str:
+    """A value, or its type where that may be long."""
+    if value is None or isinstance(value, (bool, float)) or _is_number(value):
+        return repr(value)
+    return repr(value[:40]) if isinstance(value, str) else f"a {type(value).__name__}"
 
 
 def without_numpy_scalars(value: Any) -> Any:

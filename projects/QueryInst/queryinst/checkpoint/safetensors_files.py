@@ -1,5 +1,6 @@
 """Safetensors files: tensors by name, and this project's meta as one JSON text in the header."""
 
+import hashlib
 import json
 from collections.abc import Mapping
 from typing import Any
@@ -9,8 +10,12 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from .limits import MemoryLimit, TooLargeError
+
 _META_KEY = "queryinst"
-_MAX_HEADER = 100_000_000  # bytes; the format's own limit
+_DIGEST_KEY = "queryinst_sha256"
+_MAX_HEADER_OF_FORMAT = 100_000_000  # bytes
+_MAX_HEADER = 4_000_000  # bytes, unless a limit is chosen; 10,000 tensors take 1,000,000
 # JSON has only text for keys: a dict with others is written as {_PAIRS: [[key, value], ...]}.
 _PAIRS = "__pairs__"
 
@@ -18,22 +23,36 @@ _PAIRS = "__pairs__"
 def is_safetensors(path: str, head: bytes) -> bool:
     """Whether a file starts as one does, with its header's length and the header in JSON."""
     length = int.from_bytes(head[:8], "little")
-    return path.endswith(".safetensors") or (head[8:9] == b"{" and length <= _MAX_HEADER)
+    return path.endswith(".safetensors") or (head[8:9] == b"{" and length <= _MAX_HEADER_OF_FORMAT)
 
 
-def read_safetensors(path: str, label: str) -> dict[str, Any]:
+def read_safetensors(
+    path: str, label: str, limit: MemoryLimit, *, with_tensors: bool = True
+) -> dict[str, Any]:
     """{"model": tensors on the CPU, "meta": dict}; "meta" only if this project wrote it.
 
+    Args:
+        with_tensors: False leaves "model" empty.
+
     Raises:
-        ValueError: the file is truncated or damaged. One line that starts with `label`.
+        ValueError: the file is truncated or damaged, also if its content does not have the digest
+            that this project wrote; or it is larger than the limit. One line that starts with
+            `label`.
         OSError: the file cannot be read.
     """
     try:
+        _check_header(path, limit)
         with safe_open(path, "pt", device="cpu") as file:
-            text = (file.metadata() or {}).get(_META_KEY)
-            checkpoint: dict[str, Any] = {"model": {n: file.get_tensor(n) for n in file.keys()}}
+            header, names = file.metadata() or {}, file.keys() if with_tensors else ()
+            tensors = {name: file.get_tensor(name) for name in names}
+        text = header.get(_META_KEY)
+        if with_tensors and header.get(_DIGEST_KEY, "") not in ("", _digest(tensors, text)):
+            raise ValueError("its content does not have the sha256 in its header")
+        checkpoint: dict[str, Any] = {"model": tensors}
         if text is not None:
             checkpoint["meta"] = _from_json(json.loads(text))
+    except TooLargeError as error:
+        raise ValueError(f"{label} {error}") from error
     except (SafetensorError, ValueError, TypeError, RuntimeError) as error:
         cause = " ".join(str(error).split())[:160]
         raise ValueError(
@@ -42,13 +61,36 @@ def read_safetensors(path: str, label: str) -> dict[str, Any]:
     return checkpoint
 
 
+def _check_header(path: str, limit: MemoryLimit) -> None:
+    """Compare the header's length, which is to be parsed, with the limit."""
+    with open(path, "rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+    most = limit.max_bytes if limit.is_chosen else _MAX_HEADER
+    if length > most and length + 8 <= limit.file_size:
+        MemoryLimit(most, limit.file_size, limit.is_chosen).take(length, "its header")
+    limit.take(limit.file_size)
+
+
+def _digest(tensors: Mapping[str, Tensor], meta: str | None) -> str:
+    """sha256 of the meta's text, and of each tensor's name, dtype, shape and bytes."""
+    digest = hashlib.sha256(json.dumps(meta).encode())
+    for name in sorted(tensors):
+        tensor = tensors[name]
+        digest.update(json.dumps([name, str(tensor.dtype), list(tensor.shape)]).encode())
+        values = tensor.contiguous().reshape(-1).view(torch.uint8)
+        digest.update(memoryview(values.numpy()))  # type: ignore[arg-type]
+    return digest.hexdigest()
+
+
 def safetensors_bytes(tensors: Mapping[str, Tensor], meta: Mapping[str, Any] | None) -> bytes:
     """The bytes of a file with these tensors (see `compact`) and this meta of plain types.
 
-    Tuples come back as lists; keys that are numbers come back as numbers.
+    Tuples come back as lists; keys that are numbers come back as numbers. Readers that do not know
+    the digest, which is beside the meta in the header, load the file as any other.
     """
-    header = None if meta is None else {_META_KEY: json.dumps(_to_json(meta))}
-    return save(dict(tensors), header)
+    text = None if meta is None else json.dumps(_to_json(meta))
+    header = {} if text is None else {_META_KEY: text}
+    return save(dict(tensors), {**header, _DIGEST_KEY: _digest(tensors, text)})
 
 
 def compact(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -12,7 +12,8 @@ from detectron2.utils.file_io import PathManager
 
 from .coco_json import read_coco_json
 from .images import check_image_size, read_image
-from .instance_checks import check_instances, describe
+from .instance_checks import check_instances, describe, find_image_problem, find_mode_problem
+from .mask_bounds import is_number, shorten
 
 _NUM_FIRST_IMAGES = 5  # of each data set are read
 # Packages that read published data sets, by evaluator type. They are slow and strict: only files
@@ -49,6 +50,28 @@ def check_datasets(cfg: CfgNode, *, training: bool) -> None:
         _check_class_count(cfg, name, MetadataCatalog.get(name).get("thing_classes"))
     classes = {name: _check_content(cfg, name, use) for name, use in uses.items()}
     _check_same_classes(classes, uses)
+
+
+def check_annotations(name: str, max_pixels: int) -> None:
+    """Check a registered data set's ground truth for what compares predictions with it.
+
+    Args:
+        max_pixels: an image has at most; INPUT.MAX_PIXELS.
+
+    Raises:
+        ValueError, OSError: the first problem, in one line.
+    """
+    metadata = MetadataCatalog.get(name)
+    if _is_coco(name):
+        images, annotations, _ = read_coco_json(
+            str(metadata.json_file), evaluated=True, max_pixels=max_pixels
+        )
+        pairs = ((annotation, images[annotation["image_id"]]) for annotation in annotations)
+    else:
+        num_classes = len(metadata.get("thing_classes", ()))
+        use = _Use("results.json", False, True)
+        pairs = _iterate(_load(name), name, use, num_classes, max_pixels)
+    check_instances(pairs, name=name, masks=False, crowds=True)
 
 
 def _collect_uses(cfg: CfgNode, training: bool) -> dict[str, _Use]:
@@ -125,18 +148,23 @@ def _check_same_classes(classes: dict[str, list[str] | None], uses: dict[str, _U
 def _check_content(cfg: CfgNode, name: str, use: _Use) -> list[str] | None:
     """Check annotations and first images; returns the class names, or None if unknown."""
     metadata = MetadataCatalog.get(name)
-    evaluator_type = metadata.get("evaluator_type")
-    if evaluator_type in _PACKAGES:
+    if metadata.get("evaluator_type") in _PACKAGES:
         return metadata.get("thing_classes")
-    if evaluator_type == "coco" and metadata.get("json_file"):
+    if _is_coco(name):
         return _check_coco(cfg, name, use)
     return _check_dicts(cfg, name, use)
+
+
+def _is_coco(name: str) -> bool:
+    """Whether a data set is read from a JSON of COCO's format."""
+    metadata = MetadataCatalog.get(name)
+    return metadata.get("evaluator_type") == "coco" and bool(metadata.get("json_file"))
 
 
 def _check_coco(cfg: CfgNode, name: str, use: _Use) -> list[str]:
     metadata = MetadataCatalog.get(name)
     json_file = str(metadata.json_file)
-    content = read_coco_json(json_file, evaluated=use.evaluated)
+    content = read_coco_json(json_file, evaluated=use.evaluated, max_pixels=cfg.INPUT.MAX_PIXELS)
     registered = metadata.get("thing_classes")
     if registered is not None and list(registered) != content.thing_classes:
         raise ValueError(
@@ -171,7 +199,7 @@ def _check_dicts(cfg: CfgNode, name: str, use: _Use) -> list[str] | None:
     if not isinstance(dicts, list):
         return thing_classes  # a torch Dataset, which only reading it would tell about
     num_instances = check_instances(
-        _iterate(dicts, name, use, cfg.MODEL.ROI_HEADS.NUM_CLASSES),
+        _iterate(dicts, name, use, cfg.MODEL.ROI_HEADS.NUM_CLASSES, cfg.INPUT.MAX_PIXELS),
         name=name,
         masks=cfg.MODEL.MASK_ON,
         crowds=use.evaluated,
@@ -190,7 +218,7 @@ def _load(name: str) -> Any:
 
 
 def _iterate(
-    dicts: list[dict[str, Any]], name: str, use: _Use, num_classes: int
+    dicts: list[dict[str, Any]], name: str, use: _Use, num_classes: int, max_pixels: int
 ) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
     """Check the keys of Detectron2's dicts, and yield each annotation with its image."""
     image_keys = ("file_name", "height", "width") + (("annotations",) if use.trained else ())
@@ -198,19 +226,25 @@ def _iterate(
         for key in image_keys:
             if key not in image:
                 raise ValueError(f"data set {name!r}: the dict of image {position} has no {key!r}")
+        if problem := find_image_problem(image, max_pixels):
+            raise ValueError(f"data set {name!r}: the dict of image {position} has {problem}")
         for annotation in image.get("annotations", ()):
-            for key in ("bbox", "bbox_mode", "category_id"):
-                if key not in annotation:
-                    raise ValueError(
-                        f"data set {name!r}: {describe(annotation, image)} has no {key!r}"
-                    )
-            if not 0 <= annotation["category_id"] < num_classes:
-                raise ValueError(
-                    f"data set {name!r}: {describe(annotation, image)} has category_id "
-                    f"{annotation['category_id']}, which must be >= 0 and below "
-                    f"MODEL.ROI_HEADS.NUM_CLASSES {num_classes}"
-                )
+            if problem := _find_dict_problem(annotation, num_classes):
+                raise ValueError(f"data set {name!r}: {describe(annotation, image)} {problem}")
             yield annotation, image
+
+
+def _find_dict_problem(annotation: dict[str, Any], num_classes: int) -> str:
+    for key in ("bbox", "bbox_mode", "category_id"):
+        if key not in annotation:
+            return f"has no {key!r}"
+    category_id = annotation["category_id"]
+    if not (is_number(category_id) and 0 <= category_id < num_classes):
+        return (
+            f"has category_id {shorten(category_id)}, which must be >= 0 and below "
+            f"MODEL.ROI_HEADS.NUM_CLASSES {num_classes}"
+        )
+    return find_mode_problem(annotation["bbox_mode"])
 
 
 def _check_some_instances(name: str, use: _Use, num_images: int, num_instances: int) -> None:
@@ -228,4 +262,5 @@ def _check_first_images(cfg: CfgNode, name: str, images: list[dict[str, Any]]) -
     for image in images:
         if not PathManager.isfile(str(image["file_name"])) and "://" not in str(image["file_name"]):
             raise FileNotFoundError(_say_missing(f"image {image['file_name']}", name))
-        check_image_size(dict(image), read_image(image["file_name"], cfg.INPUT.FORMAT))
+        pixels = read_image(image["file_name"], cfg.INPUT.FORMAT, cfg.INPUT.MAX_PIXELS)
+        check_image_size(dict(image), pixels)

@@ -1,15 +1,21 @@
 """Reads COCO's annotation file and checks what training and evaluation need."""
 
-import json
+import re
 from typing import Any, NamedTuple
 
 from detectron2.utils.file_io import PathManager
+
+from ..json_files import read_json
+from .instance_checks import find_image_problem, is_text
+from .mask_bounds import MAX_COORDINATE, is_integer, is_number, shorten
 
 _LISTS = ("images", "annotations", "categories")
 _IMAGE_KEYS = ("id", "file_name", "height", "width")
 _CATEGORY_KEYS = ("id", "name")
 _ANNOTATION_KEYS = ("id", "image_id", "category_id", "bbox")
 _EVALUATION_KEYS = ("area", "iscrowd")  # without them pycocotools fails, after the training
+_MAX_CLASS_NAME = 256  # characters
+_NO_CONTROL = re.compile(r"[^\x00-\x1f\x7f-\x9f\u2028\u2029]+")  # which end a line, or a log's
 
 
 class CocoContent(NamedTuple):
@@ -18,18 +24,24 @@ class CocoContent(NamedTuple):
     thing_classes: list[str]  # in the order of their ids, as Detectron2 numbers them
 
 
-def read_coco_json(json_file: str, *, evaluated: bool) -> CocoContent:
+def read_coco_json(json_file: str, *, evaluated: bool, max_pixels: int) -> CocoContent:
     """Parse and check a file in COCO's format for instances.
 
     Args:
         evaluated: whether pycocotools evaluates on the file. If so, annotations need "area" and
             "iscrowd", and the file may have no "annotations" at all (COCO's test sets).
+        max_pixels: an image has at most; INPUT.MAX_PIXELS.
 
     Raises:
         ValueError: the file is not JSON, or not in COCO's format. The message names the file and
             the first wrong place.
     """
-    content = _parse(json_file)
+    content = read_json(PathManager.get_local_path(json_file), label=json_file)
+    if not isinstance(content, dict):
+        raise ValueError(
+            f"{json_file} holds a {type(content).__name__}, not an object with "
+            f"{', '.join(_LISTS)} (a file of predictions?)"
+        )
     if evaluated:
         content.setdefault("annotations", [])
     for key in _LISTS:
@@ -38,42 +50,35 @@ def read_coco_json(json_file: str, *, evaluated: bool) -> CocoContent:
                 f"{json_file} has no list {key!r}; COCO's format needs {', '.join(_LISTS)}"
             )
     images = _index(json_file, content["images"], "images", _IMAGE_KEYS)
+    for image in content["images"]:
+        if problem := find_image_problem(image, max_pixels):
+            raise ValueError(f"{json_file}: image {shorten(image['id'])} has {problem}")
     categories = _index(json_file, content["categories"], "categories", _CATEGORY_KEYS)
+    _check_classes(json_file, content["categories"])
     annotation_keys = _ANNOTATION_KEYS + (_EVALUATION_KEYS if evaluated else ())
     is_unique = "minival" not in json_file  # COCO 2014's own, which Detectron2 excepts too
     annotations = content["annotations"]
-    _index(json_file, annotations, "annotations", annotation_keys, is_unique, may_be_empty=True)
+    _index(
+        json_file,
+        annotations,
+        "annotations",
+        annotation_keys,
+        is_unique,
+        may_be_empty=True,
+        has_numbers=evaluated,
+    )
     for annotation in annotations:
-        if annotation["category_id"] not in categories:
-            raise ValueError(
-                f"{json_file}: annotation {annotation['id']} has category_id "
-                f"{annotation['category_id']}, which is not in 'categories'"
-            )
-        if annotation.get("ignore", 0):
-            raise ValueError(
-                f"{json_file}: annotation {annotation['id']} has 'ignore', which Detectron2 does "
-                "not support; remove the annotation, or make it a crowd ('iscrowd': 1)"
-            )
+        if problem := _find_problem(annotation, categories, evaluated):
+            raise ValueError(f"{json_file}: annotation {shorten(annotation['id'])} has {problem}")
     known = [annotation for annotation in annotations if annotation["image_id"] in images]
     return CocoContent(images, known, [categories[id_]["name"] for id_ in sorted(categories)])
 
 
-def _parse(json_file: str) -> dict[str, Any]:
-    try:
-        with open(PathManager.get_local_path(json_file), encoding="utf-8") as file:
-            content = json.load(file)
-    except json.JSONDecodeError as error:
-        raise ValueError(
-            f"{json_file} is not valid JSON: line {error.lineno}, column {error.colno}: {error.msg}"
-        ) from error
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{json_file} is not valid JSON: not UTF-8 text ({error})") from error
-    if not isinstance(content, dict):
-        raise ValueError(
-            f"{json_file} holds a {type(content).__name__}, not an object with "
-            f"{', '.join(_LISTS)} (a file of predictions?)"
-        )
-    return content
+def is_id(value: Any) -> bool:
+    """Whether pycocotools and Detectron2 can use it: an integer of 64 bits, or text."""
+    if isinstance(value, float) and value.is_integer():  # of other languages' JSON
+        value = int(value)
+    return isinstance(value, str) or (is_integer(value) and abs(value) < 2**63)
 
 
 def _index(
@@ -84,8 +89,14 @@ def _index(
     is_unique: bool = True,
     *,
     may_be_empty: bool = False,
+    has_numbers: bool = False,
 ) -> dict[Any, dict[str, Any]]:
-    """The items by their ids. Raises ValueError if a key is missing or an id occurs twice."""
+    """The items by their ids, which are all numbers or all texts.
+
+    Raises:
+        ValueError: a key is missing, or an id is no id, is text where `has_numbers`, or occurs
+            twice.
+    """
     if not items and not may_be_empty:
         raise ValueError(f"{json_file}: {list_name!r} is empty")
     by_id: dict[Any, dict[str, Any]] = {}
@@ -94,10 +105,52 @@ def _index(
             raise ValueError(f"{json_file}: {list_name}[{position}] is not an object")
         for key in keys:
             if key not in item:
-                raise ValueError(
-                    f"{json_file}: {list_name}[{position}] (id {item.get('id')}) has no {key!r}"
-                )
-        by_id[item["id"]] = item
+                label = f"(id {shorten(item.get('id'))})"
+                raise ValueError(f"{json_file}: {list_name}[{position}] {label} has no {key!r}")
+        id_ = item["id"]
+        if not is_id(id_) or (has_numbers and isinstance(id_, str)):
+            raise ValueError(
+                f"{json_file}: {list_name}[{position}] has the id {shorten(id_)}, which must be an "
+                f"integer{'' if has_numbers else ' or text'}"
+            )
+        by_id[id_] = item
         if is_unique and len(by_id) != position + 1:
-            raise ValueError(f"{json_file}: the id {item['id']} occurs twice in {list_name!r}")
+            raise ValueError(f"{json_file}: the id {shorten(id_)} occurs twice in {list_name!r}")
+    if len({isinstance(id_, str) for id_ in by_id}) > 1:
+        raise ValueError(f"{json_file}: the ids in {list_name!r} are numbers and texts, mixed")
     return by_id
+
+
+def _check_classes(json_file: str, categories: list[dict[str, Any]]) -> None:
+    ids: dict[str, Any] = {}
+    for category in categories:
+        name = category["name"]
+        if not is_text(name) or len(name) > _MAX_CLASS_NAME or not _NO_CONTROL.fullmatch(name):
+            raise ValueError(
+                f"{json_file}: category {shorten(category['id'])} has the name {shorten(name)}, "
+                f"which must be one line of text of 1 to {_MAX_CLASS_NAME} characters"
+            )
+        if name in ids:
+            raise ValueError(
+                f"{json_file}: the categories {shorten(ids[name])} and {shorten(category['id'])} "
+                f"have the same name {shorten(name)}; rename one, or give both one id"
+            )
+        ids[name] = category["id"]
+
+
+def _find_problem(annotation: dict[str, Any], categories: dict[Any, Any], evaluated: bool) -> str:
+    """What is wrong with the ids and flags of an annotation; empty if nothing is."""
+    for key in ("image_id", "category_id"):
+        if not is_id(annotation[key]):
+            return f"the {key} {shorten(annotation[key])}, which must be an integer or text"
+    if annotation["category_id"] not in categories:
+        return f"category_id {shorten(annotation['category_id'])}, which is not in 'categories'"
+    if annotation.get("ignore", 0):
+        return (
+            "'ignore', which Detectron2 does not support; remove the annotation, or make it a "
+            "crowd ('iscrowd': 1)"
+        )
+    area = annotation["area"] if evaluated else 0
+    if not (is_number(area) and 0 <= area <= MAX_COORDINATE**2):
+        return f"the 'area' {shorten(area)}, which must be a number of pixels"
+    return ""

@@ -1,6 +1,9 @@
 """Reads images into 8-bit arrays, for training, evaluation and prediction."""
 
 import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -8,43 +11,88 @@ from detectron2.data import detection_utils
 from detectron2.utils.file_io import PathManager
 from PIL import Image, UnidentifiedImageError
 
+from ..config import MAX_PIXELS
+
 PathLike = str | os.PathLike[str]
 
 # Formats that older Pillow versions open as 32-bit "I" although their pixels have 16 bits.
 _FORMATS_OF_16_BITS = ("PNG", "PPM")
+_PROGRAMS = ("EPS",)  # a format that Pillow hands to an interpreter, Ghostscript
+_pillow_limit = threading.Lock()
 
 
-def read_image(file_name: PathLike, format: str) -> np.ndarray:
+def read_image(file_name: PathLike, format: str, max_pixels: int = MAX_PIXELS) -> np.ndarray:
     """Read an image file as 8 bits per channel, turned by its EXIF orientation.
 
     Detectron2's function of this name cuts 16-bit grayscale off at 255; here it keeps its high
     byte (65,535 becomes 255). Palettes, 8-bit grayscale, CMYK and 16-bit RGB are converted as
     Pillow does. Alpha is ignored: a transparent pixel has the colour that the file stores for it.
+    Of several frames, the first is read.
 
     Args:
         file_name: any path that Detectron2's ``PathManager`` opens.
         format: as ``INPUT.FORMAT``: "RGB", "BGR", "L", another mode of PIL, "YUV-BT.601".
+        max_pixels: of height x width; a larger image is refused before it is decoded.
 
     Returns:
         (H, W, C), uint8 in [0, 255] (float for "YUV-BT.601").
 
     Raises:
         FileNotFoundError: the file does not exist.
-        ValueError: it is not an image, is damaged, or has an unknown range of values (32 bits).
+        ValueError: it is not an image, is damaged, too large, or has an unknown range of values
+            (32 bits).
+    """
+    with _open(file_name) as image:
+        width, height = image.size
+        if width * height > max_pixels:
+            raise ValueError(
+                f"image {file_name} has {width} x {height} = {width * height} pixels, "
+                f"INPUT.MAX_PIXELS is {max_pixels}; raise it, or use a smaller image"
+            )
+        try:
+            upright = detection_utils._apply_exif_orientation(image)
+            upright = _to_8_bits(upright, image.format)
+            array = detection_utils.convert_PIL_to_numpy(upright, format)
+        except Exception as error:  # Pillow's readers raise anything for damaged files
+            text = " ".join(str(error).split()) or type(error).__name__
+            raise ValueError(f"cannot read image {file_name}: {text}") from error
+        return np.require(array, requirements="W")  # torch warns about PIL's read-only arrays
+
+
+@contextmanager
+def _open(file_name: PathLike) -> Iterator[Image.Image]:
+    """Read the header of an image of any size.
+
+    Raises:
+        FileNotFoundError, ValueError: as `read_image`.
     """
     with PathManager.open(os.fspath(file_name), "rb") as file:
         try:
-            with Image.open(file) as image:
-                upright = detection_utils._apply_exif_orientation(image)
-                upright = _to_8_bits(upright, image.format)
-                array = detection_utils.convert_PIL_to_numpy(upright, format)
-                return np.require(
-                    array, requirements="W"
-                )  # torch warns about PIL's read-only arrays
+            with _without_pillow_limit():
+                image = Image.open(file, formats=_formats())
         except UnidentifiedImageError as error:
             raise ValueError(f"{file_name} is not an image that Pillow can read") from error
-        except (ValueError, OSError, SyntaxError, Image.DecompressionBombError) as error:
-            raise ValueError(f"cannot read image {file_name}: {error}") from error
+        except Exception as error:  # as above
+            text = " ".join(str(error).split()) or type(error).__name__
+            raise ValueError(f"cannot read image {file_name}: {text}") from error
+        with image:
+            yield image
+
+
+@contextmanager
+def _without_pillow_limit() -> Iterator[None]:
+    """Lift Pillow's own limit, which warns at 89 and raises at 179 megapixels, whatever ours is."""
+    with _pillow_limit:
+        before, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+        try:
+            yield
+        finally:
+            Image.MAX_IMAGE_PIXELS = before
+
+
+def _formats() -> list[str]:
+    Image.init()
+    return [name for name in Image.ID if name not in _PROGRAMS]
 
 
 def check_image_size(dataset_dict: dict[str, Any], image: np.ndarray) -> None:
@@ -71,7 +119,7 @@ def check_image_size(dataset_dict: dict[str, Any], image: np.ndarray) -> None:
 
 def _has_swapped_sides(file_name: PathLike) -> bool:
     """Whether the EXIF orientation swaps the width and the height of the stored pixels."""
-    with PathManager.open(os.fspath(file_name), "rb") as file, Image.open(file) as image:
+    with _open(file_name) as image:
         return detection_utils._apply_exif_orientation(image).size != image.size
 
 

@@ -1,15 +1,25 @@
-"""Checks of single annotations of COCO JSON and of Detectron2's dicts."""
+"""Checks of single images and annotations of COCO JSON and of Detectron2's dicts."""
 
-import math
+import os
 from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
+from detectron2.structures import BoxMode
+
+from .mask_bounds import (
+    MAX_COORDINATE,
+    MIN_POLYGON_NUMBERS,
+    find_mask_problem,
+    is_integer,
+    is_number,
+    shorten,
+)
 
 Annotation = dict[str, Any]
 Image = dict[str, Any]
 
-_MIN_POLYGON_NUMBERS = 6  # three points
+_BOX_MODES = (BoxMode.XYXY_ABS, BoxMode.XYWH_ABS)
 
 
 def check_instances(
@@ -19,8 +29,9 @@ def check_instances(
 
     Args:
         pairs: each annotation with its image ("file_name", "height", "width").
-        masks: whether each annotation needs a mask.
-        crowds: whether to check crowds, which COCO's evaluation uses and training does not.
+        masks: whether each annotation needs a mask. One that is there is checked anyway, because
+            Detectron2's loaders hand it to C code.
+        crowds: whether crowds need one, which COCO's evaluation uses and training does not.
 
     Returns:
         The number of annotations to train on, which are not crowds.
@@ -33,19 +44,13 @@ def check_instances(
     for annotation, image in pairs:
         is_crowd = bool(annotation.get("iscrowd", 0))
         num_instances += not is_crowd
-        if is_crowd and not crowds:
-            continue
-        num_checked += 1
-        if problem := _find_box_problem(annotation.get("bbox")):
+        is_needed = masks and (crowds or not is_crowd)
+        num_checked += is_needed
+        if problem := find_annotation_problem(annotation, image, draws=is_needed):
             raise ValueError(f"data set {name!r}: {describe(annotation, image)} {problem}")
-        if not masks:
-            continue
-        segmentation = annotation.get("segmentation")
-        if segmentation is None or (isinstance(segmentation, list) and not segmentation):
+        if is_needed and not _has_mask(annotation):
             first_without_mask = first_without_mask or describe(annotation, image)
             num_without_mask += 1
-        elif problem := _find_mask_problem(segmentation, image["height"], image["width"]):
-            raise ValueError(f"data set {name!r}: {describe(annotation, image)} {problem}")
     if num_without_mask:
         raise ValueError(
             f"data set {name!r}: {num_without_mask} of {num_checked} annotations have no mask "
@@ -57,58 +62,98 @@ def check_instances(
 
 def describe(annotation: Annotation, image: Image) -> str:
     """How messages name an annotation: by its id, if it has one, and its image's file."""
-    label = f"annotation {annotation['id']}" if "id" in annotation else "an annotation"
+    label = f"annotation {shorten(annotation['id'])}" if "id" in annotation else "an annotation"
     return f"{label} of image {image['file_name']}"
 
 
-def _find_box_problem(box: Any) -> str:
+def find_annotation_problem(annotation: Annotation, image: Image, *, draws: bool) -> str:
+    """What is wrong with the numbers of an annotation; empty if nothing is.
+
+    Args:
+        draws: whether its mask, if it has one, needs a polygon of three points.
+    """
+    if annotation.get("iscrowd", 0) not in (0, 1):
+        return f"has the 'iscrowd' {shorten(annotation['iscrowd'])}, which must be 0 or 1"
+    if problem := find_box_problem(annotation.get("bbox"), annotation.get("bbox_mode")):
+        return problem
+    if not isinstance(annotation.get("keypoints") or [], list):
+        return f"has the 'keypoints' {shorten(annotation['keypoints'])}, which must be a list"
+    if not _has_mask(annotation):
+        return ""
+    segmentation = annotation["segmentation"]
+    if problem := find_mask_problem(segmentation, image["height"], image["width"]):
+        return problem
+    return _find_point_problem(segmentation) if draws else ""
+
+
+def find_image_problem(image: Image, max_pixels: int) -> str:
+    """What is wrong with the file name or the size of an image's entry; empty if nothing is."""
+    name = image["file_name"]
+    if not isinstance(name, (str, os.PathLike)) or not is_text(os.fspath(name)):
+        return f"the 'file_name' {shorten(name)}, which must be the name of a file"
+    height, width = image["height"], image["width"]
+    if not (is_integer(height) and is_integer(width) and height >= 1 and width >= 1):
+        return (
+            f"the 'height' {shorten(height)} and 'width' {shorten(width)}, which must be integers "
+            "of at least 1"
+        )
+    if height * width > max_pixels:
+        return (
+            f"the 'height' {shorten(height)} and 'width' {shorten(width)}: INPUT.MAX_PIXELS is "
+            f"{max_pixels}; raise it, or use smaller images"
+        )
+    return ""
+
+
+def is_text(value: Any) -> bool:
+    """Whether it is text that can be written anywhere: some, without NUL or lone surrogates."""
     try:
-        is_valid = len(box) == 4 and all(map(math.isfinite, box))
-    except TypeError:  # not a list, or not of numbers
-        is_valid = False
-    return "" if is_valid else f"has the 'bbox' {_shorten(box)}, which must be four finite numbers"
+        return isinstance(value, str) and bool(value) and b"\0" not in value.encode()
+    except UnicodeEncodeError:
+        return False
 
 
-def _find_mask_problem(segmentation: Any, height: int, width: int) -> str:
+def find_box_problem(box: Any, mode: BoxMode | None = None) -> str:
+    """What is wrong with a box; empty if nothing is.
+
+    Args:
+        mode: BoxMode.XYXY_ABS or XYWH_ABS; None for COCO's, which is the latter.
+    """
+    box = box.tolist() if hasattr(box, "tolist") else box  # of NumPy or torch
+    is_box = isinstance(box, (list, tuple)) and len(box) == 4 and all(map(is_number, box))
+    if not is_box or not all(abs(side) <= MAX_COORDINATE for side in box):  # NaN is not
+        return (
+            f"has the 'bbox' {shorten(box)}, which must be four finite numbers from "
+            f"-{MAX_COORDINATE} to {MAX_COORDINATE}"
+        )
+    x, y, right, bottom = box
+    if mode == BoxMode.XYXY_ABS:
+        right, bottom = right - x, bottom - y
+    if right < 0 or bottom < 0:
+        return f"has the 'bbox' {shorten(box)}, whose width and height must not be negative"
+    return ""
+
+
+def find_mode_problem(mode: Any) -> str:
+    """What is wrong with the "bbox_mode" of Detectron2's dicts; empty if nothing is."""
+    if mode in _BOX_MODES:
+        return ""
+    return f"has the 'bbox_mode' {shorten(mode)}, which must be BoxMode.XYXY_ABS or XYWH_ABS"
+
+
+def _has_mask(annotation: Annotation) -> bool:
+    segmentation = annotation.get("segmentation")
+    is_empty = isinstance(segmentation, (list, dict, str)) and not segmentation
+    return segmentation is not None and not is_empty
+
+
+def _find_point_problem(segmentation: Any) -> str:
     if isinstance(segmentation, dict):
-        return _find_rle_problem(segmentation, height, width)
-    if not isinstance(segmentation, list):
-        return (
-            f"has a 'segmentation' of type {type(segmentation).__name__}, which must be a list of "
-            "polygons [[x1, y1, x2, y2, ...], ...] or RLE {'size': [height, width], 'counts': ...}"
-        )
-    for polygon in segmentation:
-        if not isinstance(polygon, (list, tuple, np.ndarray)):
-            return (
-                f"has {_shorten(polygon)} in its 'segmentation' where a polygon belongs; it must "
-                "be a list of polygons, each a list of its own: [[x1, y1, x2, y2, ...], ...]"
-            )
+        return ""
     sizes = [p.size if isinstance(p, np.ndarray) else len(p) for p in segmentation]
-    if not any(size >= _MIN_POLYGON_NUMBERS and size % 2 == 0 for size in sizes):
-        return (
-            f"has no polygon of at least 3 points in its 'segmentation' (its polygons hold "
-            f"{_shorten(sizes)} numbers, which must be even and >= {_MIN_POLYGON_NUMBERS})"
-        )
-    return ""
-
-
-def _find_rle_problem(rle: dict[str, Any], height: int, width: int) -> str:
-    size, counts = rle.get("size"), rle.get("counts")
-    if not isinstance(counts, (list, str, bytes)):
-        return f"has an RLE 'segmentation' with 'counts' {_shorten(counts)}: a list or text needed"
-    if not isinstance(size, (list, tuple)) or list(size) != [height, width]:
-        return (
-            f"has an RLE 'segmentation' of 'size' {_shorten(size)}, its image has [height, width] "
-            f"{[height, width]}"
-        )
-    if isinstance(counts, list) and sum(counts) != height * width:
-        return (
-            f"has an RLE 'segmentation' whose 'counts' add up to {sum(counts)} pixels, its image "
-            f"has {height} x {width} = {height * width}"
-        )
-    return ""
-
-
-def _shorten(value: Any, length: int = 60) -> str:
-    text = " ".join(repr(value).split())
-    return text if len(text) <= length else f"{text[:length]}..."
+    if any(size >= MIN_POLYGON_NUMBERS and size % 2 == 0 for size in sizes):
+        return ""
+    return (
+        f"has no polygon of at least 3 points in its 'segmentation' (its polygons hold "
+        f"{shorten(sizes)} numbers, which must be even and >= {MIN_POLYGON_NUMBERS})"
+    )

@@ -4,15 +4,17 @@ import copy
 from typing import Any
 
 import numpy as np
-import pycocotools.mask as mask_util
 import torch
 from detectron2.config import CfgNode
 from detectron2.data import DatasetMapper, detection_utils
 from detectron2.data import transforms as T
 from detectron2.structures import BitMasks, Boxes, BoxMode, Instances
 
+from ..config import MAX_PIXELS
 from .augmentation import build_augmentations
 from .images import check_image_size, read_image
+from .instance_checks import describe
+from .mask_bounds import to_rle
 
 
 def build_mapper(cfg: CfgNode, is_train: bool) -> DatasetMapper:
@@ -27,9 +29,11 @@ def build_mapper(cfg: CfgNode, is_train: bool) -> DatasetMapper:
             f"INPUT.MASK_FORMAT {cfg.INPUT.MASK_FORMAT!r} must be 'bitmask', which supports "
             "polygons and RLE; set INPUT.MASK_FORMAT bitmask"
         )
-    return InstanceMapper(
+    mapper = InstanceMapper(
         cfg, is_train, augmentations=build_augmentations(cfg, is_train), recompute_boxes=False
     )
+    mapper.max_pixels = cfg.INPUT.MAX_PIXELS
+    return mapper
 
 
 class InstanceMapper(DatasetMapper):
@@ -50,6 +54,8 @@ class InstanceMapper(DatasetMapper):
     exist.
     """
 
+    max_pixels = MAX_PIXELS  # of an image; a larger one is an error
+
     def __call__(self, dataset_dict: dict[str, Any]) -> dict[str, Any]:
         """Map one image.
 
@@ -62,10 +68,11 @@ class InstanceMapper(DatasetMapper):
 
         Raises:
             FileNotFoundError: the image does not exist.
-            ValueError: the image cannot be read, or its size differs from `dataset_dict`.
+            ValueError: the image cannot be read, its size differs from `dataset_dict`, or a mask
+                is malformed.
         """
         dataset_dict = copy.deepcopy(dataset_dict)
-        image = read_image(dataset_dict["file_name"], self.image_format)
+        image = read_image(dataset_dict["file_name"], self.image_format, self.max_pixels)
         check_image_size(dataset_dict, image)
         file_size = image.shape[:2]
         aug_input = T.AugInput(image)
@@ -75,14 +82,16 @@ class InstanceMapper(DatasetMapper):
         annotations = dataset_dict.pop("annotations", None)
         if self.is_train and annotations is not None:
             usable = [
-                self._draw(annotation, *file_size)
+                self._draw(annotation, *file_size, describe(annotation, dataset_dict))
                 for annotation in annotations
                 if annotation.get("iscrowd", 0) == 0
             ]
             dataset_dict["instances"] = self._transform(usable, transforms, image.shape[:2])
         return dataset_dict
 
-    def _draw(self, annotation: dict[str, Any], height: int, width: int) -> dict[str, Any]:
+    def _draw(
+        self, annotation: dict[str, Any], height: int, width: int, label: str
+    ) -> dict[str, Any]:
         """The annotation with a floating-point box and, with masks on, its mask as RLE."""
         drawn = {
             "bbox": [float(coordinate) for coordinate in annotation["bbox"]],
@@ -90,7 +99,7 @@ class InstanceMapper(DatasetMapper):
             "category_id": annotation["category_id"],
         }
         if self.use_instance_mask:
-            drawn["segmentation"] = _to_rle(annotation["segmentation"], height, width)
+            drawn["segmentation"] = to_rle(annotation["segmentation"], height, width, label)
         return drawn
 
     def _transform(
@@ -109,16 +118,3 @@ class InstanceMapper(DatasetMapper):
             masks = np.array([annotation["segmentation"] for annotation in transformed])
             instances.gt_masks = BitMasks(masks.reshape(-1, *size))
         return detection_utils.filter_empty_instances(instances)
-
-
-def _to_rle(segmentation: Any, height: int, width: int) -> dict[str, Any]:
-    """Polygons (of at least 3 points; others are ignored) or any RLE as one compressed RLE."""
-    if isinstance(segmentation, dict):
-        if isinstance(segmentation["counts"], list):
-            return mask_util.frPyObjects(segmentation, height, width)
-        return segmentation
-    polygons = [np.asarray(p, dtype=np.float64).ravel() for p in segmentation]
-    polygons = [p for p in polygons if len(p) >= 6 and len(p) % 2 == 0]
-    if not polygons:
-        return mask_util.encode(np.zeros((height, width), dtype=np.uint8, order="F"))
-    return mask_util.merge(mask_util.frPyObjects(polygons, height, width))

@@ -138,7 +138,7 @@ def _draw_images(predictor: Predictor, images: list[str], outputs: list[str] | N
     num_unreadable = 0
     for index, path in enumerate(images):
         try:
-            image = read_image(path, "BGR")
+            image = read_image(path, "BGR", predictor.cfg.INPUT.MAX_PIXELS)
         except (ValueError, OSError) as error:
             logger.warning("left out: %s", error)
             num_unreadable += 1

@@ -8,6 +8,10 @@ from importlib.metadata import PackageNotFoundError, version
 
 import pycocotools.cocoeval
 from detectron2.evaluation import COCOEvaluator, coco_evaluation
+from detectron2.utils import comm
+
+from ..data import instance_checks
+from ..data.mask_bounds import to_rle
 
 logger = logging.getLogger(__name__)
 
@@ -25,9 +29,15 @@ class TimedCOCOEvaluator(COCOEvaluator):
         self._dataset_name = dataset_name
 
     def evaluate(self, img_ids=None):
-        """As COCOEvaluator's."""
+        """As COCOEvaluator's.
+
+        Raises:
+            ValueError: a mask of the ground truth is malformed.
+        """
         implementation = find_implementation()
         start = time.perf_counter()
+        if comm.is_main_process() and "segm" in (self._tasks or ()):
+            self._draw_ground_truth()
         with _using(implementation):
             results = super().evaluate(img_ids)
         if results:  # on the main process
@@ -35,6 +45,18 @@ class TimedCOCOEvaluator(COCOEvaluator):
             name = describe(implementation)
             logger.info(f"AP of {self._dataset_name!r} by {name} in {seconds:.1f} s")
         return results
+
+    def _draw_ground_truth(self) -> None:
+        """Turn its masks into RLE, as pycocotools would, which does not check them."""
+        for annotation in self._coco_api.dataset.get("annotations", ()):
+            image = self._coco_api.imgs.get(annotation["image_id"])
+            if image is not None and annotation.get("segmentation") is not None:
+                annotation["segmentation"] = to_rle(
+                    annotation["segmentation"],
+                    image["height"],
+                    image["width"],
+                    f"data set {self._dataset_name!r}: {instance_checks.describe(annotation, image)}",
+                )
 
 
 def find_implementation() -> type:

@@ -1,6 +1,5 @@
 """Hooks of a training: print progress, delete old checkpoints, keep the best one."""
 
-import json
 import os
 import re
 
@@ -10,6 +9,7 @@ from detectron2.engine.train_loop import HookBase
 from detectron2.utils.events import CommonMetricPrinter, EventStorage, get_event_storage
 
 from ..checkpoint import QueryInstCheckpointer
+from ..json_files import read_json
 from .evaluation import write_json
 
 _STAGE = re.compile(r"_stage\d+$")
@@ -102,10 +102,13 @@ class BestCheckpointer(hooks.BestCheckpointer):
         """Read the best value so far if the training resumes."""
         if self.trainer.start_iter == 0 or not os.path.exists(self._record):
             return
-        with open(self._record) as file:
-            record = json.load(file)
-        if record["metric"] == self._val_metric:
-            self.best_metric, self.best_iter = record["value"], record["iteration"]
+        record = read_json(self._record, dict)
+        if record.get("metric") != self._val_metric:
+            return
+        best = record.get("value"), record.get("iteration")
+        if not all(isinstance(number, int | float) and abs(number) < 1e18 for number in best):
+            raise ValueError(f"{self._record} has no finite value and iteration; remove it")
+        self.best_metric, self.best_iter = best
 
     def _best_checking(self):
         before = (self.best_metric, self.best_iter)

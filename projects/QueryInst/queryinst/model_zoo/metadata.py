@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
+from ..yaml_files import load_yaml
 
 PREFIX = "queryinst://"
 MODELS_YAML_VARIABLE = "QUERYINST_MODELS_YAML"
@@ -108,10 +108,7 @@ def load_models(path: str | os.PathLike | None = None) -> tuple[ModelEntry, ...]
 
 
 def _parse(text: str, file: str) -> tuple[ModelEntry, ...]:
-    try:
-        content = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ValueError(f"{file} is not valid yaml: {' '.join(str(error).split())}") from error
+    content = load_yaml(text, file)
     items = content.get("models") if isinstance(content, dict) else None
     if not isinstance(items, list) or len(content) != 1:
         raise ValueError(f"{file} must hold one key, models, with a list of entries")

@@ -63,7 +63,9 @@ def make_report(output_dir: str, num_images: int = 24, min_score: float | None =
     if min_score is not None and not MIN_SCORE <= min_score <= 1:
         raise ValueError(f"--confidence-threshold {min_score} must be in [{MIN_SCORE}, 1]")
     run = read_run(output_dir)
-    scenes, names = build_scenes(run.dataset_name, run.predictions)
+    scenes, names = build_scenes(
+        run.dataset_name, run.predictions, run.predictions_path, run.max_pixels
+    )
     score = best_threshold(scenes) if min_score is None else min_score
     scenes = [scene.above(score) for scene in scenes]
     folder = Path(output_dir, "pictures")
@@ -74,7 +76,7 @@ def make_report(output_dir: str, num_images: int = 24, min_score: float | None =
     # At equal distances, the first and the last among them.
     indices = np.linspace(0, len(scenes) - 1, min(len(scenes), num_images)).round().astype(int)
     pictures = [
-        _make_picture(folder, number, scenes[index], names, score)
+        _make_picture(folder, number, scenes[index], names, score, run.max_pixels)
         for number, index in enumerate(indices, start=1)
     ]
     counts = MatchCounts(
@@ -114,9 +116,14 @@ def _render(
 
 
 def _make_picture(
-    folder: Path, number: int, scene: Scene, names: Mapping[int, str], min_score: float
+    folder: Path,
+    number: int,
+    scene: Scene,
+    names: Mapping[int, str],
+    min_score: float,
+    max_pixels: int,
 ) -> Picture:
-    pair = draw_pair(scene, names)
+    pair = draw_pair(scene, names, max_pixels)
     caption = f"{scene.num_matched} of {scene.num_objects} found, {scene.num_extra} more predicted"
     path = folder / f"{number:03d}-{Path(scene.file_name).stem}.png"
     header = f"predictions, score ≥ {min_score:g}\n{caption}"

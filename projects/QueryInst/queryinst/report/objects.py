@@ -11,6 +11,10 @@ from detectron2.data.datasets.coco import convert_to_coco_dict
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
+from ..data.checks import check_annotations
+from ..data.instance_checks import describe
+from ..data.mask_bounds import to_rle
+
 MATCH_IOU = 0.5  # least overlap of a prediction and the object that it finds
 MIN_SCORE = 0.05  # predictions of less are left out
 
@@ -51,15 +55,17 @@ class Scene:
 
 
 def build_scenes(
-    dataset_name: str, predictions: Iterable[Annotation]
+    dataset_name: str, predictions: Iterable[Annotation], label: str, max_pixels: int
 ) -> tuple[list[Scene], dict[int, str]]:
     """One scene for each image of a registered data set, and its category ids' names.
 
     Args:
         predictions: of COCO's results format; those of hardly any score are left out.
+        label: what messages call them: their file.
+        max_pixels: an image has at most; INPUT.MAX_PIXELS.
 
     Raises:
-        ValueError: the data set is not registered.
+        ValueError: the data set is not registered, or a mask of it or of a prediction is malformed.
         FileNotFoundError: a file of the data set is missing.
     """
     if dataset_name not in DatasetCatalog:
@@ -68,6 +74,7 @@ def build_scenes(
             f" --dataset {dataset_name} JSON IMAGE_ROOT"
         )
     try:
+        check_annotations(dataset_name, max_pixels)  # before Detectron2 hands masks to C code
         coco = convert_to_coco_dict(dataset_name)
     except FileNotFoundError as error:
         raise FileNotFoundError(
@@ -77,8 +84,8 @@ def build_scenes(
     unmatched = {"match": None, "area": 0}  # pycocotools wants an area, whatever it is
     kept = [{**p, **unmatched, "id": number} for number, p in enumerate(kept, start=1)]
     with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints its progress
-        truth_index = _index(coco, coco.get("annotations", []))
-        prediction_index = _index(coco, kept)
+        truth_index = _index(coco, coco.get("annotations", []), f"data set {dataset_name!r}")
+        prediction_index = _index(coco, kept, label)
         _match(truth_index, prediction_index)
     scenes = []
     for image in coco["images"]:
@@ -105,16 +112,20 @@ def best_threshold(scenes: Sequence[Scene]) -> float:
     return best
 
 
-def _index(coco: Mapping[str, Any], annotations: list[Annotation]) -> COCO:
+def _index(coco: Mapping[str, Any], annotations: list[Annotation], label: str) -> COCO:
     """pycocotools' index of annotations of the images that the data set has, masks as RLE."""
     index = COCO()
-    image_ids = {image["id"] for image in coco["images"]}
-    annotations = [a for a in annotations if a["image_id"] in image_ids]
+    images = {image["id"]: image for image in coco["images"]}
+    annotations = [a for a in annotations if a["image_id"] in images]
     index.dataset = {**coco, "annotations": annotations}
     index.createIndex()
     for annotation in annotations:
         if annotation.get("segmentation"):
-            annotation["segmentation"] = index.annToRLE(annotation)
+            image = images[annotation["image_id"]]
+            place = f"{label}: {describe(annotation, image)}"
+            annotation["segmentation"] = to_rle(
+                annotation["segmentation"], image["height"], image["width"], place
+            )
     return index
 
 

@@ -28,13 +28,14 @@ _GAP = 8  # pixels between the two halves
 _PAPER, _INK = (255, 255, 255), (32, 36, 44)
 
 
-def draw_pair(scene: Scene, names: Mapping[int, str]) -> np.ndarray:
+def draw_pair(scene: Scene, names: Mapping[int, str], max_pixels: int) -> np.ndarray:
     """Ground truth on the left, predictions on the right.
 
     A prediction has the colour of the object that it matches; a red outline where there is none.
 
     Args:
         names: of the categories, by their ids.
+        max_pixels: as `read_image`'s.
 
     Returns:
         (H, W, 3) uint8, RGB: two enlarged images and a gap of white.
@@ -42,7 +43,7 @@ def draw_pair(scene: Scene, names: Mapping[int, str]) -> np.ndarray:
     Raises:
         FileNotFoundError, ValueError: the image cannot be read.
     """
-    image = read_image(scene.file_name, "RGB")
+    image = read_image(scene.file_name, "RGB", max_pixels)
     colours: dict[int | None, Colour] = {None: EXTRA_COLOUR}
     truth_labels, labels = [], []
     for index, truth in enumerate(scene.truths):

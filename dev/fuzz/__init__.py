@@ -1,0 +1,1 @@
+"""Feeds mutated configurations, checkpoints and COCO JSON to the project: `python -m dev.fuzz`."""

@@ -1,0 +1,195 @@
+"""What a mask must keep to before pycocotools sees it, whose C code checks nothing.
+
+Coordinates that are huge or not finite, and RLE that does not fill its image, make it write outside
+of its memory, allocate gigabytes, or never end.
+"""
+
+import reprlib
+from numbers import Integral, Real
+from typing import Any
+
+import numpy as np
+import pycocotools.mask as mask_util
+
+MAX_COORDINATE = 1_000_000  # pixels, of polygons and boxes; C code has five times it as an int
+MAX_OUTLINE = 4_000_000  # pixels, of all polygons of a mask; drawing takes 40 bytes for each
+MAX_MASK_PIXELS = 2**29 - 1  # what six characters, of five bits each, of an RLE text count to
+MIN_POLYGON_NUMBERS = 6  # three points
+
+_FIRST, _LAST = (
+    48,
+    111,
+)  # the characters of an RLE text, of six bits: five of a number, one for more
+_MAX_CHARACTERS = 6  # of a number
+
+_SHORT = reprlib.Repr()
+_SHORT.maxlevel, _SHORT.maxstring, _SHORT.maxother, _SHORT.maxlong = 3, 60, 60, 60
+
+
+def to_rle(segmentation: Any, height: int, width: int, label: str = "a mask") -> dict[str, Any]:
+    """Polygons (of at least 3 points; others are ignored) or any RLE as one compressed RLE.
+
+    Raises:
+        ValueError: `find_mask_problem` finds one; the message begins with `label`.
+    """
+    if problem := find_mask_problem(segmentation, height, width):
+        raise ValueError(f"{label} {problem}")
+    if isinstance(segmentation, dict):
+        if isinstance(segmentation["counts"], list):
+            return mask_util.frPyObjects(segmentation, height, width)
+        return segmentation
+    polygons = [np.asarray(p, dtype=np.float64).ravel() for p in segmentation]
+    polygons = [p for p in polygons if len(p) >= MIN_POLYGON_NUMBERS and len(p) % 2 == 0]
+    if not polygons:
+        return mask_util.encode(np.zeros((height, width), dtype=np.uint8, order="F"))
+    return mask_util.merge(mask_util.frPyObjects(polygons, height, width))
+
+
+def find_mask_problem(segmentation: Any, height: int, width: int) -> str:
+    """Why pycocotools must not see this mask of an image; empty if it may.
+
+    Args:
+        segmentation: polygons, or RLE of any kind.
+    """
+    if height * width > MAX_MASK_PIXELS:
+        return f"is of an image of {height} x {width} pixels; masks have at most {MAX_MASK_PIXELS}"
+    if isinstance(segmentation, dict):
+        return _find_rle_problem(segmentation, height, width)
+    if not isinstance(segmentation, list):
+        return (
+            f"has a 'segmentation' of type {type(segmentation).__name__}, which must be a list of "
+            "polygons [[x1, y1, x2, y2, ...], ...] or RLE {'size': [height, width], 'counts': ...}"
+        )
+    outline = 0.0
+    for polygon in segmentation:
+        if not isinstance(polygon, (list, tuple, np.ndarray)):
+            return (
+                f"has {shorten(polygon)} in its 'segmentation' where a polygon belongs; it must "
+                "be a list of polygons, each a list of its own: [[x1, y1, x2, y2, ...], ...]"
+            )
+        coordinates = _as_numbers(polygon)
+        if coordinates is None:
+            return (
+                f"has the polygon {shorten(polygon)} in its 'segmentation', which must hold "
+                f"numbers from -{MAX_COORDINATE} to {MAX_COORDINATE}"
+            )
+        outline += _bound_outline(coordinates)
+    if outline > MAX_OUTLINE:
+        return f"has polygons of {outline:.0f} pixels of outline; at most {MAX_OUTLINE} are drawn"
+    return ""
+
+
+def is_number(value: Any) -> bool:
+    """Whether it is one in the sense of JSON: a bool is none."""
+    return isinstance(value, Real) and not isinstance(value, bool)
+
+
+def is_integer(value: Any) -> bool:
+    """Whether it is an integer in the sense of JSON: a bool is none, nor is 3.0."""
+    return isinstance(value, Integral) and not isinstance(value, bool)
+
+
+def shorten(value: Any) -> str:
+    """A value of unknown kind and size, for a message."""
+    try:
+        return " ".join(_SHORT.repr(value).split())
+    except ValueError:  # Python's limit of digits
+        return f"a {type(value).__name__} of thousands of digits"
+
+
+def _as_numbers(polygon: Any) -> np.ndarray | None:
+    """The coordinates as float64; None if they are not all numbers within the limit."""
+    if isinstance(polygon, np.ndarray):
+        if polygon.dtype.kind not in "iuf":
+            return None
+    elif not all(issubclass(t, Real) and t is not bool for t in set(map(type, polygon))):
+        return None
+    try:
+        coordinates = np.asarray(polygon, dtype=np.float64).ravel()
+    except OverflowError:  # an integer of hundreds of digits
+        return None
+    return coordinates if np.all(np.abs(coordinates) <= MAX_COORDINATE) else None  # NaN is not
+
+
+def _bound_outline(coordinates: np.ndarray) -> float:
+    """At least the steps that C code makes along the outline, in pixels; exact if they are many."""
+    if not len(coordinates):
+        return 0.0
+    bound = len(coordinates) * np.abs(coordinates).max()
+    if bound <= MAX_OUTLINE / 100:  # almost always
+        return float(bound)
+    points = coordinates[: len(coordinates) // 2 * 2].reshape(-1, 2)
+    return float(np.abs(points - np.roll(points, 1, axis=0)).max(axis=1, initial=0).sum())
+
+
+def _find_rle_problem(rle: dict[str, Any], height: int, width: int) -> str:
+    size, counts = rle.get("size"), rle.get("counts")
+    if not isinstance(counts, (list, str, bytes)):
+        return f"has an RLE 'segmentation' with 'counts' {shorten(counts)}: a list or text needed"
+    is_size = isinstance(size, (list, tuple)) and all(map(is_integer, size))
+    if not is_size or list(size) != [height, width]:
+        return (
+            f"has an RLE 'segmentation' of 'size' {shorten(size)}, its image has [height, width] "
+            f"{[height, width]}"
+        )
+    try:
+        runs = _as_runs(counts) if isinstance(counts, list) else decode_runs(counts)
+    except ValueError as error:
+        return f"has an RLE 'segmentation' whose 'counts' {shorten(counts)} {error}"
+    if runs.sum() != height * width:
+        return (
+            f"has an RLE 'segmentation' whose 'counts' add up to {runs.sum()} pixels, its image "
+            f"has {height} x {width} = {height * width}"
+        )
+    return ""
+
+
+def decode_runs(counts: str | bytes) -> np.ndarray:
+    """The lengths of the runs of a compressed RLE, background first.
+
+    Each number is written in characters of five bits, the lowest first; from the fourth one on it
+    is the difference to the last but one.
+
+    Returns:
+        (number of runs,), int64, each in [0, MAX_MASK_PIXELS].
+
+    Raises:
+        ValueError: the text is no RLE; the message goes on after "'counts' ...".
+    """
+    try:
+        text = counts.encode("ascii") if isinstance(counts, str) else counts
+    except UnicodeEncodeError:
+        raise ValueError("have characters outside of ASCII") from None
+    codes = np.frombuffer(text, dtype=np.uint8).astype(np.int64)
+    if ((codes < _FIRST) | (codes > _LAST)).any():
+        raise ValueError("have characters that no RLE text has")
+    codes -= _FIRST
+    (ends,) = np.nonzero(codes < 32)  # 32 says that the number goes on
+    if len(codes) and (not len(ends) or ends[-1] != len(codes) - 1):
+        raise ValueError("end within a number")
+    starts = np.concatenate([[0], ends[:-1] + 1]).astype(np.int64)[: len(ends)]
+    lengths = ends - starts + 1
+    if (lengths > _MAX_CHARACTERS).any():
+        raise ValueError(f"have a number of more than {_MAX_CHARACTERS} characters")
+    if not len(ends):
+        return codes
+    places = np.arange(len(codes)) - np.repeat(starts, lengths)
+    runs = np.add.reduceat((codes & 31) << (5 * places), starts)
+    runs -= np.where(codes[ends] & 16, 1 << (5 * lengths), 0)  # the sign
+    runs[1::2], runs[2::2] = runs[1::2].cumsum(), runs[2::2].cumsum()
+    return _bounded(runs)
+
+
+def _as_runs(counts: list[Any]) -> np.ndarray:
+    if not all(issubclass(t, Integral) and t is not bool for t in set(map(type, counts))):
+        raise ValueError("must be integers")
+    try:
+        return _bounded(np.asarray(counts, dtype=np.int64))
+    except OverflowError:
+        raise ValueError(f"must be at most {MAX_MASK_PIXELS}") from None
+
+
+def _bounded(runs: np.ndarray) -> np.ndarray:
+    if len(runs) and (runs.min() < 0 or runs.max() > MAX_MASK_PIXELS):
+        raise ValueError(f"must be from 0 to {MAX_MASK_PIXELS}, not {runs.min()} to {runs.max()}")
+    return runs
