@@ -78,8 +78,8 @@ def test_activation_checkpointing_refuses_another_name(read):
 def test_config_of_checkpoint_renames_old_keys(old, new):
     text = yaml.safe_dump({"VERSION": 2, "MODEL": {"QUERYINST": old, "MASK_ON": True}})
     expected = {"VERSION": 2, "MODEL": {"QUERYINST": new, "MASK_ON": True}}
-    assert config_of_checkpoint(text) == expected
+    assert config_of_checkpoint(text, "the label") == expected
 
 
 def test_config_of_checkpoint_reads_one_without_own_keys():
-    assert config_of_checkpoint("VERSION: 2\n") == {"VERSION": 2}
+    assert config_of_checkpoint("VERSION: 2\n", "the label") == {"VERSION": 2}

@@ -14,6 +14,7 @@ PACKAGE = Path(queryinst.__file__).parent
 MAY_IMPORT = {
     "yaml_files": "",
     "config": "yaml_files",
+    "config_files": "config yaml_files",
     "structures": "",
     "precision": "",
     "devices": "",
@@ -22,11 +23,11 @@ MAY_IMPORT = {
     "data": "config structures",
     "solver": "config structures",
     "checkpoint": "config structures yaml_files",
-    "model_zoo": "checkpoint config devices yaml_files",
+    "model_zoo": "checkpoint config config_files devices yaml_files",
     "speedups": "modeling structures precision",
     "build": "modeling speedups checkpoint config",
-    "engine": "yaml_files config structures precision devices environment modeling data solver checkpoint"
-    " model_zoo speedups build",
+    "engine": "yaml_files config config_files structures precision devices environment modeling data"
+    " solver checkpoint model_zoo speedups build",
     "convert": "checkpoint config engine model_zoo yaml_files",
     "demo": "data engine",
     "report": "data environment yaml_files",
@@ -36,6 +37,7 @@ MAY_IMPORT = {
 FROM_OUTSIDE = {
     "yaml_files": "yaml",
     "config": "detectron2",
+    "config_files": "detectron2",
     "structures": "detectron2 torch",
     "precision": "torch",
     "modeling": "detectron2 torch numpy scipy",

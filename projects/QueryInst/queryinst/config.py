@@ -9,7 +9,11 @@ POOLER_TYPE, NUM_CONV, CONV_DIM, NORM, CLS_AGNOSTIC_MASK}`` and ``TEST.DETECTION
 Their values for QueryInst stand in ``configs/Base-QueryInst.yaml``.
 """
 
+from typing import Any
+
 from detectron2.config import CfgNode as CN
+
+from .yaml_files import load_yaml
 
 CHECKPOINTED_PARTS = ("backbone", "box_heads", "mask_heads")  # of ACTIVATION_CHECKPOINTING
 
@@ -49,13 +53,21 @@ def activation_checkpointing(cfg: CN) -> tuple[str, ...]:
     return parts
 
 
-def config_of_checkpoint(text: str) -> CN:
-    """The keys of the yaml `text` that a checkpoint holds, by their present names.
+def config_of_checkpoint(text: Any, label: str) -> dict[str, Any]:
+    """The sections and keys of the yaml `text` that a checkpoint holds, by their present names.
 
     Old keys are an error elsewhere, but nobody can edit them in a checkpoint.
+
+    Args:
+        label: how messages name the text.
+
+    Raises:
+        ValueError: not a yaml mapping of plain values. One line.
     """
-    saved = CN.load_cfg(text)
-    queryinst = saved.get("MODEL", {}).get("QUERYINST", {})
+    saved = load_yaml(text, label)
+    if not isinstance(saved, dict):
+        raise ValueError(f"{label} is not a configuration, a yaml mapping of keys to values")
+    queryinst = _section(_section(saved, "MODEL"), "QUERYINST")
     old_flags = {part: f"CHECKPOINT_{part.upper()}" for part in CHECKPOINTED_PARTS}
     if any(flag in queryinst for flag in old_flags.values()):
         queryinst["ACTIVATION_CHECKPOINTING"] = [
@@ -64,6 +76,11 @@ def config_of_checkpoint(text: str) -> CN:
     if "SLIM" in queryinst:
         queryinst["INFERENCE_ONLY"] = queryinst.pop("SLIM")
     return saved
+
+
+def _section(keys: dict[str, Any], name: str) -> dict[str, Any]:
+    section = keys.get(name)
+    return section if isinstance(section, dict) else {}
 
 
 def _add_model_keys(cfg: CN) -> None:

@@ -16,6 +16,7 @@ from ..engine.predictor import cfg_from_text
 from ..engine.setup import setup_cfg
 from ..model_zoo.metadata import ModelEntry, load_models
 from ..model_zoo.model_zoo import config_of
+from ..yaml_files import load_yaml
 from .source import Source
 
 _PROVENANCE = ("source", "digest", "licence", "attribution", "training_data")
@@ -52,11 +53,11 @@ def find_model(source: Source, config_file: str) -> KnownModel:
     if config_file:
         cfg = setup_cfg(config_file)
     elif is_ours(source.meta) and source.meta.get("config"):
-        text = str(source.meta["config"])
+        text = source.meta["config"]
         cfg = cfg_from_text(text, source.path)
-        config = config_of_checkpoint(text)
-        has_old_keys = config != CfgNode.load_cfg(text)
-        return KnownModel(cfg, config.dump() if has_old_keys else text, entry)
+        config = config_of_checkpoint(text, source.path)
+        has_old_keys = config != load_yaml(text, source.path)
+        return KnownModel(cfg, CfgNode(config).dump() if has_old_keys else text, entry)
     elif entry:
         cfg = config_of(entry)
     else:

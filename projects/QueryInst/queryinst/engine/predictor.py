@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from detectron2.config import CfgNode, get_cfg
+from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.catalog import Metadata
 from detectron2.engine import DefaultPredictor
@@ -14,7 +14,8 @@ from detectron2.modeling import build_model
 
 from ..checkpoint import QueryInstCheckpointer, read_meta
 from ..checkpoint.inference_only import fit_to_weights
-from ..config import add_queryinst_config, config_of_checkpoint
+from ..config import config_of_checkpoint
+from ..config_files import default_cfg, merge_keys, merge_opts
 from ..data.augmentation import build_augmentations
 from ..devices import resolve_device
 from .amp import check_inference_precision, inference_autocast
@@ -106,7 +107,7 @@ def cfg_from_checkpoint(path: str, opts: Sequence[str] = ()) -> CfgNode:
             " checkpoint that this project wrote or converted"
         )
     cfg = cfg_from_text(meta["config"], f"MODEL.WEIGHTS {path}")
-    _merge_opts(cfg, opts)
+    merge_opts(cfg, opts)
     cfg.MODEL.WEIGHTS = path
     cfg.freeze()
     return cfg
@@ -116,44 +117,34 @@ def cfg_from_text(text: str, label: str) -> CfgNode:
     """The configuration in the `meta` of the checkpoint `label`; not frozen.
 
     Raises:
-        ValueError: it has an unknown key of the model.
+        ValueError: it is not a configuration, or has an unknown key of the model. One line.
     """
-    cfg = get_cfg()
-    add_queryinst_config(cfg)
-    saved = config_of_checkpoint(text)
+    cfg = default_cfg()
+    label = f"the configuration in {label}"
+    saved = config_of_checkpoint(text, label)
     if foreign := _drop_unknown(saved, cfg):
         if needed := [key for key in foreign if key.startswith("MODEL.")]:
             raise ValueError(
-                f"{label} was trained with the unknown key {needed[0]}; import the project that"
-                " declares it and name its config file"
+                f"{label} has the unknown key {needed[0]}; import the project that declares it "
+                "and name its config file"
             )
         logger.info(
             "Left out unknown keys of the checkpoint's configuration: %s", ", ".join(foreign)
         )
-    cfg.merge_from_other_cfg(saved)
+    merge_keys(cfg, saved, label)
     return cfg
 
 
-def _drop_unknown(saved: CfgNode, known: CfgNode, prefix: str = "") -> list[str]:
+def _drop_unknown(saved: dict[str, Any], known: CfgNode, prefix: str = "") -> list[str]:
     """Remove keys that another version of Detectron2 declares, and return them."""
     unknown = []
     for key in list(saved):
         if key not in known:
-            unknown.append(prefix + key)
+            unknown.append(f"{prefix}{key}")
             del saved[key]
-        elif isinstance(saved[key], CfgNode) and isinstance(known[key], CfgNode):
+        elif isinstance(saved[key], dict) and isinstance(known[key], CfgNode):
             unknown += _drop_unknown(saved[key], known[key], f"{prefix}{key}.")
     return unknown
-
-
-def _merge_opts(cfg: CfgNode, opts: Sequence[str]) -> None:
-    if len(opts) % 2:
-        raise ValueError(f"{len(opts)} options; they come as KEY VALUE pairs: {list(opts)}")
-    try:
-        cfg.merge_from_list(list(opts))
-    except (AssertionError, KeyError) as error:  # yacs asserts that keys exist
-        reason = str(error.args[0]) if error.args else type(error).__name__
-        raise KeyError(f"the options {list(opts)}: {reason}") from None
 
 
 def _find_metadata(cfg: CfgNode, meta: Mapping[str, Any] | None) -> Metadata:

@@ -3,11 +3,11 @@
 from pathlib import Path
 
 import torch
-from detectron2.config import CfgNode, get_cfg
+from detectron2.config import CfgNode
 from detectron2.modeling import build_model
 
 from ..checkpoint import QueryInstCheckpointer
-from ..config import add_queryinst_config
+from ..config_files import default_cfg, merge_file
 from ..devices import resolve_device
 from .metadata import ModelEntry, load_models, models_yaml
 
@@ -105,9 +105,8 @@ def config_of(entry: ModelEntry) -> CfgNode:
 
 
 def _read(config_file: str) -> CfgNode:
-    cfg = get_cfg()
-    add_queryinst_config(cfg)
-    cfg.merge_from_file(config_file)
+    cfg = default_cfg()
+    merge_file(cfg, config_file, config_file)
     return cfg
 
 

@@ -5,9 +5,10 @@ import os
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
-import yaml
+from ..yaml_files import load_yaml
 
 # What COCO's and LVIS's evaluators call their files of predictions.
 _PREDICTION_FILES = ("coco_instances_results.json", "lvis_instances_results.json")
@@ -53,7 +54,7 @@ def read_run(output_dir: str) -> RunFiles:
     times = re.findall(r"Total training time: ([^\s(]+(?: days?, [^\s(]+)?)", log)
     return RunFiles(
         config_text=_read(config_path),
-        config=_parse(config_path, yaml.safe_load, dict),
+        config=_parse(config_path, partial(load_yaml, label=config_path), dict),
         results=results,
         metrics=parse_metrics(_read(metrics_path), metrics_path),
         predictions=_parse(predictions_path, json.loads, list),
@@ -95,11 +96,10 @@ def _read(path: str) -> str:
 
 
 def _parse(path: str, load: Callable[[str], Any], kind: type) -> Any:
-    form = "yaml" if load is yaml.safe_load else "JSON"
     try:
         content = load(_read(path))
-    except (ValueError, yaml.YAMLError) as error:
-        raise ValueError(f"{path} is not {form} ({error})") from error
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path} is not JSON ({error})") from error
     if not isinstance(content, kind):
         raise ValueError(f"{path} holds no {kind.__name__}")
     return content
