@@ -17,7 +17,7 @@ from .limits import MemoryLimit, TooLargeError
 from .safetensors_files import compact, is_safetensors, read_safetensors, safetensors_bytes
 from .torch_files import LEGACY_MAGIC, load_legacy, load_zip, verify_zip
 from .trusted_pickles import load_pickle_with_code, load_torch_with_code
-from .unpickling import load_pickle
+from .unpickling import RefusedError, load_pickle
 
 # First bytes of files of torch.save since 1.6, and of any pickle of protocol 2 or later.
 _ZIP_MAGIC, _PICKLE_MAGIC = b"PK\x03\x04", b"\x80"
@@ -143,6 +143,8 @@ def _explain(error: Exception, damaged: bool) -> str:
             " and plain containers are allowed in a checkpoint; if you trust its author,"
             " tools/convert_checkpoint.py --allow-pickle makes a file without such objects"
         )
+    if isinstance(error, RefusedError):
+        return f"is not a checkpoint ({_first_line(error)})"
     ends_early = isinstance(error, (EOFError, struct.error)) or "exhausted" in text
     if damaged or ends_early or "truncated" in text:
         return f"is truncated or damaged ({_first_line(error)}); copy or download it again"
