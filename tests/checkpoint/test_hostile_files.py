@@ -115,8 +115,8 @@ BOMBS = {
     "binbytes8": b"\x80\x04\x8e" + struct.pack("<Q", 1 << 40) + b"abc.",
     "frame": b"\x80\x04\x95" + struct.pack("<Q", 1 << 40) + b"N.",
     "memo": b"\x80\x02Nr\xf0\xff\xff\x7f.",  # the C reader allocates 32 GB for this index
-    "reconstruct": b"cnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\n(J\x00\x00\x00\x70tU\x01bt"
-    b"R(K\x01J\x00\x00\x00\x70tb.",
+    "reconstruct": b"cnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\n(J\x00\x00\x00\x70t"
+    b"U\x01btR(K\x01J\x00\x00\x00\x70tb.",
     "ndarray": b"\x80\x02cnumpy\nndarray\nJ\x00\x00\x00\x70\x85\x85R.",
     "new ndarray": b"\x80\x02cnumpy\nndarray\nJ\x00\x00\x00\x70\x85\x85\x81.",
     "dtype": b"\x80\x02cnumpy.core.multiarray\nscalar\ncnumpy\ndtype\nX\x0b\x00\x00\x00V2000000000"

@@ -5,6 +5,7 @@ import shutil
 
 import pytest
 import torch
+from detectron2.utils import comm
 
 from queryinst.checkpoint import QueryInstCheckpointer
 
@@ -260,3 +261,34 @@ def test_resume_or_load_evaluates_the_newest_readable_one(run, tmp_path):
     model = make_model(9).eval()
     QueryInstCheckpointer(model, str(tmp_path)).resume_or_load("", resume=True)
     assert torch.equal(model.weight, run["model_0000007.pth"])
+
+
+@pytest.mark.parametrize("damaged", [False, True])
+def test_resume_or_load_takes_in_all_processes_what_the_main_one_chose(
+    run, resume, tmp_path, monkeypatch, damaged
+):
+    if damaged:
+        (tmp_path / "model_0000011.pth").write_bytes(b"")
+    sent = []
+    monkeypatch.setattr(comm, "all_gather", lambda data: sent.append(data) or [data, None])
+    main = resume()
+    monkeypatch.setattr(comm, "is_main_process", lambda: False)
+    monkeypatch.setattr(comm, "all_gather", lambda data: [sent[0], data])
+    other = resume()
+    assert other[0] == main[0] == (7 if damaged else 11)
+    assert torch.equal(other[1], main[1]) and not other[2]
+
+
+def test_resume_or_load_ends_in_all_processes_if_the_main_one_finds_none(
+    run, resume, tmp_path, monkeypatch
+):
+    sent = []
+    monkeypatch.setattr(comm, "all_gather", lambda data: sent.append(data) or [data, None])
+    for path in tmp_path.glob("*.pth"):
+        path.write_bytes(b"")
+    with pytest.raises(ValueError, match="no checkpoint in"):
+        resume()
+    monkeypatch.setattr(comm, "is_main_process", lambda: False)
+    monkeypatch.setattr(comm, "all_gather", lambda data: [sent[0], data])
+    with pytest.raises(ValueError, match="no checkpoint in"):
+        resume()

@@ -1,11 +1,14 @@
 """Servers that give too much, too little, or lead elsewhere: one line, and nothing is left."""
 
+import socket
 import threading
 import time
 
 import pytest
+import torch
 from detectron2.utils.file_io import PathManager
 
+from queryinst.checkpoint import QueryInstCheckpointer, files
 from queryinst.model_zoo import downloads, load_models
 
 
@@ -49,7 +52,7 @@ def drip(server, write):
 
 @pytest.mark.parametrize("length", [None, 100])
 def test_receive_ends_a_download_that_goes_on(zoo, server, entry, length):
-    """approximate_size_mb is 1: up to 2.25 MB may come. What follows a stated length is not read."""
+    """approximate_size_mb is 1: up to 2.25 MB may come. What follows a stated length is unread."""
 
     def endless(handler):
         begin(handler, *([("Content-Length", str(length))] if length else []))
@@ -153,6 +156,16 @@ def test_receive_leaves_no_thread_after_a_download(zoo, server, entry, make_publ
     entry = zoo.publish(make_published(seed=1))
     PathManager.get_local_path(f"queryinst://mmdet/{entry['name']}/{entry['sha256_prefix']}.pth")
     assert "download" not in {thread.name for thread in threading.enumerate()}
+
+
+def test_fetch_gives_up_a_server_that_goes_silent(zoo, server, monkeypatch):
+    """Of any address, not only those of models.yaml."""
+    monkeypatch.setattr(files, "_TIMEOUT", 0.2)
+    server.files["w.pth"] = b"x" * 1000
+    server.stalled.add("w.pth")
+    with pytest.raises(ConnectionError, match="cannot be downloaded .*timed out"):
+        QueryInstCheckpointer(torch.nn.Linear(2, 2)).load(f"{server.url}/w.pth")
+    assert zoo.files() == [] and socket.getdefaulttimeout() is None
 
 
 @pytest.mark.parametrize(

@@ -6,8 +6,10 @@
 import hashlib
 import os
 import re
+import socket
 import struct
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import IO, Any
 
 import torch
@@ -23,6 +25,7 @@ from .unpickling import RefusedError, load_pickle
 _ZIP_MAGIC, _PICKLE_MAGIC = b"PK\x03\x04", b"\x80"
 
 _CHUNK = 1 << 20  # bytes
+_TIMEOUT = 60  # seconds without a byte
 _OWN_SCHEME = "queryinst://"  # its handler, in model_zoo, raises errors that need no addition
 
 
@@ -34,7 +37,8 @@ def fetch(path: str, label: str) -> str:
             the path.
     """
     try:
-        local = PathManager.get_local_path(path)
+        with _ending_silence():
+            local = PathManager.get_local_path(path)
     except OSError as error:
         if path.startswith(_OWN_SCHEME):
             raise
@@ -53,6 +57,17 @@ def fetch(path: str, label: str) -> str:
     if not os.access(local, os.R_OK):
         raise PermissionError(f"{label} cannot be read by this user; check the file's permissions")
     return local
+
+
+@contextmanager
+def _ending_silence() -> Iterator[None]:
+    """Give the connections of PathManager's handlers the timeout that they lack."""
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(_TIMEOUT)
+    try:
+        yield
+    finally:
+        socket.setdefaulttimeout(before)
 
 
 def _address(path: str) -> str:
