@@ -78,3 +78,18 @@ def test_run_works_under_torchrun(start, tmp_path):
     )
     assert {row["image_id"] for row in predictions} == {1, 2, 3, 4}  # each process has half of them
     assert done.stdout.count("Results, in full in") == 1
+
+
+def test_run_names_the_process_that_hangs(start, tmp_path):
+    opts = ("DISTRIBUTED.TIMEOUT_MINUTES", 0.1, "SOLVER.CHECKPOINT_PERIOD", 1)
+    script = Path(__file__).with_name("hanging_process.py")
+    done = start(script, "--num-gpus", 2, "--dist-url", "auto", opts=opts)
+    assert done.returncode == 1
+    lines = done.stderr.splitlines()
+    assert sum("error: " in line for line in lines) == 1
+    assert lines[-1].startswith(f"{PREFIX}rank 1 did not arrive within 0.1 minutes where rank 0")
+    assert lines[-1].endswith("or raise DISTRIBUTED.TIMEOUT_MINUTES")
+    assert "Traceback" not in done.stderr + done.stdout
+    output = tmp_path / "output"
+    assert (output / "last_checkpoint").read_text() == "model_0000000.pth"
+    assert "imed out" in (output / "log.txt").read_text()  # gloo's own words
