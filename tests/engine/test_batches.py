@@ -1,7 +1,8 @@
 import pytest
 import torch
 
-from queryinst.engine.batches import LastBatch, check_finite
+from queryinst.engine.batches import LastBatch
+from queryinst.engine.nonfinite import check_finite
 from queryinst.testing import random_batch
 
 

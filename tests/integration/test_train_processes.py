@@ -6,9 +6,15 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
+from pictures import SHAPES, SIDE, draw
+from PIL import Image
+from pycocotools import mask as rle
 
 ROOT = Path(__file__).resolve().parents[2]
+MANY = ROOT / "tests" / "integration" / "many_processes.py"
 PREFIX = "train_net.py: error: "
 
 
@@ -33,12 +39,60 @@ def start(make_args, tmp_path, tiny_data):
     return start
 
 
-@pytest.mark.parametrize("norm, num_parts", [("naiveSyncBN", 1), ("GN", 2)])
-def test_run_trains_the_same_in_two_processes(start, tmp_path, norm, num_parts):
-    script = Path(__file__).with_name("two_processes.py")
-    done = start(script, tmp_path, norm, num_parts, ours=())
+def test_run_trains_the_same_in_many_processes(start, tmp_path):
+    cases = ("naiveSyncBN:2:1", "naiveSyncBN:4:1", "naiveSyncBN:2:2", "naiveSyncBN:4:2", "GN:2:2")
+    done = start(MANY, "training", tmp_path, *cases, ours=())
     assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines()[-1].endswith("parameters are equal")
+    assert done.stdout.splitlines()[-1] == "5 cases are equal"
+
+
+def test_skip_nonfinite_is_decided_by_all_processes_alike(start, tmp_path):
+    done = start(MANY, "skipping", tmp_path, ours=())
+    assert done.returncode == 0, done.stderr
+    files = "random_1.png, random_3.png, random_5.png, random_7.png"
+    left_out = [line for line in done.stdout.splitlines() if "SKIP_NONFINITE)" in line]
+    assert len(left_out) == 3
+    assert "iteration 0: rank 1: loss_cls_stage0 is nan" in left_out[0]
+    assert "iteration 2: rank 1: stage 0, image 0 (random_1.png): " in left_out[1]
+    assert all(files in line and "random_0.png" not in line for line in left_out[:2])
+    assert "iteration 3: the norm of the gradients is nan, first that of initial" in left_out[2]
+    line = done.stdout.splitlines()[-1]
+    assert line.startswith("iteration 4: the norm of the gradients is nan, first that of initial")
+    assert "in rank 0: images random_0.png" in line and "rank 1: images random_1.png" in line
+
+
+def write_pictures(folder: Path, name: str, seeds: dict[int, int]) -> None:
+    """A data set of these pictures, each with this seed of its noise."""
+    content: dict[str, list] = {"images": [], "annotations": []}
+    content["categories"] = [{"id": label, "name": str(label)} for label in range(len(SHAPES))]
+    for seed, number in seeds.items():
+        picture = draw(number, seed)
+        image = {"id": seed, "file_name": f"{seed}.png", "height": SIDE, "width": SIDE}
+        Image.fromarray(picture["image"].permute(1, 2, 0).numpy()).save(folder / f"{seed}.png")
+        content["images"].append(image)
+        instances = picture["instances"]
+        for mask, label in zip(instances.gt_masks.tensor.numpy(), instances.gt_classes.tolist()):
+            code = rle.encode(np.asfortranarray(mask.astype(np.uint8)))
+            annotation = {"area": float(rle.area(code)), "bbox": rle.toBbox(code).tolist()}
+            code["counts"] = code["counts"].decode()
+            annotation |= {"id": len(content["annotations"]) + 1, "image_id": seed, "iscrowd": 0}
+            annotation |= {"category_id": label, "segmentation": code}
+            content["annotations"].append(annotation)
+    (folder / f"{name}.json").write_text(json.dumps(content))
+
+
+def test_evaluate_gives_the_same_in_many_processes(start, tmp_path, overfitted):
+    """Of 7 images the processes have different numbers; of one, all but one process have none."""
+    write_pictures(tmp_path, "seven", {seed: seed % 4 for seed in range(7)})
+    write_pictures(tmp_path, "one", {3: 3})
+    weights = tmp_path / "weights.pth"
+    torch.save({"model": overfitted.model.state_dict()}, weights)
+    cases = ("seven:1", "seven:2", "seven:4", "one:1", "one:2")
+    done = start(MANY, "evaluation", tmp_path, weights, *cases, ours=())
+    assert done.returncode == 0, done.stderr
+    lines = [line.split() for line in done.stdout.splitlines()[-5:]]
+    assert [case for case, _ in lines] == list(cases)
+    assert all(float(ap) > 50 for _, ap in lines)
 
 
 def test_run_prints_one_line_and_a_status_if_it_fails(start, tmp_path):
@@ -78,3 +132,18 @@ def test_run_works_under_torchrun(start, tmp_path):
     )
     assert {row["image_id"] for row in predictions} == {1, 2, 3, 4}  # each process has half of them
     assert done.stdout.count("Results, in full in") == 1
+
+
+def test_run_names_the_process_that_hangs(start, tmp_path):
+    opts = ("DISTRIBUTED.TIMEOUT_MINUTES", 0.1, "SOLVER.CHECKPOINT_PERIOD", 1)
+    script = Path(__file__).with_name("hanging_process.py")
+    done = start(script, "--num-gpus", 2, "--dist-url", "auto", opts=opts)
+    assert done.returncode == 1
+    lines = done.stderr.splitlines()
+    assert sum("error: " in line for line in lines) == 1
+    assert lines[-1].startswith(f"{PREFIX}rank 1 did not arrive within 0.1 minutes where rank 0")
+    assert lines[-1].endswith("or raise DISTRIBUTED.TIMEOUT_MINUTES")
+    assert "Traceback" not in done.stderr + done.stdout
+    output = tmp_path / "output"
+    assert (output / "last_checkpoint").read_text() == "model_0000000.pth"
+    assert "imed out" in (output / "log.txt").read_text()  # gloo's own words

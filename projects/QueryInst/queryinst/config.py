@@ -150,5 +150,11 @@ def _add_training_keys(cfg: CN) -> None:
     cfg.MODEL.QUERYINST.ACTIVATION_CHECKPOINTING = ()
     # Parts that a batch of IMS_PER_BATCH images runs in, one after the other, for one step.
     cfg.SOLVER.ACCUMULATE_STEPS = 1
+    # Steps in a row that are left out, each with a warning, if a loss or gradient is not finite;
+    # one more ends the run. 0: the first one does.
+    cfg.SOLVER.SKIP_NONFINITE = 0
+    # Minutes that a process waits for the others, with NCCL and gloo, before the run ends; > 0.
+    cfg.DISTRIBUTED = CN()
+    cfg.DISTRIBUTED.TIMEOUT_MINUTES = 30.0
     # "task/metric" whose best value keeps model_best.pth; higher is better.
     cfg.TEST.BEST_METRIC = "segm/AP"

@@ -1,6 +1,7 @@
 """The optimizer: parameter groups, AdamW or SGD, gradient clipping. Schedules are Detectron2's."""
 
 import logging
+import weakref
 from itertools import pairwise
 from typing import Any
 
@@ -42,7 +43,8 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
         )
     clip = solver.CLIP_GRADIENTS
     if clip.ENABLED and clip.CLIP_TYPE == "full_model":
-        _clip_full_model(optimizer, clip.CLIP_VALUE, clip.NORM_TYPE)
+        full_model_clip = FullModelClip(optimizer, clip.CLIP_VALUE, clip.NORM_TYPE)
+        setattr(optimizer, "full_model_clip", full_model_clip)
         return optimizer
     return maybe_add_gradient_clipping(cfg, optimizer)
 
@@ -129,14 +131,42 @@ def _parameter_groups(solver: CfgNode, model: nn.Module) -> list[dict]:
     )
 
 
-def _clip_full_model(optimizer: torch.optim.Optimizer, max_norm: float, norm_type: float) -> None:
-    """Let every ``optimizer.step()`` first scale all gradients to a common norm <= `max_norm`.
+def grad_norm(optimizer: torch.optim.Optimizer) -> torch.Tensor:
+    """The norm of all gradients together, a scalar on their device; 0 if there are none.
+
+    The clipping of CLIP_TYPE "full_model" in the next ``step()`` uses this norm and does not
+    compute it again: gradients must stay as they are until then.
+    """
+    clip = getattr(optimizer, "full_model_clip", None)
+    return clip.norm() if clip else nn.utils.get_total_norm(_gradients(optimizer))
+
+
+def _gradients(optimizer: torch.optim.Optimizer) -> list[torch.Tensor]:
+    params = (param for group in optimizer.param_groups for param in group["params"])
+    return [param.grad for param in params if param.grad is not None]
+
+
+class FullModelClip:
+    """Lets every ``optimizer.step()`` first scale all gradients to a common norm <= `max_norm`.
 
     A scaler of gradients must have unscaled them by then.
     """
 
-    def clip(optimizer: torch.optim.Optimizer, *_: Any) -> None:
-        params = [param for group in optimizer.param_groups for param in group["params"]]
-        nn.utils.clip_grad_norm_(params, max_norm, norm_type)
+    def __init__(self, optimizer: torch.optim.Optimizer, max_norm: float, norm_type: float):
+        self._optimizer = weakref.ref(optimizer)
+        self._max_norm = max_norm
+        self._norm_type = norm_type
+        self._norm: torch.Tensor | None = None  # of the gradients that the next step will see
+        optimizer.register_step_pre_hook(self._clip)
 
-    optimizer.register_step_pre_hook(clip)
+    def norm(self) -> torch.Tensor:
+        """As `grad_norm`."""
+        optimizer = self._optimizer()
+        assert optimizer is not None
+        self._norm = nn.utils.get_total_norm(_gradients(optimizer), self._norm_type)
+        return self._norm
+
+    def _clip(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
+        norm, self._norm = self._norm if self._norm is not None else self.norm(), None
+        params = [param for group in optimizer.param_groups for param in group["params"]]
+        nn.utils.clip_grads_with_norm_(params, self._max_norm, norm)

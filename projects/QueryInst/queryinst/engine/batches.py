@@ -3,7 +3,6 @@
 import re
 from typing import Any
 
-import torch
 from torch import nn
 
 
@@ -51,18 +50,3 @@ class LastBatch:
 
 def _file_name(dataset_dict: dict[str, Any]) -> str:
     return str(dataset_dict.get("file_name", "?"))
-
-
-def check_finite(losses: dict[str, torch.Tensor]) -> None:
-    """Look at scalar losses, in one transfer.
-
-    Raises:
-        FloatingPointError: some are not finite; names them.
-    """
-    values = torch.stack([loss.detach().float() for loss in losses.values()]).tolist()
-    bad = [
-        f"{name} is {value}" for name, value in zip(losses, values) if not abs(value) < float("inf")
-    ]
-    if bad:
-        more = f" and {len(bad) - 3} more are not finite" if len(bad) > 3 else ""
-        raise FloatingPointError(", ".join(bad[:3]) + more)

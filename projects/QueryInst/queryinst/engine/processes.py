@@ -5,6 +5,7 @@ import multiprocessing
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 
 import torch
 from detectron2.config import CfgNode
@@ -18,7 +19,8 @@ _SECONDS_TO_END = 10  # for interrupted processes
 def run_in_processes(function: Callable, args: argparse.Namespace, cfg: CfgNode) -> None:
     """Call ``function(args, cfg.OUTPUT_DIR)`` in each process that `args` asks for.
 
-    Under torchrun this process is one of them. The backend is NCCL, on the CPU gloo.
+    Under torchrun this process is one of them. The backend is NCCL, on the CPU gloo; each waits
+    DISTRIBUTED.TIMEOUT_MINUTES for the others.
 
     Args:
         function: at the top level of a module.
@@ -29,10 +31,13 @@ def run_in_processes(function: Callable, args: argparse.Namespace, cfg: CfgNode)
     """
     num_gpus = getattr(args, "num_gpus", 1)
     uses_gpus = cfg.MODEL.DEVICE.startswith("cuda") and torch.cuda.is_available()
+    timeout = timedelta(minutes=cfg.DISTRIBUTED.TIMEOUT_MINUTES)
+    # NCCL then names the processes that did not arrive, before it ends those that waited.
+    os.environ.setdefault("TORCH_NCCL_DESYNC_DEBUG", "1")
     if {"LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR"} <= os.environ.keys():
         if num_gpus > 1:
             raise ValueError(f"torchrun starts the processes; leave out --num-gpus {num_gpus}")
-        with _torchrun_group("nccl" if uses_gpus else "gloo"):
+        with _torchrun_group("nccl" if uses_gpus else "gloo", timeout):
             function(args, cfg.OUTPUT_DIR)
         return
     if uses_gpus and num_gpus > torch.cuda.device_count():
@@ -45,15 +50,16 @@ def run_in_processes(function: Callable, args: argparse.Namespace, cfg: CfgNode)
             machine_rank=getattr(args, "machine_rank", 0),
             dist_url=getattr(args, "dist_url", "auto"),
             args=(args, cfg.OUTPUT_DIR),
+            timeout=timeout,
         )
 
 
 @contextmanager
-def _torchrun_group(backend: str) -> Iterator[None]:
+def _torchrun_group(backend: str, timeout: timedelta) -> Iterator[None]:
     """Set up the process group of torchrun's environment, as `launch` does its own."""
     if backend == "nccl":
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-    distributed.init_process_group(backend)
+    distributed.init_process_group(backend, timeout=timeout)
     try:
         comm.create_local_process_group(int(os.environ["LOCAL_WORLD_SIZE"]))
         comm.synchronize()

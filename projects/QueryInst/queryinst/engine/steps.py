@@ -10,9 +10,10 @@ from detectron2.engine import SimpleTrainer
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from ..solver import grad_norm
 from ..structures import WholeBatch
 from .amp import build_grad_scaler, training_autocast
-from .batches import check_finite
+from .nonfinite import NonFiniteError, check_finite, first_bad_gradient
 
 Batch = list[dict[str, Any]]
 
@@ -53,6 +54,8 @@ class StepTrainer(SimpleTrainer):
         super().__init__(model, data_loader, optimizer, zero_grad_before_forward=True)
         self._cfg = cfg
         self.grad_scaler = build_grad_scaler(cfg)
+        self._has_stepped = False
+        optimizer.register_step_post_hook(self._note_step)
 
     def autocast(self) -> AbstractContextManager:
         """The context of the forward pass."""
@@ -62,7 +65,8 @@ class StepTrainer(SimpleTrainer):
         """One iteration.
 
         Raises:
-            FloatingPointError: a loss is not finite; the weights are as they were.
+            FloatingPointError: a loss or gradient is not finite; the weights are as they were. A
+                NonFiniteError but for matching costs that are not finite in one process.
         """
         assert self.model.training, "the model is in eval mode"
         start = time.perf_counter()
@@ -71,6 +75,7 @@ class StepTrainer(SimpleTrainer):
         self.optimizer.zero_grad()
         loss_dict = self.accumulate(data)
         self.after_backward()
+        self.check(loss_dict)
         self._write_metrics(loss_dict, data_time)
         self.update()
 
@@ -98,22 +103,41 @@ class StepTrainer(SimpleTrainer):
         """Gradients of the loss; of the scaled loss with a scaler."""
         (self.grad_scaler.scale(loss) if self.grad_scaler else loss).backward()
 
+    def check(self, losses: dict[str, torch.Tensor]) -> None:
+        """Raise a NonFiniteError unless losses and gradients are finite.
+
+        With a scaler gradients that overflow are its business.
+        """
+        norm = grad_norm(self.optimizer) if self.grad_scaler is None else None
+        try:
+            check_finite(losses, norm)
+        except NonFiniteError as error:
+            name = "" if error.ranks else first_bad_gradient(self.model)
+            if not name:
+                raise
+            raise NonFiniteError(f"{error}, first that of {name}") from None
+
     def update(self) -> None:
         """Unscale, then what the optimizer does before its step, such as clipping, then the step.
 
         With a scaler a step whose gradients are not finite is left out.
+
+        Raises:
+            NonFiniteError: gradients overflow even if the loss is made smaller.
         """
         if self.grad_scaler is None:
             self.optimizer.step()
             return
+        self._has_stepped = False
         self.grad_scaler.unscale_(self.optimizer)
         self.grad_scaler.step(self.optimizer)
         self.grad_scaler.update()
+        # The scale is on the device, so that it is looked at after an overflow alone.
+        if not self._has_stepped and self.grad_scaler.get_scale() < 1:
+            raise NonFiniteError("gradients overflow in fp16 though the loss is scaled down")
 
-    def _write_metrics(self, loss_dict, data_time, *args, **kwargs):
-        # SimpleTrainer looks at the losses' mean over all processes; each is to know its own.
-        check_finite(loss_dict)
-        super()._write_metrics(loss_dict, data_time, *args, **kwargs)
+    def _note_step(self, *_: Any) -> None:
+        self._has_stepped = True
 
     def state_dict(self):
         """SimpleTrainer's, with the scaler's if there is one."""

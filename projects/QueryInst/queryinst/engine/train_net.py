@@ -17,6 +17,7 @@ from .checks import check_output_dir, check_run
 from .errors import describe_error, failing_in_one_line, print_error
 from .evaluation import Results, by_dataset, results_table
 from .logs import log_to
+from .peers import speaking_once
 from .processes import run_in_processes
 from .setup import find_config_file, setup_cfg, with_device
 from .trainer import Trainer
@@ -118,4 +119,5 @@ def _run_in_this_process(args: argparse.Namespace, output_dir: str) -> None:
     with failing_in_one_line(output_dir):
         if not getattr(args, "eval_only", False):
             speed_up_process(_cfg_of(args))
-        main(args)
+        with speaking_once(_cfg_of(args).DISTRIBUTED.TIMEOUT_MINUTES):
+            main(args)

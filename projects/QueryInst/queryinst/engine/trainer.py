@@ -21,6 +21,7 @@ from .batches import LastBatch
 from .evaluation import build_evaluator, by_dataset, write_results
 from .hooks import BestCheckpointer, KeepNewest, StageSumPrinter
 from .logs import log_at_least_to_terminal
+from .nonfinite import AgreeingMatcher, NonFiniteSteps, describe_step
 from .steps import StepTrainer
 
 logger = logging.getLogger(__name__)
@@ -42,6 +43,10 @@ class Trainer(DefaultTrainer):
         optimizer = self.build_optimizer(cfg, model)
         loader = self.build_train_loader(cfg)
         self._last_batch = LastBatch(model)
+        limit = cfg.SOLVER.SKIP_NONFINITE
+        self._nonfinite = NonFiniteSteps(model, limit)
+        if limit and comm.get_world_size() > 1 and hasattr(model, "matcher"):
+            model.matcher = AgreeingMatcher(model.matcher)
         device_ids = {} if cfg.MODEL.DEVICE.startswith("cuda") else {"device_ids": None}
         model = create_ddp_model(model, broadcast_buffers=False, **device_ids)
         logger.info(f"Training in {training_precision(cfg)}")
@@ -133,18 +138,21 @@ class Trainer(DefaultTrainer):
         """One iteration.
 
         Raises:
-            FloatingPointError: a loss or matching cost is not finite; with iteration and files.
+            FloatingPointError: a loss, gradient or matching cost is not finite, and
+                SOLVER.SKIP_NONFINITE steps in a row have been left out; with iteration and files.
             RuntimeError: CUDA out of memory; with image sizes, instances and the keys to lower.
         """
+        self._nonfinite.before_step()
         try:
             super().run_step()
+            self._nonfinite.after_step()
         except FloatingPointError as error:
-            reason = " ".join(self._last_batch.name_images(str(error)).split())
-            raise FloatingPointError(
-                f"iteration {self.iter}: {reason}; in {self._last_batch.describe()}; a lower "
-                "SOLVER.BASE_LR or longer SOLVER.WARMUP_ITERS may help, and the last checkpoint is "
-                "as it was"
-            ) from error
+            line = f"iteration {self.iter}: {describe_step(error, self._last_batch)}"
+            left_out = self._nonfinite.leave_out()
+            if not left_out:
+                raise FloatingPointError(f"{line}; {self._advice()}") from error
+            if comm.is_main_process():
+                logger.warning(f"{line}; {left_out} (SOLVER.SKIP_NONFINITE)")
         except torch.cuda.OutOfMemoryError as error:
             raise RuntimeError(
                 f"CUDA out of memory in iteration {self.iter}, with {self._last_batch.describe()}; "
@@ -152,6 +160,14 @@ class Trainer(DefaultTrainer):
                 "MODEL.QUERYINST.NUM_QUERIES"
             ) from error
         self._last_batch.forget()
+
+    def _advice(self) -> str:
+        limit = self.cfg.SOLVER.SKIP_NONFINITE
+        too_many = f"SOLVER.SKIP_NONFINITE {limit} steps in a row were left out before; "
+        return (
+            f"{too_many if limit else ''}a lower SOLVER.BASE_LR or longer SOLVER.WARMUP_ITERS may "
+            "help, and the last checkpoint is as it was"
+        )
 
     def after_train(self):
         """DefaultTrainer's; after a failed or interrupted step nothing is evaluated or kept."""
