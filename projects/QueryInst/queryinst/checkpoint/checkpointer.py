@@ -23,6 +23,9 @@ from .meta import (
 
 logger = logging.getLogger(__name__)
 
+# Checkpointables that files from before they existed lack; what resumes says so.
+_MAY_BE_MISSING = ("sampler", "rng")
+
 
 class QueryInstCheckpointer(DetectionCheckpointer):
     """A strict version of Detectron2's checkpointer; each reads the files of the other.
@@ -136,7 +139,8 @@ class QueryInstCheckpointer(DetectionCheckpointer):
         tensors = tensors_of(checkpoint, label)
         rest = dict(checkpoint) if "model" in checkpoint else {}
         rest.pop("model", None)
-        if complete and (missing := [key for key in checkpointables if key not in rest]):
+        missing = [x for x in checkpointables if x not in rest and x not in _MAY_BE_MISSING]
+        if complete and missing:
             raise ValueError(f"{label} holds no state of {', '.join(missing)}")
         self._fill(tensors, label, complete=complete, inference_only=is_inference_only_meta(meta))
         for key in checkpointables:
