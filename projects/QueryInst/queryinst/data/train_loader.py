@@ -26,8 +26,12 @@ logger = logging.getLogger(__name__)
 
 Mapper = Callable[[dict[str, Any]], dict[str, Any] | None]
 
+# Detectron2's samplers, and the keys that it reads for some, but does not declare.
 _WEIGHTED = ("WeightedTrainingSampler", "WeightedCategoryTrainingSampler")
-_SAMPLERS = ("TrainingSampler", "RepeatFactorTrainingSampler", "RandomSubsetTrainingSampler")
+_SUBSET = "RandomSubsetTrainingSampler"
+_SAMPLERS = ("TrainingSampler", "RepeatFactorTrainingSampler", _SUBSET, *_WEIGHTED)
+_UNDECLARED = {_SUBSET: ("DATALOADER", "RANDOM_SUBSET_RATIO")}
+_UNDECLARED |= {name: ("DATASETS", "TRAIN_REPEAT_FACTOR") for name in _WEIGHTED}
 
 
 def build_train_loader(cfg: CfgNode, mapper: Mapper) -> Iterable[list[dict[str, Any]]]:
@@ -71,6 +75,14 @@ def build_train_loader(cfg: CfgNode, mapper: Mapper) -> Iterable[list[dict[str, 
 
 def _build_order(cfg: CfgNode, dicts: list[dict[str, Any]]) -> ImageOrder:
     name, factors, subset_ratio = cfg.DATALOADER.SAMPLER_TRAIN, None, 1.0
+    if name not in _SAMPLERS:
+        raise ValueError(f"DATALOADER.SAMPLER_TRAIN {name!r} must be one of {', '.join(_SAMPLERS)}")
+    section, key = _UNDECLARED.get(name, ("DATALOADER", "SAMPLER_TRAIN"))
+    if key not in cfg[section]:
+        raise ValueError(
+            f"DATALOADER.SAMPLER_TRAIN {name!r} needs {section}.{key}, which Detectron2 does not "
+            f"declare; add it to the configuration in a script of your own"
+        )
     if name == "RepeatFactorTrainingSampler":
         factors = RepeatFactorTrainingSampler.repeat_factors_from_category_frequency(
             dicts, cfg.DATALOADER.REPEAT_THRESHOLD
@@ -80,12 +92,8 @@ def _build_order(cfg: CfgNode, dicts: list[dict[str, Any]]) -> ImageOrder:
 
         sampler = _build_weighted_sampler(cfg, enable_category_balance=name == _WEIGHTED[1])
         factors = sampler._int_part + sampler._frac_part
-    elif name == "RandomSubsetTrainingSampler":
+    elif name == _SUBSET:
         subset_ratio = cfg.DATALOADER.RANDOM_SUBSET_RATIO
-    elif name != "TrainingSampler":
-        raise ValueError(
-            f"DATALOADER.SAMPLER_TRAIN {name!r} must be one of {', '.join(_SAMPLERS + _WEIGHTED)}"
-        )
     groups = [0] * len(dicts)
     if cfg.DATALOADER.ASPECT_RATIO_GROUPING:  # by the annotations: no image is read
         groups = [int("width" in x and x["width"] <= x.get("height", 0)) for x in dicts]
