@@ -36,6 +36,9 @@ from .tensors import first_non_finite, named_tensors
 
 logger = logging.getLogger(__name__)
 
+# Checkpointables that files from before they existed lack; what resumes says so.
+_MAY_BE_MISSING = ("sampler", "rng")
+
 
 class QueryInstCheckpointer(DetectionCheckpointer):
     """A strict version of Detectron2's checkpointer; each reads the files of the other.
@@ -171,7 +174,7 @@ class QueryInstCheckpointer(DetectionCheckpointer):
     def _read_to_resume(self, path: str, label: str) -> "_Content":
         """What a checkpoint holds, if it holds all that a run needs, and nothing damaged."""
         content = _Content.read(path, label)
-        names = list(self.checkpointables)
+        names = [x for x in self.checkpointables if x in content.rest or x not in _MAY_BE_MISSING]
         if missing := [key for key in names if key not in content.rest]:
             raise ValueError(f"{label} holds no state of {', '.join(missing)}")
         resumed = {key: content.rest[key] for key in names}

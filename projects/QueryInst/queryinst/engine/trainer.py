@@ -6,7 +6,7 @@ import weakref
 
 import torch
 from detectron2.config import CfgNode
-from detectron2.data import build_detection_test_loader, build_detection_train_loader
+from detectron2.data import build_detection_test_loader
 from detectron2.engine import DefaultTrainer, create_ddp_model, hooks
 from detectron2.engine.train_loop import TrainerBase
 from detectron2.utils import comm
@@ -15,6 +15,7 @@ from detectron2.utils.file_io import PathManager
 
 from ..checkpoint import QueryInstCheckpointer, build_meta
 from ..data.mapper import build_mapper
+from ..data.train_loader import build_train_loader
 from ..solver import build_optimizer
 from .amp import inference_autocast, training_precision
 from .batches import LastBatch
@@ -22,6 +23,7 @@ from .evaluation import build_evaluator, by_dataset, write_results
 from .hooks import BestCheckpointer, KeepNewest, StageSumPrinter
 from .logs import log_at_least_to_terminal
 from .nonfinite import AgreeingMatcher, NonFiniteSteps, describe_step
+from .random_state import RunSeed, precise_bn_from_here, restore_order
 from .steps import StepTrainer
 
 logger = logging.getLogger(__name__)
@@ -41,7 +43,8 @@ class Trainer(DefaultTrainer):
         cfg = DefaultTrainer.auto_scale_workers(cfg, comm.get_world_size())
         model = self.build_model(cfg)
         optimizer = self.build_optimizer(cfg, model)
-        loader = self.build_train_loader(cfg)
+        self._seed = RunSeed(cfg.SEED)
+        loader = self.build_train_loader(self._seed.in_cfg(cfg))
         self._last_batch = LastBatch(model)
         limit = cfg.SOLVER.SKIP_NONFINITE
         self._nonfinite = NonFiniteSteps(model, limit)
@@ -54,8 +57,10 @@ class Trainer(DefaultTrainer):
         self.scheduler = self.build_lr_scheduler(cfg, optimizer)
         self._meta = build_meta(cfg, cfg.DATASETS.TRAIN[0] if cfg.DATASETS.TRAIN else "")
         self.checkpointer = QueryInstCheckpointer(
-            model, cfg.OUTPUT_DIR, meta=self._meta, trainer=weakref.proxy(self)
+            model, cfg.OUTPUT_DIR, meta=self._meta, trainer=weakref.proxy(self), rng=self._seed
         )
+        if hasattr(loader, "state_dict") and hasattr(loader, "load_state_dict"):
+            self.checkpointer.add_checkpointable("sampler", loader)
         self.start_iter = 0
         self.max_iter = cfg.SOLVER.MAX_ITER
         self.cfg = cfg
@@ -77,7 +82,8 @@ class Trainer(DefaultTrainer):
 
     @classmethod
     def build_train_loader(cls, cfg: CfgNode):
-        return build_detection_train_loader(cfg, mapper=build_mapper(cfg, is_train=True))
+        """A loader with `state_dict` and `load_state_dict` goes on where it was on resume."""
+        return build_train_loader(cfg, build_mapper(cfg, is_train=True))
 
     @classmethod
     def build_test_loader(cls, cfg: CfgNode, dataset_name: str):
@@ -109,7 +115,7 @@ class Trainer(DefaultTrainer):
     def build_hooks(self):
         """DefaultTrainer's; behind the checkpointer what keeps the disk bounded, then the best."""
         cfg = self.cfg
-        default_hooks = super().build_hooks()
+        default_hooks = [precise_bn_from_here(hook, self) for hook in super().build_hooks()]
         if not comm.is_main_process():
             return default_hooks
         result = []
@@ -134,8 +140,14 @@ class Trainer(DefaultTrainer):
             TensorboardXWriter(folder),
         ]
 
+    def resume_or_load(self, resume=True):
+        """As DefaultTrainer's; goes on in the order of images."""
+        super().resume_or_load(resume=resume)
+        if self.start_iter > 0:
+            restore_order(self.data_loader, self.start_iter)
+
     def run_step(self):
-        """One iteration.
+        """One iteration, whose random numbers depend on the run's seed and the iteration alone.
 
         Raises:
             FloatingPointError: a loss, gradient or matching cost is not finite, and
@@ -143,6 +155,8 @@ class Trainer(DefaultTrainer):
             RuntimeError: CUDA out of memory; with image sizes, instances and the keys to lower.
         """
         self._nonfinite.before_step()
+        self._trainer._data_loader_iter  # which may draw when it starts
+        self._seed.seed_step(self.iter)
         try:
             super().run_step()
             self._nonfinite.after_step()
