@@ -8,7 +8,7 @@ from detectron2.utils.events import EventStorage
 
 from queryinst.checkpoint import read_meta
 from queryinst.engine import Trainer, setup_cfg
-from queryinst.engine.hooks import BestCheckpointer, KeepNewest
+from queryinst.engine.hooks import BestCheckpointer, FolderWatch, KeepNewest, PeriodicCheckpointer
 from queryinst.engine.trainer import _best_metric
 from queryinst.testing import tiny_cfg
 
@@ -82,7 +82,7 @@ def test_what_training_uses_is_asked_of_the_class(make_cfg, monkeypatch):
 def test_hooks_stand_in_an_order_that_works(make_cfg):
     trainer = Trainer(make_cfg("DATASETS.TEST", "('tiny_val',)", "SOLVER.CHECKPOINT_KEEP", "2"))
     kinds = [type(hook) for hook in trainer._hooks]
-    order = [hooks.PeriodicCheckpointer, KeepNewest, hooks.EvalHook, BestCheckpointer]
+    order = [FolderWatch, PeriodicCheckpointer, KeepNewest, hooks.EvalHook, BestCheckpointer]
     order += [hooks.PeriodicWriter]
     assert [kind for kind in kinds if kind in order] == order
 

@@ -13,9 +13,12 @@ from contextlib import contextmanager
 from detectron2.utils import comm
 from torch.multiprocessing import ProcessRaisedException
 
+from .run_lock import FolderInUseError
+from .stopping import stop
+
 # Raised on purpose, with messages that need no class name before them.
 _EXPLAINED = (ValueError, KeyError, OSError, ImportError, RuntimeError, FloatingPointError)
-_EXPLAINED_NAMES = {"RunFailedError"} | {
+_EXPLAINED_NAMES = {"RunFailedError", "FolderInUseError", "ProcessExitedException"} | {
     name
     for name, value in vars(builtins).items()
     if isinstance(value, type) and issubclass(value, _EXPLAINED)
@@ -33,7 +36,7 @@ class RunFailedError(RuntimeError):
 def describe_error(error: BaseException) -> str:
     """One line for an error of any process."""
     if isinstance(error, KeyboardInterrupt):
-        return "interrupted"
+        return str(error) or "interrupted"
     if isinstance(error, SystemExit):
         return f"ended with status {error.code}, the log says why"
     text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
@@ -71,7 +74,9 @@ def failing_in_one_line(output_dir: str) -> Iterator[None]:
         yield
     except (Exception, SystemExit) as error:
         line = describe_error(error)
-        place = _record_traceback(output_dir)
+        # In a folder in use the log file is another run's.
+        in_use = isinstance(error, FolderInUseError)
+        place = None if in_use else _record_traceback(output_dir)
         if not is_explained(error):
             line = f"{line}; traceback in {place}" if place else line
             if not place:
@@ -105,7 +110,7 @@ def _let_others_speak_first(error: BaseException) -> None:
 
     The launcher ends this process as soon as the other has ended.
     """
-    if comm.get_world_size() > 1 and _LOST_PEER.search(str(error)):
+    if comm.get_world_size() > 1 and _LOST_PEER.search(str(error)) and not stop.number:
         time.sleep(20)
 
 

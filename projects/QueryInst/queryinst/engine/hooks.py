@@ -1,7 +1,8 @@
-"""Hooks of a training: print progress, delete old checkpoints, keep the best one."""
+"""Hooks of a training: print progress, write and delete checkpoints, watch the folder."""
 
 import os
 import re
+import time
 
 import torch
 from detectron2.engine import hooks
@@ -11,6 +12,7 @@ from detectron2.utils.events import CommonMetricPrinter, EventStorage, get_event
 from ..checkpoint import QueryInstCheckpointer
 from ..json_files import read_json
 from .evaluation import write_json
+from .stopping import stop
 
 _STAGE = re.compile(r"_stage\d+$")
 _PERIODIC = re.compile(r"model_\d{7}\.pth")
@@ -49,8 +51,99 @@ class StageSumPrinter(CommonMetricPrinter):
         return losses
 
 
+class PeriodicCheckpointer(hooks.PeriodicCheckpointer):
+    """Detectron2's, which writes after so many minutes too, and when it is asked to."""
+
+    def __init__(
+        self, checkpointer: QueryInstCheckpointer, period: int, minutes: float, keep: "KeepNewest"
+    ):
+        """
+        Args:
+            period: SOLVER.CHECKPOINT_PERIOD, in iterations.
+            minutes: SOLVER.CHECKPOINT_MINUTES since the last checkpoint; 0 for never.
+            keep: deletes old checkpoints; called here after those between two periods.
+        """
+        super().__init__(checkpointer, period)
+        self._seconds = 60 * minutes
+        self._keep = keep
+        self._saved_at = time.monotonic()
+        self._last_iteration: int | None = None
+
+    def before_train(self):
+        """Start the clock."""
+        super().before_train()
+        self._saved_at = time.monotonic()
+
+    def after_step(self):
+        """Write a checkpoint if it is time."""
+        iteration = self.trainer.iter
+        is_last = iteration + 1 >= self.trainer.max_iter
+        if is_last or (iteration + 1) % self.period == 0:
+            super().after_step()
+            self._note(iteration)
+        elif self._seconds and time.monotonic() - self._saved_at >= self._seconds:
+            self.save_now()
+
+    def save_now(self) -> None:
+        """Write the checkpoint of the last finished iteration, under the name that it always has."""
+        iteration = self.trainer.iter = min(self.trainer.iter, self.trainer.max_iter - 1)
+        is_last = iteration + 1 >= self.trainer.max_iter
+        name = "final" if is_last else f"{iteration:07d}"
+        self.checkpointer.save(f"{self.file_prefix}_{name}", iteration=iteration)
+        self._note(iteration)
+        self._keep.delete_old()
+
+    def save_unless_saved(self) -> None:
+        """The same, unless this iteration has one."""
+        if self._last_iteration != self.trainer.iter:
+            self.save_now()
+
+    def _note(self, iteration: int) -> None:
+        self._last_iteration, self._saved_at = iteration, time.monotonic()
+
+
+class FolderWatch(HookBase):
+    """Notice that OUTPUT_DIR was removed or renamed, as the system does not."""
+
+    def __init__(self, output_dir: str, checkpoints: PeriodicCheckpointer):
+        self._output_dir = output_dir
+        self._checkpoints = checkpoints
+        self._folder: int | None = None
+
+    def before_train(self):
+        """Remember the folder. As long as it is open, no other folder looks the same."""
+        if os.path.isdir(self._output_dir):
+            self._folder = os.open(self._output_dir, os.O_RDONLY)
+
+    def after_step(self):
+        """
+        Raises:
+            FileNotFoundError: the folder is gone; a checkpoint is in a new one.
+        """
+        if self._folder is None or self._is_there(self._folder):
+            return
+        self._checkpoints.save_now()
+        raise FileNotFoundError(
+            f"OUTPUT_DIR {self._output_dir!r} was removed or renamed during the run, with log and "
+            f"metrics; a checkpoint after {self.trainer.iter + 1} iterations is in a new folder of "
+            "that name, and --resume goes on"
+        )
+
+    def close(self) -> None:
+        """Let go of the folder."""
+        if self._folder is not None:
+            os.close(self._folder)
+            self._folder = None
+
+    def _is_there(self, folder: int) -> bool:
+        try:
+            return os.path.samestat(os.stat(self._output_dir), os.fstat(folder))
+        except OSError:
+            return False
+
+
 class KeepNewest(HookBase):
-    """Delete all but the newest periodic checkpoints.
+    """Delete all but the newest periodic checkpoints, and never the one to resume from.
 
     It looks at the files themselves, so that those from before a resume count too.
     """
@@ -66,17 +159,25 @@ class KeepNewest(HookBase):
         self._period = period
 
     def after_step(self):
-        if self._keep and (self.trainer.iter + 1) % self._period == 0:
-            self._delete_old()
+        """Delete if a checkpoint was due in this step."""
+        if (self.trainer.iter + 1) % self._period == 0:
+            self.delete_old()
 
-    def _delete_old(self) -> None:
-        if not os.path.isdir(self._output_dir):
-            return  # a remote folder
+    def delete_old(self) -> None:
+        """Delete. The newest checkpoint is whole: it has its name only since then."""
+        if not self._keep or not os.path.isdir(self._output_dir):
+            return  # the latter for a remote folder
         names = [name for name in os.listdir(self._output_dir) if _PERIODIC.fullmatch(name)]
         paths = [os.path.join(self._output_dir, name) for name in names]
         paths.sort(key=lambda path: (os.path.getmtime(path), path))
+        tag = os.path.join(self._output_dir, "last_checkpoint")
+        last = ""
+        if os.path.isfile(tag):
+            with open(tag, errors="replace") as file:
+                last = file.read().strip()
         for path in paths[: -self._keep]:
-            os.remove(path)
+            if os.path.basename(path) != last:  # a clock that was set back makes it an old one
+                os.remove(path)
 
 
 class _UntaggedCheckpointer(QueryInstCheckpointer):
@@ -111,6 +212,8 @@ class BestCheckpointer(hooks.BestCheckpointer):
         self.best_metric, self.best_iter = best
 
     def _best_checking(self):
+        if stop.left_evaluation:
+            return
         before = (self.best_metric, self.best_iter)
         super()._best_checking()
         if (self.best_metric, self.best_iter) != before:

@@ -3,17 +3,26 @@
 import argparse
 import multiprocessing
 import os
+import signal
+import sys
+import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from functools import partial
+from typing import Any
 
 import torch
 from detectron2.config import CfgNode
 from detectron2.engine import launch
 from detectron2.utils import comm
 from torch import distributed
+from torch.multiprocessing import ProcessExitedException
 
-_SECONDS_TO_END = 10  # for interrupted processes
+from .stopping import FORWARDED, SIGNALS, Interrupted, Stopped
+
+_SECONDS_TO_END = 4.0  # for the other processes, once one has failed
 
 
 def run_in_processes(function: Callable, args: argparse.Namespace, cfg: CfgNode) -> None:
@@ -42,6 +51,9 @@ def run_in_processes(function: Callable, args: argparse.Namespace, cfg: CfgNode)
         return
     if uses_gpus and num_gpus > torch.cuda.device_count():
         raise ValueError(f"--num-gpus {num_gpus}, but torch finds {torch.cuda.device_count()}")
+    stopped_by = multiprocessing.get_context("spawn").RawValue("i", 0)
+    if num_gpus > 1:
+        function = partial(_run_in_child, function, stopped_by)
     with _gpus_visible(uses_gpus or num_gpus <= 1), _children_end_with_this(num_gpus > 1):
         launch(
             function,
@@ -52,6 +64,20 @@ def run_in_processes(function: Callable, args: argparse.Namespace, cfg: CfgNode)
             args=(args, cfg.OUTPUT_DIR),
             timeout=timeout,
         )
+    if stopped_by.value:
+        raise Stopped(stopped_by.value)
+
+
+def _run_in_child(
+    function: Callable, stopped_by: Any, args: argparse.Namespace, output_dir: str
+) -> None:
+    """Call `function` in a process of `launch`, which would make a failure of each interrupt."""
+    try:
+        function(args, output_dir)
+    except Stopped as error:
+        stopped_by.value = error.number
+    except KeyboardInterrupt as error:
+        sys.exit(getattr(error, "status", 130))
 
 
 @contextmanager
@@ -85,15 +111,68 @@ def _gpus_visible(visible: bool) -> Iterator[None]:
 
 @contextmanager
 def _children_end_with_this(has_children: bool) -> Iterator[None]:
-    """End the processes of `launch` if this one is interrupted.
+    """Forward the first signal to the processes of `launch`, and kill them after the second.
 
-    A terminal interrupts all of them, a signal only this one.
+    Once one has failed, the others have `_SECONDS_TO_END`: `launch` gives one that hangs 30.
+
+    Raises:
+        Interrupted: a signal ended this process or one of them.
     """
-    try:
+    if not has_children or threading.current_thread() is not threading.main_thread():
         yield
-    except KeyboardInterrupt:
-        for child in multiprocessing.active_children() if has_children else ():
+        return
+    received: list[int] = []
+
+    def handle(number: int, frame: Any) -> None:
+        received.append(number)
+        for child in multiprocessing.active_children():
+            os.kill(child.pid, FORWARDED if len(received) == 1 else signal.SIGKILL)
+        if len(received) > 1:
+            os._exit(128 + number)
+
+    before = {number: signal.signal(number, handle) for number in SIGNALS}
+    try:
+        with _failures_end_all():
+            yield
+    except KeyboardInterrupt:  # not by a signal: from a debugger, or a thread
+        for child in multiprocessing.active_children():
             child.join(_SECONDS_TO_END)
             child.terminate()
             child.join()
         raise
+    except ProcessExitedException as error:
+        if number := next(iter(received), 0) or _signal_of(error.exit_code):
+            raise Interrupted(number) from None
+        raise
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _signal_of(exit_code: int) -> int:
+    """The one of SIGNALS that ended a process, or 0."""
+    number = -exit_code if exit_code < 0 else exit_code - 128
+    return number if number in SIGNALS else 0
+
+
+@contextmanager
+def _failures_end_all() -> Iterator[None]:
+    """Look each second, in the main thread, for a process that failed."""
+    known: set[Any] = set()
+    failed_at: list[float] = []
+
+    def look(number: int, frame: Any) -> None:
+        known.update(multiprocessing.active_children())
+        if any(child.exitcode for child in known):
+            failed_at.append(time.monotonic())
+        if failed_at and failed_at[-1] - failed_at[0] >= _SECONDS_TO_END - 1:
+            for child in multiprocessing.active_children():
+                child.kill()
+
+    before = signal.signal(signal.SIGALRM, look)
+    signal.setitimer(signal.ITIMER_REAL, 1, 1)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)

@@ -2,6 +2,7 @@
 
 import argparse
 import logging
+from contextlib import nullcontext
 
 from detectron2.config import CfgNode
 from detectron2.engine import default_setup
@@ -19,8 +20,11 @@ from .evaluation import Results, by_dataset, results_table
 from .logs import log_to
 from .peers import speaking_once
 from .processes import run_in_processes
+from .run_lock import locked
 from .setup import find_config_file, setup_cfg, with_device
+from .stopping import Stopped, stop
 from .trainer import Trainer
+from .writing import naming
 
 logger = logging.getLogger(__name__)
 
@@ -37,14 +41,21 @@ def main(args: argparse.Namespace) -> Results:
         processes other than the main one.
 
     Raises:
+        FolderInUseError: another run writes to OUTPUT_DIR.
         ValueError, KeyError, OSError, ...: the run cannot work. One line, before training starts
             if possible.
     """
+    cfg = _cfg_of(args)
+    check_output_dir(cfg.OUTPUT_DIR)
+    with locked(cfg.OUTPUT_DIR) if comm.is_main_process() else nullcontext():
+        comm.synchronize()  # nothing is written before the main process has the lock
+        return _run(args, cfg)
+
+
+def _run(args: argparse.Namespace, cfg: CfgNode) -> Results:
     training = not getattr(args, "eval_only", False)
     resume = getattr(args, "resume", False)
     config_file = getattr(args, "config_file", "")
-    cfg = _cfg_of(args)
-    check_output_dir(cfg.OUTPUT_DIR)
     log_to(cfg.OUTPUT_DIR)
     cfg = with_device(cfg, training=training)
     register_from_args(getattr(args, "dataset", None) or ())
@@ -53,7 +64,8 @@ def main(args: argparse.Namespace) -> Results:
         check_datasets(cfg, training=training)
     comm.synchronize()
     path = find_config_file(config_file) if config_file else ""
-    default_setup(cfg, argparse.Namespace(**{**vars(args), "config_file": path}))
+    with naming(f"{cfg.OUTPUT_DIR}/config.yaml"):
+        default_setup(cfg, argparse.Namespace(**{**vars(args), "config_file": path}))
     results = train(cfg, resume) if training else evaluate(cfg, resume)
     if results:
         table = results_table(results)
@@ -87,24 +99,30 @@ def evaluate(cfg: CfgNode, resume: bool = False) -> Results:
 def run(args: argparse.Namespace) -> int:
     """Call `main` in `args.num_gpus` processes. If it fails, print one line on stderr.
 
-    The traceback goes to OUTPUT_DIR/log.txt.
+    The traceback goes to OUTPUT_DIR/log.txt. SIGINT, SIGTERM or SIGUSR1, to this process or any
+    that it starts, ends a training behind its running step, with a checkpoint; a training's
+    evaluation behind the running image; all else at once. A second one ends everything at once.
 
     Args:
         args: as `main`'s; and num_gpus, num_machines, machine_rank, dist_url.
 
     Returns:
-        The exit status: 0; 1 for a failed run; 2 for an invalid configuration; 130 for an
-        interrupted run.
+        The exit status: 0; 1 for a failed run; 2 for an invalid configuration; 75 for a training
+        that a signal ended with a checkpoint, for --resume; 128 + the signal's number (130, 143,
+        138) for a run that a signal ended at once.
     """
     status = 2
     try:
-        with failing_in_one_line(""):
-            cfg = _cfg_of(args)
-        status = 1
-        run_in_processes(_run_in_this_process, args, cfg)
+        with stop.handled():
+            with failing_in_one_line(""):
+                cfg = _cfg_of(args)
+            status = 1
+            run_in_processes(_run_in_this_process, args, cfg)
+    except Stopped as error:
+        return error.status
     except KeyboardInterrupt as error:
         print_error(describe_error(error))
-        return 130
+        return getattr(error, "status", 130)
     except Exception as error:
         print_error(describe_error(error))
         return status
@@ -116,7 +134,7 @@ def _cfg_of(args: argparse.Namespace) -> CfgNode:
 
 
 def _run_in_this_process(args: argparse.Namespace, output_dir: str) -> None:
-    with failing_in_one_line(output_dir):
+    with failing_in_one_line(output_dir), stop.handled():
         if not getattr(args, "eval_only", False):
             speed_up_process(_cfg_of(args))
         with speaking_once(_cfg_of(args).DISTRIBUTED.TIMEOUT_MINUTES):

@@ -2,7 +2,9 @@
 
 import logging
 import os
+import sys
 import weakref
+from typing import NoReturn
 
 import torch
 from detectron2.config import CfgNode
@@ -20,11 +22,19 @@ from ..solver import build_optimizer
 from .amp import inference_autocast, training_precision
 from .batches import LastBatch
 from .evaluation import build_evaluator, by_dataset, write_results
-from .hooks import BestCheckpointer, KeepNewest, StageSumPrinter
+from .hooks import (
+    BestCheckpointer,
+    FolderWatch,
+    KeepNewest,
+    PeriodicCheckpointer,
+    StageSumPrinter,
+)
 from .logs import log_at_least_to_terminal
 from .nonfinite import AgreeingMatcher, NonFiniteSteps, describe_step
 from .random_state import RunSeed, precise_bn_from_here, restore_order
 from .steps import StepTrainer
+from .stopping import EvaluationStopped, StoppableLoader, Stopped, name_of, stop
+from .writing import FileWriter, end_torn_line, naming, quiet_tensorboard_thread
 
 logger = logging.getLogger(__name__)
 
@@ -64,6 +74,9 @@ class Trainer(DefaultTrainer):
         self.start_iter = 0
         self.max_iter = cfg.SOLVER.MAX_ITER
         self.cfg = cfg
+        # Hooks of the main process.
+        self._checkpoints: PeriodicCheckpointer | None = None
+        self._folder_watch: FolderWatch | None = None
         self.register_hooks(self.build_hooks())
 
     @classmethod
@@ -88,7 +101,8 @@ class Trainer(DefaultTrainer):
     @classmethod
     def build_test_loader(cls, cfg: CfgNode, dataset_name: str):
         mapper = build_mapper(cfg, is_train=False)
-        return build_detection_test_loader(cfg, dataset_name, mapper=mapper)
+        loader = build_detection_test_loader(cfg, dataset_name, mapper=mapper)
+        return StoppableLoader(loader) if stop.is_active else loader
 
     @classmethod
     def build_evaluator(cls, cfg: CfgNode, dataset_name: str):
@@ -96,11 +110,16 @@ class Trainer(DefaultTrainer):
 
     @classmethod
     def test(cls, cfg: CfgNode, model, evaluators=None):
-        """As DefaultTrainer's; the main process writes OUTPUT_DIR/results.json as well."""
+        """As DefaultTrainer's; the main process writes OUTPUT_DIR/results.json as well.
+
+        Without results, and nothing is written, if a signal ended it within a training.
+        """
         last_batch = LastBatch(model)
         try:
-            with inference_autocast(cfg):
+            with inference_autocast(cfg), naming(f"{cfg.OUTPUT_DIR}/inference/**"):
                 results = super().test(cfg, model, evaluators)
+        except EvaluationStopped:
+            return {}
         except torch.cuda.OutOfMemoryError as error:
             raise RuntimeError(
                 f"CUDA out of memory in evaluation, with {last_batch.describe()}; lower "
@@ -118,12 +137,17 @@ class Trainer(DefaultTrainer):
         default_hooks = [precise_bn_from_here(hook, self) for hook in super().build_hooks()]
         if not comm.is_main_process():
             return default_hooks
+        period = cfg.SOLVER.CHECKPOINT_PERIOD
+        keep = KeepNewest(cfg.OUTPUT_DIR, cfg.SOLVER.CHECKPOINT_KEEP, period)
+        minutes = cfg.SOLVER.CHECKPOINT_MINUTES
+        self._checkpoints = PeriodicCheckpointer(self.checkpointer, period, minutes, keep)
+        self._folder_watch = FolderWatch(cfg.OUTPUT_DIR, self._checkpoints)
         result = []
         for hook in default_hooks:
-            result.append(hook)
             if isinstance(hook, hooks.PeriodicCheckpointer):
-                keep, period = cfg.SOLVER.CHECKPOINT_KEEP, cfg.SOLVER.CHECKPOINT_PERIOD
-                result.append(KeepNewest(cfg.OUTPUT_DIR, keep, period))
+                result += [self._folder_watch, self._checkpoints, keep]
+                continue
+            result.append(hook)
             if isinstance(hook, hooks.EvalHook) and cfg.DATASETS.TEST:
                 period, metric = cfg.TEST.EVAL_PERIOD, _best_metric(cfg)
                 model = self.model
@@ -134,10 +158,13 @@ class Trainer(DefaultTrainer):
         """Progress on the terminal, metrics.json and TensorBoard."""
         folder = self.cfg.OUTPUT_DIR
         PathManager.mkdirs(folder)
+        metrics = os.path.join(folder, "metrics.json")
+        end_torn_line(metrics)
+        events = os.path.join(folder, "events.out.tfevents.*")
         return [
             StageSumPrinter(self.max_iter),
-            JSONWriter(os.path.join(folder, "metrics.json")),
-            TensorboardXWriter(folder),
+            FileWriter(JSONWriter(metrics), metrics),
+            FileWriter(TensorboardXWriter(folder), events),
         ]
 
     def resume_or_load(self, resume=True):
@@ -145,6 +172,41 @@ class Trainer(DefaultTrainer):
         super().resume_or_load(resume=resume)
         if self.start_iter > 0:
             restore_order(self.data_loader, self.start_iter)
+
+    def train(self):
+        """Run training, from `start_iter` on.
+
+        Raises:
+            Stopped: by a signal, within `queryinst.engine.run`; a checkpoint is written.
+        """
+        try:
+            with stop.deferred(), quiet_tensorboard_thread():
+                results = super().train()
+                if stop.left_evaluation:  # the last one
+                    self._leave(num_done=self.max_iter)
+                return results
+        except Stopped:
+            comm.synchronize()  # no process may end before the checkpoint and the metrics are whole
+            raise
+
+    def after_step(self):
+        """DefaultTrainer's; then, after a signal to any process, the end of the training in all.
+
+        Raises:
+            Stopped: not after the last step, which leaves only the evaluation to stop.
+        """
+        super().after_step()
+        if self.iter + 1 < self.max_iter and stop.agreed():
+            if self._checkpoints:
+                self._checkpoints.save_unless_saved()
+            self._leave(num_done=self.iter + 1)
+
+    def _leave(self, num_done: int) -> NoReturn:
+        logger.info(
+            f"Stopped by {name_of(stop.number)} after {num_done} of {self.max_iter} iterations, "
+            "with a checkpoint; --resume goes on"
+        )
+        raise Stopped(stop.number)
 
     def run_step(self):
         """One iteration, whose random numbers depend on the run's seed and the iteration alone.
@@ -185,10 +247,20 @@ class Trainer(DefaultTrainer):
 
     def after_train(self):
         """DefaultTrainer's; after a failed or interrupted step nothing is evaluated or kept."""
-        if self.iter < self.max_iter:
+        is_complete = self.iter >= self.max_iter
+        if not is_complete:
             spoilt = (hooks.EvalHook, BestCheckpointer)
             self._hooks = [hook for hook in self._hooks if not isinstance(hook, spoilt)]
-        super().after_train()
+        failure = sys.exc_info()[1]
+        try:
+            super().after_train()
+        except OSError:
+            if not isinstance(failure, Exception):
+                raise  # else the first error is the one to report
+        if self._folder_watch:
+            if is_complete:
+                self._folder_watch.after_step()
+            self._folder_watch.close()
 
 
 def _best_metric(cfg: CfgNode) -> str:

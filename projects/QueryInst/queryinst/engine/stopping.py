@@ -1,0 +1,177 @@
+"""Signals that end a run: a training finishes its step and writes a checkpoint first."""
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from detectron2.utils import comm
+from torch import distributed
+from torch.distributed.distributed_c10d import _get_default_store
+from torch.multiprocessing import _prctl_pr_set_pdeathsig
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+# From a launcher to its processes. A signal of its own, since a terminal's reaches both, and must
+# not count twice.
+FORWARDED = signal.SIGUSR2
+STATUS_STOPPED = 75  # EX_TEMPFAIL of sysexits.h: run again, with --resume
+_KEY = "queryinst/stop"  # in the process group's store
+_SECONDS_BETWEEN_LOOKS = 1.0
+
+
+class Interrupted(KeyboardInterrupt):
+    """A signal ended the run at once."""
+
+    def __init__(self, number: int):
+        super().__init__(f"ended by {name_of(number)}")
+        self.number = number
+        self.status = 128 + number  # as a shell reports it
+
+
+class Stopped(Interrupted):
+    """A signal ended a training, whose last checkpoint is that of its last iteration."""
+
+    def __init__(self, number: int):
+        super().__init__(number)
+        self.status = STATUS_STOPPED
+
+
+class EvaluationStopped(Exception):
+    """An evaluation within a training was left, in all processes."""
+
+
+def name_of(number: int) -> str:
+    """As a person calls the signal."""
+    name = signal.Signals(number).name
+    return "a signal to the launcher" if number == FORWARDED else name
+
+
+class StopSignals:
+    """What the signals of this process ask for; `stop` is the only one.
+
+    The first signal raises Interrupted, or within `deferred` is only remembered. The second has
+    the default action, which ends even a process that hangs.
+    """
+
+    def __init__(self) -> None:
+        self.number = 0  # the first signal, 0 without any
+        self.is_active = False  # whether signals are handled
+        self.left_evaluation = False
+        self._is_deferred = False
+        self._looked_at = 0.0
+
+    @contextmanager
+    def handled(self) -> Iterator[None]:
+        """Handle SIGNALS, if this is the main thread; the handlers of before return afterwards."""
+        if self.is_active or threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        before = {number: signal.getsignal(number) for number in (*SIGNALS, FORWARDED)}
+        for number in before:
+            signal.signal(number, self._handle)
+        self.is_active, self.number, self.left_evaluation = True, 0, False
+        try:
+            yield
+        finally:
+            self.is_active = False
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    @contextmanager
+    def deferred(self) -> Iterator[None]:
+        """Within, a signal is only remembered."""
+        self._is_deferred = True
+        try:
+            yield
+        finally:
+            self._is_deferred = False
+
+    def _handle(self, number: int, frame: Any) -> None:
+        if number != FORWARDED:
+            for each in SIGNALS:
+                signal.signal(each, signal.SIG_DFL)
+        if self.number:
+            return
+        self.number = number
+        if not self._is_deferred:
+            raise Interrupted(number)
+
+    def agreed(self) -> bool:
+        """Whether any process has had a signal; all call it, and all get the same answer."""
+        if self.is_active and comm.get_world_size() > 1:
+            number = torch.tensor(self.number)
+            # On gloo, so that no GPU is waited for.
+            group = comm._get_global_gloo_group()
+            distributed.all_reduce(number, distributed.ReduceOp.MAX, group)
+            self.number = int(number)
+        return self.is_active and self.number > 0
+
+    def is_near(self) -> bool:
+        """Whether any process has had a signal, as far as this one knows within a second or so."""
+        if not self.is_active or comm.get_world_size() == 1:
+            return self.number > 0
+        now = time.monotonic()
+        if self.number or now - self._looked_at > _SECONDS_BETWEEN_LOOKS:
+            self._looked_at = now
+            store = _get_default_store()
+            if self.number:
+                store.set(_KEY, "")
+            return store.check([_KEY])
+        return False
+
+
+class StoppableLoader:
+    """An evaluation's loader that ends early in all processes after a signal to any of them."""
+
+    def __init__(self, loader: Any):
+        self._loader = loader
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._loader, name)
+
+    def __len__(self) -> int:
+        return len(self._loader)
+
+    def __iter__(self) -> Iterator[Any]:
+        """
+        Raises:
+            EvaluationStopped: behind the last batch, in all processes.
+        """
+        for batch in self._loader:
+            if stop.is_near():
+                break
+            yield batch
+        if stop.agreed():
+            stop.left_evaluation = True
+            raise EvaluationStopped
+
+
+stop = StopSignals()
+_forks_in_main_thread = True
+
+
+def _before_fork() -> None:
+    global _forks_in_main_thread
+    _forks_in_main_thread = threading.current_thread() is threading.main_thread()
+
+
+def _in_forked_child() -> None:
+    """Leave the signals of a terminal to the parent, and end with it.
+
+    Forked children are the loaders' workers. One that a signal ended would fail the step that is
+    to be finished.
+    """
+    if not stop.is_active:
+        return
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    for number in (signal.SIGINT, signal.SIGUSR1, FORWARDED):
+        signal.signal(number, signal.SIG_IGN)
+    if _forks_in_main_thread:  # it is the thread whose end counts as the parent's
+        _prctl_pr_set_pdeathsig(signal.SIGKILL)
+
+
+os.register_at_fork(before=_before_fork, after_in_child=_in_forked_child)
