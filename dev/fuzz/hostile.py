@@ -1,4 +1,4 @@
-"""Hostile values, and mutations of trees of lists and dicts and of bytes, all from one generator."""
+"""Hostile values, and mutations of trees of lists and dicts and of bytes, by a seeded generator."""
 
 import copy
 import random
@@ -112,7 +112,9 @@ ByteEdit = Sequence[Any]  # the operation, a place as a fraction of the length, 
 
 def draw_byte_edit(rng: random.Random) -> ByteEdit:
     """One edit of `edit_bytes`."""
-    operation = rng.choice(("flip", "flip", "flip", "byte", "cut", "zero", "insert", "drop", "copy"))
+    operation = rng.choice(
+        ("flip", "flip", "flip", "byte", "cut", "zero", "insert", "drop", "copy")
+    )
     # The ends of a file hold what tells how to read the rest.
     place = rng.choice((rng.random(), rng.random() * 0.02, 1 - rng.random() * 0.02))
     number = rng.randrange(256) if operation in ("flip", "byte") else 2 ** rng.randrange(12)
