@@ -382,3 +382,254 @@ def test_check_datasets_names_the_package_of_a_published_format(register, monkey
     check_datasets(make_cfg(), training=True)
     with pytest.raises(ValueError, match="NUM_CLASSES is 3"):
         check_datasets(make_cfg(num_classes=3), training=True)
+
+
+def set_keys(index=1, **values):
+    return lambda content: content["annotations"][index].update(values)
+
+
+def set_image(**values):
+    return lambda content: content["images"][1].update(values)
+
+
+def set_category(**values):
+    return lambda content: content["categories"][1].update(values)
+
+
+HUGE, NAN, INF = 10**400, float("nan"), float("inf")
+BOX = "must be four finite numbers from -1000000 to 1000000"
+COORDINATES = "must hold numbers from -1000000 to 1000000"
+ID = "which must be an integer"
+SIDES = "must be integers of at least 1"
+TEXT = "which must be one line of text of 1 to"
+
+
+@pytest.mark.parametrize("evaluated", [False, True])
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (set_keys(bbox=[0, 0, 1e308, 1]), BOX),
+        (set_keys(bbox=[0, 0, INF, 1]), BOX),
+        (set_keys(bbox=[HUGE, 0, 1, 1]), BOX),
+        (set_keys(bbox=[True, 0, 1, 1]), BOX),
+        (set_keys(bbox=["1", 0, 1, 1]), BOX),
+        (set_keys(bbox=[[1], 0, 1, 1]), BOX),
+        (set_keys(bbox="1234"), BOX),
+        (set_keys(bbox={"a": 1}), BOX),
+        (set_keys(bbox=[]), BOX),
+        (set_keys(bbox=[1, 1, -1, 4]), "whose width and height must not be negative"),
+        (set_keys(iscrowd=2), "'iscrowd' 2, which must be 0 or 1"),
+        (set_keys(iscrowd="0"), "'iscrowd' '0', which must be 0 or 1"),
+        (set_keys(iscrowd=None), "'iscrowd' None, which must be 0 or 1"),
+        (set_keys(iscrowd=[]), "'iscrowd' .., which must be 0 or 1"),
+        (set_keys(id=[1]), ID),
+        (set_keys(id=None), ID),
+        (set_keys(id=True), ID),
+        (set_keys(id=1.5), ID),
+        (set_keys(id=NAN), ID),
+        (set_keys(id=HUGE), ID),
+        (set_keys(image_id=[4]), ID),
+        (set_keys(image_id={"a": 1}), ID),
+        (set_keys(image_id=None), ID),
+        (set_keys(image_id=HUGE), ID),
+        (set_keys(category_id=[3]), ID),
+        (set_keys(category_id=True), ID),
+        (set_keys(category_id=HUGE), ID),
+        (set_keys(ignore=[]), "has 'ignore'"),
+        (set_keys(keypoints=5), "'keypoints' 5, which must be a list of numbers"),
+        (set_keys(keypoints=["a", "b", 2]), "which must be a list of numbers"),
+        (set_image(id=[1]), ID),
+        (set_image(id=None), ID),
+        (set_image(id=HUGE), ID),
+        (set_image(height=0), SIDES),
+        (set_image(height=-8), SIDES),
+        (set_image(height=8.0), SIDES),
+        (set_image(width="10"), SIDES),
+        (set_image(width=True), SIDES),
+        (set_image(width=None), SIDES),
+        (set_image(height=10**9), "10000000000? and 'width' 10: INPUT.MAX_PIXELS is 100000000"),
+        (set_image(width=HUGE), "INPUT.MAX_PIXELS is 100000000; raise it"),
+        (set_image(file_name=5), TEXT),
+        (set_image(file_name=None), TEXT),
+        (set_image(file_name=""), TEXT),
+        (set_image(file_name="a\0.png"), TEXT),
+        (set_image(file_name="a\nb.png"), TEXT),
+        (set_image(file_name="\ud800.png"), TEXT),
+        (set_image(file_name="x" * 2000), TEXT),
+        (set_category(id=[3]), ID),
+        (set_category(id=HUGE), ID),
+        (set_category(name=5), TEXT),
+        (set_category(name=""), TEXT),
+        (set_category(name="a\nb"), TEXT),
+        (set_category(name="x" * 1000), TEXT),
+        (set_category(name=["a"]), TEXT),
+        (set_category(name="dog"), "categories 7 and 3 have the same name 'dog'; rename one"),
+        (set_segmentation([[1, 1, 5, 1, 1e18, 5]]), COORDINATES),
+        (set_segmentation([[1, 1, 5, 1, NAN, 5]]), COORDINATES),
+        (set_segmentation([[1, 1, 5, 1, HUGE, 5]]), COORDINATES),
+        (set_segmentation([[1, 1, 5, 1, "5", 5]]), COORDINATES),
+        (set_segmentation([[[1, 1], [5, 1], [5, 5]]]), COORDINATES),
+        (set_segmentation([[1, 1, 5, 1, True, 5]]), COORDINATES),
+        (set_segmentation([[0, 0, 999999, 999999] * 9]), "pixels of outline; at most 4000000"),
+        (set_segmentation({"size": [8, 10], "counts": "oooo"}), "end within a number"),
+        (set_segmentation({"size": [8, 10], "counts": "1"}), "add up to 1 pixels"),
+        (set_segmentation({"size": [8, 10], "counts": [-1, 81]}), "must be from 0 to"),
+        (set_segmentation({"size": [8, 10], "counts": [80.5]}), "must be integers"),
+        (set_segmentation({"size": [8.0, 10], "counts": [80]}), r"'size' \[8.0, 10\], its image"),
+        (set_segmentation({"size": [10**5, 10**5], "counts": [10**10]}), "'size' .100000, 100000"),
+    ],
+)
+def test_check_datasets_refuses_what_cannot_be_meant(register, change, message, evaluated):
+    register(changed(change))
+    test = ("tiny_train",) if evaluated else ()
+    with pytest.raises(ValueError, match=message) as caught:
+        check_datasets(make_cfg(test=test), training=True)
+    line = str(caught.value)
+    assert "tiny_train" in line and "\n" not in line and len(line) < 600
+
+
+@pytest.mark.parametrize(
+    "segmentation", [{"size": [8, 10], "counts": [99]}, [[0, 0, 1e9, 9, 1, 1]]]
+)
+def test_check_datasets_refuses_masks_that_only_detectron2s_loader_reads(register, segmentation):
+    """It draws RLE of crowds, and of box detectors."""
+    register(changed(set_keys(segmentation=segmentation)))
+    with pytest.raises(ValueError, match="annotation 11 of image 4.png"):
+        check_datasets(make_cfg(masks=False), training=True)
+    register(changed(set_keys(segmentation=segmentation, iscrowd=1)), name="crowd")
+    with pytest.raises(ValueError, match="annotation 11 of image 4.png"):
+        check_datasets(make_cfg(train=("crowd",)), training=True)
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (set_keys(area="8"), "the 'area' '8', which must be a number of pixels"),
+        (set_keys(area=NAN), "the 'area' nan"),
+        (set_keys(area=-1), "the 'area' -1"),
+        (set_keys(area=HUGE), "the 'area' 1000"),
+        (set_keys(area=None), "the 'area' None"),
+        (
+            lambda c: [a.update(id=str(a["id"])) for a in c["annotations"]],
+            "'10', which must be an integer of at least 0",
+        ),
+        (set_keys(id=11.0), "11.0, which must be an integer of at least 0"),
+        (set_image(id=-1), "-1, which must be an integer of at least 0"),
+    ],
+)
+def test_read_coco_json_refuses_numbers_that_evaluation_fails_on(register, change, message):
+    register(changed(change))
+    check_datasets(make_cfg(), training=True)
+    with pytest.raises(ValueError, match=message):
+        check_datasets(make_cfg(test=("tiny_train",)), training=False)
+
+
+def test_read_coco_json_refuses_ids_of_numbers_and_texts(register):
+    register(changed(set_image(id="nine")))
+    with pytest.raises(ValueError, match="the ids in 'images' are numbers and texts, mixed"):
+        check_datasets(make_cfg(), training=True)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        set_segmentation([[-500, -20.5, 30, -20.5, 5, 700]]),  # beyond the image
+        set_keys(bbox=[1, 1, 0, 4]),  # COCO has such; training leaves it out
+        set_keys(image_id=4.0),
+        set_image(file_name="../tiny_train/9.png"),
+        set_image(license=HUGE),
+    ],
+)
+def test_check_datasets_passes_what_works(register, change):
+    register(changed(change))
+    check_datasets(make_cfg(), training=True)
+
+
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ('{"images": ' + "[" * 100_000, "nested too deeply"),
+        ('{"images": [], "images": []}', "the key 'images' more than once"),
+        ('{"images": %s}' % ("9" * 5000), "5000 digits"),
+        ("\ufeff{}", "line 1, column 1: Unexpected UTF-8 BOM"),
+    ],
+)
+def test_read_coco_json_refuses_json_that_python_fails_on(register, text, message):
+    register(text)
+    with pytest.raises(ValueError, match=f"tiny_train.json is not valid JSON: .*{message}"):
+        check_datasets(make_cfg(), training=True)
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (lambda d: d.append(5), "the dict of image 1 has the type int, which must be dict"),
+        (
+            lambda d: d[0].update(annotations=5),
+            "the 'annotations' 5, which must be a list of dicts",
+        ),
+        (lambda d: d[0]["annotations"].append(None), "must be a list of dicts"),
+        (lambda d: d[0].update(height=8.5), SIDES),
+        (lambda d: d[0].update(height=10**9), "INPUT.MAX_PIXELS is 100000000"),
+        (lambda d: d[0].update(file_name=None), TEXT),
+        (lambda d: d[0]["annotations"][0].update(category_id="a"), "has category_id 'a', which"),
+        (lambda d: d[0]["annotations"][0].update(category_id=NAN), "has category_id nan, which"),
+        (lambda d: d[0]["annotations"][0].update(bbox_mode=7), "has the 'bbox_mode' 7, which must"),
+        (lambda d: d[0]["annotations"][0].update(bbox_mode=BoxMode.XYXY_REL), "'bbox_mode' <BoxM"),
+        (lambda d: d[0]["annotations"][0].update(bbox=[5, 5, 1, 6]), "must not be negative"),
+        (lambda d: d[0]["annotations"][0].update(bbox=np.full(4, np.nan)), BOX),
+        (lambda d: d[0]["annotations"][0].update(iscrowd=np.zeros(3)), "which must be 0 or 1"),
+        (lambda d: d[0]["annotations"][0].update(segmentation=np.ones((8, 10))), "of type ndarray"),
+        (
+            lambda d: d[0]["annotations"][0].update(segmentation=[np.full(6, 1e9)]),
+            COORDINATES,
+        ),
+        (
+            lambda d: d[0]["annotations"][0].update(
+                segmentation={"size": [8, 10], "counts": b"oooo"}
+            ),
+            "end within a number",
+        ),
+    ],
+)
+def test_check_datasets_refuses_dicts_that_cannot_be_meant(register, change, message):
+    dicts = make_dicts(register(name="files"))
+    change(dicts)
+    register.dicts(dicts)
+    with pytest.raises(ValueError, match=message) as caught:
+        check_datasets(make_cfg(), training=True)
+    assert "tiny_train" in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (lambda d: d[0].pop("image_id"), "the dict of image 0 has no 'image_id'"),
+        (lambda d: d[0].update(image_id=[1]), r"the 'image_id' \[1\], which must be an integer"),
+        (
+            lambda d: d[0]["annotations"][0]["segmentation"].append([1, 2, 3, 4]),
+            "cannot be converted to COCO's format for evaluation: .* polygon from 4",
+        ),
+        (
+            lambda d: d[0]["annotations"][0].update(segmentation={"size": [8, 10], "counts": [80]}),
+            "cannot be converted to COCO's format for evaluation",
+        ),
+    ],
+)
+def test_check_datasets_refuses_dicts_that_evaluation_fails_on(register, change, message):
+    dicts = make_dicts(register(name="files"))
+    change(dicts)
+    register.dicts(dicts, thing_classes=["a", "b"])
+    check_datasets(make_cfg(), training=True)
+    with pytest.raises(ValueError, match=message):
+        check_datasets(make_cfg(test=("tiny_train",)), training=False)
+
+
+def test_check_datasets_keeps_to_the_limit_of_pixels(register):
+    register()
+    cfg = make_cfg()
+    cfg.INPUT.MAX_PIXELS = HEIGHT * WIDTH
+    check_datasets(cfg, training=True)
+    cfg.INPUT.MAX_PIXELS = HEIGHT * WIDTH - 1
+    with pytest.raises(ValueError, match="'width' 10: INPUT.MAX_PIXELS is 79; raise it, or use sm"):
+        check_datasets(cfg, training=True)

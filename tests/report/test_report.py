@@ -226,7 +226,7 @@ def test_make_report_raises_errors_of_one_line(run, tmp_path):
     with pytest.raises(ValueError, match="--dataset never_registered JSON IMAGE_ROOT"):
         make_report(str(run), min_score=0.5)
     (run / "results.json").write_text("{")
-    with pytest.raises(ValueError, match="results.json is not JSON"):
+    with pytest.raises(ValueError, match="results.json is not valid JSON: line 1, column 2"):
         make_report(str(run), min_score=0.5)
 
 
@@ -281,8 +281,143 @@ def test_parse_metrics_takes_what_a_resumed_training_did_over():
     text += '{"iteration": 1, "a": 5}\n{"itera'  # resumed at 1, then killed
     metrics = parse_metrics(text, "metrics.json")
     assert [(m["iteration"], m["a"]) for m in metrics] == [(0, 1), (1, 5)]
-    with pytest.raises(ValueError, match="metrics.json, line 1"):
-        parse_metrics('no json\n{"iteration": 1}\n', "metrics.json")
+
+
+@pytest.mark.parametrize(
+    "text, iterations, lines",
+    [
+        ('no json\n{"iteration": 1}\n', [1], "line 1"),
+        ('{"iteration": 0}\n{"iteration": 1, "to{"iteration": 2, "a": 1}\n', [0, 2], "line 2"),
+        ('{"iteration": 0}{"iteration": 1}\n{"iteration": 2}', [0, 1, 2], "line 1"),
+        ('{"iteration": 0}\n\0\0\0\ufffd\x1c\u2028\n{"iteration": 1}', [0, 1], "line 2"),
+        ('{"iteration": 0}\n\0\0{"iteration": 1}\n{"itera', [0, 1], "line 2, 3"),
+        ("[1]\n5\nnull\n{}\n" + "[" * 100_000 + "\nx\nx\n", [], "line 1, 2, 3, 4, 5 and 2 more"),
+        ('{"iteration": "1"}\n{"iteration": -1}\n{"iteration": true}\n', [], "line 1, 2, 3"),
+        ('{"iteration": %s}\n{"iteration": 7}' % ("9" * 5000), [7], "line 1"),
+        ('{"iteration": %s}\n{"iteration": 7}' % ("9" * 500), [7], "line 1"),
+        ('{"iteration": 1, "a": %s}\n{"iteration": 7}' % ("9" * 500), [7], "line 1"),
+        ('{"iteration": 3}\r\n{"iteration": 4}\r\n', [3, 4], None),
+    ],
+)
+def test_parse_metrics_leaves_out_torn_lines_with_one_warning(text, iterations, lines, caplog):
+    metrics = parse_metrics(text, "output/metrics.json")
+    assert [line["iteration"] for line in metrics] == iterations
+    expected = [f"output/metrics.json: left out what is torn or damaged in {lines}"] * bool(lines)
+    assert caplog.messages == expected
+
+
+def test_parse_metrics_leaves_out_what_is_no_number():
+    text = '{"iteration": 1, "loss": NaN, "lr": "x", "a": [1], "b": null, "c": true, "d": 2}'
+    (line,) = parse_metrics(text, "metrics.json")
+    assert line.keys() == {"iteration", "loss", "d"}
+
+
+def test_make_report_passes_over_torn_metrics(run, caplog):
+    with open(run / "metrics.json", "ab") as file:
+        file.write(b'{"iteration": 39, "segm\xff\x00{"iteration": 39, "segm/AP": 70.5}\n')
+    page = open(make_report(str(run), min_score=0.5).page_path).read()
+    assert "mask AP 70.5" in page
+    assert [m for m in caplog.messages if "metrics.json" in m] == [
+        f"{run / 'metrics.json'}: left out what is torn or damaged in line 3"
+    ]
+
+
+BOX = "must be four finite numbers"
+SCORE = r"which must be in \[0, 1\]"
+ID = "which must be an integer"
+RLE = {"size": [SIZE, SIZE], "counts": [SIZE * SIZE]}
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"bbox": [0, 0, 1e308, 5]}, BOX),
+        ({"bbox": [0, 0, float("nan"), 5]}, BOX),
+        ({"bbox": [0, 0, 5]}, BOX),
+        ({"bbox": "0123"}, BOX),
+        ({"bbox": [0, [0], 5, 5]}, BOX),
+        ({"bbox": [0, 0, 10**400, 5]}, BOX),
+        ({"bbox": [0, 0, -5, 5]}, "width and height must not be negative"),
+        ({"bbox": None}, BOX),
+        ({"score": "0.9"}, SCORE),
+        ({"score": float("nan")}, SCORE),
+        ({"score": 10**400}, SCORE),
+        ({"score": True}, SCORE),
+        ({"image_id": [1]}, ID),
+        ({"image_id": 10**400}, ID),
+        ({"image_id": None}, ID),
+        ({"category_id": {"a": 1}}, ID),
+        ({"category_id": 1.5}, ID),
+        ({"segmentation": {"size": [100000, 100000], "counts": "1"}}, "'size' .100000, 100000"),
+        ({"segmentation": {"size": [100000, 100000], "counts": [10**10]}}, "'size' .100000"),
+        ({"segmentation": {**RLE, "counts": "oooo"}}, "end within a number"),
+        ({"segmentation": {**RLE, "counts": "1"}}, "add up to 1 pixels"),
+        ({"segmentation": {**RLE, "counts": [-1, 4097]}}, "must be from 0 to"),
+        ({"segmentation": [[0, 0, 1e9, 0, 5, 5]]}, "numbers from -1000000"),
+        ({"segmentation": [[0, 0, float("inf"), 0, 5, 5]]}, "numbers from -1000000"),
+        ({"segmentation": 5}, "of type int"),
+    ],
+)
+def test_make_report_refuses_malformed_predictions(run, change, message):
+    path = run / "inference" / NAME / "coco_instances_results.json"
+    path.write_text(json.dumps([PREDICTIONS[0], {**PREDICTIONS[1], **change}]))
+    with pytest.raises(ValueError, match=message) as caught:
+        make_report(str(run), min_score=0.5)
+    line = str(caught.value)
+    assert str(path) in line and "\n" not in line and len(line) < 600
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"segmentation": {"size": [100000, 100000], "counts": [10**10]}}, "'size' .100000"),
+        ({"segmentation": {**RLE, "counts": "oooo"}}, "end within a number"),
+        ({"segmentation": [[0, 0, 1e9, 0, 5, 5]]}, "numbers from -1000000"),
+        ({"bbox": [0, 0, 1e308, 5]}, BOX),
+    ],
+)
+@pytest.mark.parametrize("number", [0, 3])  # the latter is a crowd
+def test_make_report_refuses_malformed_ground_truth(run, tmp_path, change, message, number):
+    coco = json.loads((tmp_path / "truth.json").read_text())
+    coco["annotations"][number].update(change)
+    (tmp_path / "truth.json").write_text(json.dumps(coco))
+    with pytest.raises(ValueError, match=f"{NAME}.*annotation {number + 1} .*{message}"):
+        make_report(str(run), min_score=0.5)
+
+
+@pytest.mark.parametrize(
+    "name, text, message",
+    [
+        ("results.json", "[" * 100_000, "nested too deeply"),
+        ("results.json", '{"a": %s}' % ("1" * 5000), "5000 digits"),
+        ("results.json", "[]", "holds a list, not an object"),
+        ("results.json", '{"a": 5}', "which must be an object of numbers"),
+        ("results.json", '{"a": {"segm": [1]}}', "which must be an object of numbers"),
+        ("results.json", '{"a": {"segm": {"AP": "high"}}}', "which must be an object of numbers"),
+        ("results.json", '{"a": {}, "a": {}}', "the key 'a' more than once"),
+        ("config.yaml", "SOLVER: {MAX_ITER: many}", "SOLVER.MAX_ITER 'many', which must be >= 1"),
+        ("config.yaml", "SOLVER: 5", "SOLVER.MAX_ITER None, which must be >= 1"),
+        (f"inference/{NAME}/coco_instances_results.json", "{}", "holds a dict, not a list"),
+        (f"inference/{NAME}/coco_instances_results.json", "[5]", "prediction 0 is 5, not an obj"),
+        (f"inference/{NAME}/coco_instances_results.json", "[" * 100_000, "nested too deeply"),
+    ],
+)
+def test_make_report_names_a_malformed_file(run, name, text, message):
+    (run / name).write_text(text)
+    with pytest.raises(ValueError, match=message) as caught:
+        make_report(str(run), min_score=0.5)
+    assert str(run / name) in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_make_report_keeps_to_the_runs_limit_of_pixels(run):
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    config["INPUT"] = {"MAX_PIXELS": SIZE * SIZE - 1}
+    (run / "config.yaml").write_text(yaml.safe_dump(config))
+    with pytest.raises(ValueError, match="INPUT.MAX_PIXELS is 4095"):
+        make_report(str(run), min_score=0.5)
+    config["INPUT"] = {"MAX_PIXELS": SIZE * SIZE}
+    (run / "config.yaml").write_text(yaml.safe_dump(config))
+    make_report(str(run), min_score=0.5)
 
 
 def lines_of(chart, group):

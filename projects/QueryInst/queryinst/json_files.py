@@ -3,7 +3,7 @@
 import json
 from typing import Any
 
-_KINDS = {dict: "an object", list: "a list"}
+_KINDS: dict[type, str] = {dict: "an object", list: "a list"}
 
 
 def read_json(path: str, kind: type | None = None, label: str | None = None) -> Any:

@@ -3,7 +3,7 @@
 import difflib
 import importlib.util
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 from detectron2.config import CfgNode
@@ -11,9 +11,9 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.utils.file_io import PathManager
 
 from .coco_json import read_coco_json
+from .dict_checks import check_conversion, iterate_dicts, load_dicts
 from .images import check_image_size, read_image
-from .instance_checks import check_instances, describe, find_image_problem, find_mode_problem
-from .mask_bounds import is_number, shorten
+from .instance_checks import check_instances
 
 _NUM_FIRST_IMAGES = 5  # of each data set are read
 # Packages that read published data sets, by evaluator type. They are slow and strict: only files
@@ -62,15 +62,21 @@ def check_annotations(name: str, max_pixels: int) -> None:
         ValueError, OSError: the first problem, in one line.
     """
     metadata = MetadataCatalog.get(name)
+    pairs: Iterable[tuple[dict[str, Any], dict[str, Any]]]
     if _is_coco(name):
         images, annotations, _ = read_coco_json(
             str(metadata.json_file), evaluated=True, max_pixels=max_pixels
         )
         pairs = ((annotation, images[annotation["image_id"]]) for annotation in annotations)
     else:
-        num_classes = len(metadata.get("thing_classes", ()))
-        use = _Use("results.json", False, True)
-        pairs = _iterate(_load(name), name, use, num_classes, max_pixels)
+        pairs = iterate_dicts(
+            load_dicts(name),
+            name,
+            trained=False,
+            evaluated=True,
+            num_classes=len(metadata.get("thing_classes", ())),
+            max_pixels=max_pixels,
+        )
     check_instances(pairs, name=name, masks=False, crowds=True)
 
 
@@ -193,58 +199,29 @@ def _check_coco(cfg: CfgNode, name: str, use: _Use) -> list[str]:
 
 
 def _check_dicts(cfg: CfgNode, name: str, use: _Use) -> list[str] | None:
-    dicts = _load(name)
+    dicts = load_dicts(name)
     thing_classes = MetadataCatalog.get(name).get("thing_classes")  # loading can set them
     _check_class_count(cfg, name, thing_classes)
     if not isinstance(dicts, list):
         return thing_classes  # a torch Dataset, which only reading it would tell about
     num_instances = check_instances(
-        _iterate(dicts, name, use, cfg.MODEL.ROI_HEADS.NUM_CLASSES, cfg.INPUT.MAX_PIXELS),
+        iterate_dicts(
+            dicts,
+            name,
+            trained=use.trained,
+            evaluated=use.evaluated,
+            num_classes=cfg.MODEL.ROI_HEADS.NUM_CLASSES,
+            max_pixels=cfg.INPUT.MAX_PIXELS,
+        ),
         name=name,
         masks=cfg.MODEL.MASK_ON,
         crowds=use.evaluated,
     )
     _check_some_instances(name, use, len(dicts), num_instances)
     _check_first_images(cfg, name, dicts[:_NUM_FIRST_IMAGES])
+    if use.evaluated:
+        check_conversion(name)
     return thing_classes
-
-
-def _load(name: str) -> Any:
-    try:
-        return DatasetCatalog.get(name)
-    except Exception as error:  # the registered function can raise anything
-        said = " ".join(f"{type(error).__name__}: {error}".split())
-        raise ValueError(f"data set {name!r} cannot be loaded: {said}") from error
-
-
-def _iterate(
-    dicts: list[dict[str, Any]], name: str, use: _Use, num_classes: int, max_pixels: int
-) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
-    """Check the keys of Detectron2's dicts, and yield each annotation with its image."""
-    image_keys = ("file_name", "height", "width") + (("annotations",) if use.trained else ())
-    for position, image in enumerate(dicts):
-        for key in image_keys:
-            if key not in image:
-                raise ValueError(f"data set {name!r}: the dict of image {position} has no {key!r}")
-        if problem := find_image_problem(image, max_pixels):
-            raise ValueError(f"data set {name!r}: the dict of image {position} has {problem}")
-        for annotation in image.get("annotations", ()):
-            if problem := _find_dict_problem(annotation, num_classes):
-                raise ValueError(f"data set {name!r}: {describe(annotation, image)} {problem}")
-            yield annotation, image
-
-
-def _find_dict_problem(annotation: dict[str, Any], num_classes: int) -> str:
-    for key in ("bbox", "bbox_mode", "category_id"):
-        if key not in annotation:
-            return f"has no {key!r}"
-    category_id = annotation["category_id"]
-    if not (is_number(category_id) and 0 <= category_id < num_classes):
-        return (
-            f"has category_id {shorten(category_id)}, which must be >= 0 and below "
-            f"MODEL.ROI_HEADS.NUM_CLASSES {num_classes}"
-        )
-    return find_mode_problem(annotation["bbox_mode"])
 
 
 def _check_some_instances(name: str, use: _Use, num_images: int, num_instances: int) -> None:

@@ -1,6 +1,5 @@
 """Reads COCO's annotation file and checks what training and evaluation need."""
 
-import re
 from typing import Any, NamedTuple
 
 from detectron2.utils.file_io import PathManager
@@ -15,7 +14,7 @@ _CATEGORY_KEYS = ("id", "name")
 _ANNOTATION_KEYS = ("id", "image_id", "category_id", "bbox")
 _EVALUATION_KEYS = ("area", "iscrowd")  # without them pycocotools fails, after the training
 _MAX_CLASS_NAME = 256  # characters
-_NO_CONTROL = re.compile(r"[^\x00-\x1f\x7f-\x9f\u2028\u2029]+")  # which end a line, or a log's
+_ID_KINDS = {True: "an integer of at least 0", False: "an integer or text"}  # by: evaluated
 
 
 class CocoContent(NamedTuple):
@@ -49,11 +48,11 @@ def read_coco_json(json_file: str, *, evaluated: bool, max_pixels: int) -> CocoC
             raise ValueError(
                 f"{json_file} has no list {key!r}; COCO's format needs {', '.join(_LISTS)}"
             )
-    images = _index(json_file, content["images"], "images", _IMAGE_KEYS)
+    images = _index(json_file, content["images"], "images", _IMAGE_KEYS, evaluated)
     for image in content["images"]:
         if problem := find_image_problem(image, max_pixels):
             raise ValueError(f"{json_file}: image {shorten(image['id'])} has {problem}")
-    categories = _index(json_file, content["categories"], "categories", _CATEGORY_KEYS)
+    categories = _index(json_file, content["categories"], "categories", _CATEGORY_KEYS, evaluated)
     _check_classes(json_file, content["categories"])
     annotation_keys = _ANNOTATION_KEYS + (_EVALUATION_KEYS if evaluated else ())
     is_unique = "minival" not in json_file  # COCO 2014's own, which Detectron2 excepts too
@@ -63,9 +62,9 @@ def read_coco_json(json_file: str, *, evaluated: bool, max_pixels: int) -> CocoC
         annotations,
         "annotations",
         annotation_keys,
+        evaluated,
         is_unique,
         may_be_empty=True,
-        has_numbers=evaluated,
     )
     for annotation in annotations:
         if problem := _find_problem(annotation, categories, evaluated):
@@ -74,9 +73,16 @@ def read_coco_json(json_file: str, *, evaluated: bool, max_pixels: int) -> CocoC
     return CocoContent(images, known, [categories[id_]["name"] for id_ in sorted(categories)])
 
 
-def is_id(value: Any) -> bool:
-    """Whether pycocotools and Detectron2 can use it: an integer of 64 bits, or text."""
-    if isinstance(value, float) and value.is_integer():  # of other languages' JSON
+def is_id(value: Any, *, evaluated: bool) -> bool:
+    """Whether it can be an id.
+
+    Args:
+        evaluated: then it is one that C code takes, an integer of 63 bits; else any integer, text,
+            or 3.0, which other languages write for 3.
+    """
+    if evaluated:
+        return is_integer(value) and 0 <= value < 2**63
+    if isinstance(value, float) and value.is_integer():
         value = int(value)
     return isinstance(value, str) or (is_integer(value) and abs(value) < 2**63)
 
@@ -86,16 +92,15 @@ def _index(
     items: list[Any],
     list_name: str,
     keys: tuple[str, ...],
+    evaluated: bool,
     is_unique: bool = True,
     *,
     may_be_empty: bool = False,
-    has_numbers: bool = False,
 ) -> dict[Any, dict[str, Any]]:
     """The items by their ids, which are all numbers or all texts.
 
     Raises:
-        ValueError: a key is missing, or an id is no id, is text where `has_numbers`, or occurs
-            twice.
+        ValueError: a key is missing, or an id is no id, or occurs twice.
     """
     if not items and not may_be_empty:
         raise ValueError(f"{json_file}: {list_name!r} is empty")
@@ -108,10 +113,10 @@ def _index(
                 label = f"(id {shorten(item.get('id'))})"
                 raise ValueError(f"{json_file}: {list_name}[{position}] {label} has no {key!r}")
         id_ = item["id"]
-        if not is_id(id_) or (has_numbers and isinstance(id_, str)):
+        if not is_id(id_, evaluated=evaluated):
             raise ValueError(
-                f"{json_file}: {list_name}[{position}] has the id {shorten(id_)}, which must be an "
-                f"integer{'' if has_numbers else ' or text'}"
+                f"{json_file}: {list_name}[{position}] has the id {shorten(id_)}, which must be "
+                f"{_ID_KINDS[evaluated]}"
             )
         by_id[id_] = item
         if is_unique and len(by_id) != position + 1:
@@ -125,7 +130,7 @@ def _check_classes(json_file: str, categories: list[dict[str, Any]]) -> None:
     ids: dict[str, Any] = {}
     for category in categories:
         name = category["name"]
-        if not is_text(name) or len(name) > _MAX_CLASS_NAME or not _NO_CONTROL.fullmatch(name):
+        if not is_text(name, _MAX_CLASS_NAME):
             raise ValueError(
                 f"{json_file}: category {shorten(category['id'])} has the name {shorten(name)}, "
                 f"which must be one line of text of 1 to {_MAX_CLASS_NAME} characters"
@@ -141,15 +146,18 @@ def _check_classes(json_file: str, categories: list[dict[str, Any]]) -> None:
 def _find_problem(annotation: dict[str, Any], categories: dict[Any, Any], evaluated: bool) -> str:
     """What is wrong with the ids and flags of an annotation; empty if nothing is."""
     for key in ("image_id", "category_id"):
-        if not is_id(annotation[key]):
-            return f"the {key} {shorten(annotation[key])}, which must be an integer or text"
+        if not is_id(annotation[key], evaluated=evaluated):
+            return f"the {key} {shorten(annotation[key])}, which must be {_ID_KINDS[evaluated]}"
     if annotation["category_id"] not in categories:
         return f"category_id {shorten(annotation['category_id'])}, which is not in 'categories'"
-    if annotation.get("ignore", 0):
+    if annotation.get("ignore", 0) != 0:
         return (
             "'ignore', which Detectron2 does not support; remove the annotation, or make it a "
             "crowd ('iscrowd': 1)"
         )
+    keypoints = annotation.get("keypoints") or []  # Detectron2's loader moves them
+    if not isinstance(keypoints, list) or not all(map(is_number, keypoints)):
+        return f"the 'keypoints' {shorten(keypoints)}, which must be a list of numbers"
     area = annotation["area"] if evaluated else 0
     if not (is_number(area) and 0 <= area <= MAX_COORDINATE**2):
         return f"the 'area' {shorten(area)}, which must be a number of pixels"

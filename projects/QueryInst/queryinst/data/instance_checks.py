@@ -1,7 +1,9 @@
 """Checks of single images and annotations of COCO JSON and of Detectron2's dicts."""
 
 import os
+import re
 from collections.abc import Iterable
+from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -19,6 +21,9 @@ from .mask_bounds import (
 Annotation = dict[str, Any]
 Image = dict[str, Any]
 
+_MAX_FILE_NAME = 1024  # characters, of a path
+# Without ends of lines, other control characters and halves of characters.
+_LINE = re.compile(r"[^\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]+")
 _BOX_MODES = (BoxMode.XYXY_ABS, BoxMode.XYWH_ABS)
 
 
@@ -42,11 +47,13 @@ def check_instances(
     num_instances = num_checked = num_without_mask = 0
     first_without_mask = ""
     for annotation, image in pairs:
+        if problem := find_annotation_problem(annotation, image):
+            raise ValueError(f"data set {name!r}: {describe(annotation, image)} {problem}")
         is_crowd = bool(annotation.get("iscrowd", 0))
         num_instances += not is_crowd
         is_needed = masks and (crowds or not is_crowd)
         num_checked += is_needed
-        if problem := find_annotation_problem(annotation, image, draws=is_needed):
+        if is_needed and (problem := _find_point_problem(annotation.get("segmentation"))):
             raise ValueError(f"data set {name!r}: {describe(annotation, image)} {problem}")
         if is_needed and not _has_mask(annotation):
             first_without_mask = first_without_mask or describe(annotation, image)
@@ -66,31 +73,26 @@ def describe(annotation: Annotation, image: Image) -> str:
     return f"{label} of image {image['file_name']}"
 
 
-def find_annotation_problem(annotation: Annotation, image: Image, *, draws: bool) -> str:
-    """What is wrong with the numbers of an annotation; empty if nothing is.
-
-    Args:
-        draws: whether its mask, if it has one, needs a polygon of three points.
-    """
-    if annotation.get("iscrowd", 0) not in (0, 1):
-        return f"has the 'iscrowd' {shorten(annotation['iscrowd'])}, which must be 0 or 1"
+def find_annotation_problem(annotation: Annotation, image: Image) -> str:
+    """What is wrong with the numbers of an annotation; empty if nothing is."""
+    crowd = annotation.get("iscrowd", 0)
+    if not (isinstance(crowd, Integral) and crowd in (0, 1)):
+        return f"has the 'iscrowd' {shorten(crowd)}, which must be 0 or 1"
     if problem := find_box_problem(annotation.get("bbox"), annotation.get("bbox_mode")):
         return problem
-    if not isinstance(annotation.get("keypoints") or [], list):
-        return f"has the 'keypoints' {shorten(annotation['keypoints'])}, which must be a list"
     if not _has_mask(annotation):
         return ""
-    segmentation = annotation["segmentation"]
-    if problem := find_mask_problem(segmentation, image["height"], image["width"]):
-        return problem
-    return _find_point_problem(segmentation) if draws else ""
+    return find_mask_problem(annotation["segmentation"], image["height"], image["width"])
 
 
 def find_image_problem(image: Image, max_pixels: int) -> str:
     """What is wrong with the file name or the size of an image's entry; empty if nothing is."""
     name = image["file_name"]
-    if not isinstance(name, (str, os.PathLike)) or not is_text(os.fspath(name)):
-        return f"the 'file_name' {shorten(name)}, which must be the name of a file"
+    if not isinstance(name, (str, os.PathLike)) or not is_text(os.fspath(name), _MAX_FILE_NAME):
+        return (
+            f"the 'file_name' {shorten(name)}, which must be one line of text of 1 to "
+            f"{_MAX_FILE_NAME} characters"
+        )
     height, width = image["height"], image["width"]
     if not (is_integer(height) and is_integer(width) and height >= 1 and width >= 1):
         return (
@@ -105,12 +107,9 @@ def find_image_problem(image: Image, max_pixels: int) -> str:
     return ""
 
 
-def is_text(value: Any) -> bool:
-    """Whether it is text that can be written anywhere: some, without NUL or lone surrogates."""
-    try:
-        return isinstance(value, str) and bool(value) and b"\0" not in value.encode()
-    except UnicodeEncodeError:
-        return False
+def is_text(value: Any, max_length: int) -> bool:
+    """Whether it is one line of text that can be written anywhere."""
+    return isinstance(value, str) and len(value) <= max_length and bool(_LINE.fullmatch(value))
 
 
 def find_box_problem(box: Any, mode: BoxMode | None = None) -> str:
@@ -136,7 +135,7 @@ def find_box_problem(box: Any, mode: BoxMode | None = None) -> str:
 
 def find_mode_problem(mode: Any) -> str:
     """What is wrong with the "bbox_mode" of Detectron2's dicts; empty if nothing is."""
-    if mode in _BOX_MODES:
+    if isinstance(mode, Integral) and mode in _BOX_MODES:
         return ""
     return f"has the 'bbox_mode' {shorten(mode)}, which must be BoxMode.XYXY_ABS or XYWH_ABS"
 
@@ -148,7 +147,7 @@ def _has_mask(annotation: Annotation) -> bool:
 
 
 def _find_point_problem(segmentation: Any) -> str:
-    if isinstance(segmentation, dict):
+    if not isinstance(segmentation, list) or not segmentation:
         return ""
     sizes = [p.size if isinstance(p, np.ndarray) else len(p) for p in segmentation]
     if any(size >= MIN_POLYGON_NUMBERS and size % 2 == 0 for size in sizes):

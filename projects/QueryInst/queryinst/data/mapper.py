@@ -82,7 +82,7 @@ class InstanceMapper(DatasetMapper):
         annotations = dataset_dict.pop("annotations", None)
         if self.is_train and annotations is not None:
             usable = [
-                self._draw(annotation, *file_size, describe(annotation, dataset_dict))
+                self._draw(annotation, describe(annotation, dataset_dict), *file_size)
                 for annotation in annotations
                 if annotation.get("iscrowd", 0) == 0
             ]
@@ -90,7 +90,7 @@ class InstanceMapper(DatasetMapper):
         return dataset_dict
 
     def _draw(
-        self, annotation: dict[str, Any], height: int, width: int, label: str
+        self, annotation: dict[str, Any], label: str, height: int, width: int
     ) -> dict[str, Any]:
         """The annotation with a floating-point box and, with masks on, its mask as RLE."""
         drawn = {

@@ -6,7 +6,7 @@ of its memory, allocate gigabytes, or never end.
 
 import reprlib
 from numbers import Integral, Real
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 import pycocotools.mask as mask_util
@@ -79,12 +79,12 @@ def find_mask_problem(segmentation: Any, height: int, width: int) -> str:
     return ""
 
 
-def is_number(value: Any) -> bool:
+def is_number(value: Any) -> TypeGuard[float]:
     """Whether it is one in the sense of JSON: a bool is none."""
     return isinstance(value, Real) and not isinstance(value, bool)
 
 
-def is_integer(value: Any) -> bool:
+def is_integer(value: Any) -> TypeGuard[int]:
     """Whether it is an integer in the sense of JSON: a bool is none, nor is 3.0."""
     return isinstance(value, Integral) and not isinstance(value, bool)
 
@@ -126,8 +126,8 @@ def _find_rle_problem(rle: dict[str, Any], height: int, width: int) -> str:
     size, counts = rle.get("size"), rle.get("counts")
     if not isinstance(counts, (list, str, bytes)):
         return f"has an RLE 'segmentation' with 'counts' {shorten(counts)}: a list or text needed"
-    is_size = isinstance(size, (list, tuple)) and all(map(is_integer, size))
-    if not is_size or list(size) != [height, width]:
+    sides = list(size) if isinstance(size, (list, tuple)) else []
+    if not all(map(is_integer, sides)) or sides != [height, width]:
         return (
             f"has an RLE 'segmentation' of 'size' {shorten(size)}, its image has [height, width] "
             f"{[height, width]}"

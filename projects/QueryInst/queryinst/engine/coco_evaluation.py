@@ -10,7 +10,7 @@ import pycocotools.cocoeval
 from detectron2.evaluation import COCOEvaluator, coco_evaluation
 from detectron2.utils import comm
 
-from ..data import instance_checks
+from ..data import instance_checks as data_checks
 from ..data.mask_bounds import to_rle
 
 logger = logging.getLogger(__name__)
@@ -50,13 +50,12 @@ class TimedCOCOEvaluator(COCOEvaluator):
         """Turn its masks into RLE, as pycocotools would, which does not check them."""
         for annotation in self._coco_api.dataset.get("annotations", ()):
             image = self._coco_api.imgs.get(annotation["image_id"])
-            if image is not None and annotation.get("segmentation") is not None:
-                annotation["segmentation"] = to_rle(
-                    annotation["segmentation"],
-                    image["height"],
-                    image["width"],
-                    f"data set {self._dataset_name!r}: {instance_checks.describe(annotation, image)}",
-                )
+            if image is None or annotation.get("segmentation") is None:
+                continue
+            label = f"data set {self._dataset_name!r}: {data_checks.describe(annotation, image)}"
+            annotation["segmentation"] = to_rle(
+                annotation["segmentation"], image["height"], image["width"], label
+            )
 
 
 def find_implementation() -> type:

@@ -139,7 +139,7 @@ def _find_problem(prediction: Any) -> str:
     if not isinstance(prediction, dict):
         return f"is {shorten(prediction)}, not an object"
     for key in ("image_id", "category_id"):
-        if not is_id(prediction.get(key)):
+        if not is_id(prediction.get(key), evaluated=True):
             return f"has the {key!r} {shorten(prediction.get(key))}, which must be an integer"
     score = prediction.get("score")
     if not (is_number(score) and 0 <= score <= 1):
