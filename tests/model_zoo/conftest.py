@@ -28,6 +28,7 @@ class Server(http.server.ThreadingHTTPServer):
         broken: names of which half arrives, though the head promises all.
         without_length: names whose head doesn't say how much will come.
         stalled: names of which half arrives until `go_on` is set.
+        answers: {name: function of the handler that answers in the place of all this}.
     """
 
     daemon_threads = True
@@ -36,6 +37,7 @@ class Server(http.server.ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), _Handler)
         self.files, self.requests = {}, []
         self.broken, self.without_length, self.stalled = set(), set(), set()
+        self.answers = {}
         self.go_on = threading.Event()
         self.url = f"http://127.0.0.1:{self.server_address[1]}"
 
@@ -47,6 +49,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     def do_GET(self):
         name = self.path.lstrip("/")
         self.server.requests.append(name)
+        if name in self.server.answers:
+            return self.server.answers[name](self)
         if name not in self.server.files:
             return self.send_error(404)
         body = self.server.files[name]

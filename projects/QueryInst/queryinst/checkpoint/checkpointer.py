@@ -145,6 +145,7 @@ class QueryInstCheckpointer(DetectionCheckpointer):
             raise chosen
         if not isinstance(content, _Content):
             content = self._read_to_resume(chosen, f"{chosen} (to resume from)")
+        logger.info("Resuming from %s", content.path)
         return content
 
     def _try_candidates(self) -> "_Content":

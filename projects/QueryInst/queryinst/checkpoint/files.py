@@ -6,8 +6,10 @@
 import hashlib
 import os
 import re
+import socket
 import struct
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import IO, Any
 
 import torch
@@ -17,12 +19,13 @@ from .limits import MemoryLimit, TooLargeError
 from .safetensors_files import compact, is_safetensors, read_safetensors, safetensors_bytes
 from .torch_files import LEGACY_MAGIC, load_legacy, load_zip, verify_zip
 from .trusted_pickles import load_pickle_with_code, load_torch_with_code
-from .unpickling import load_pickle
+from .unpickling import RefusedError, load_pickle
 
 # First bytes of files of torch.save since 1.6, and of any pickle of protocol 2 or later.
 _ZIP_MAGIC, _PICKLE_MAGIC = b"PK\x03\x04", b"\x80"
 
 _CHUNK = 1 << 20  # bytes
+_TIMEOUT = 60  # seconds without a byte
 _OWN_SCHEME = "queryinst://"  # its handler, in model_zoo, raises errors that need no addition
 
 
@@ -34,7 +37,8 @@ def fetch(path: str, label: str) -> str:
             the path.
     """
     try:
-        local = PathManager.get_local_path(path)
+        with _ending_silence():
+            local = PathManager.get_local_path(path)
     except OSError as error:
         if path.startswith(_OWN_SCHEME):
             raise
@@ -53,6 +57,17 @@ def fetch(path: str, label: str) -> str:
     if not os.access(local, os.R_OK):
         raise PermissionError(f"{label} cannot be read by this user; check the file's permissions")
     return local
+
+
+@contextmanager
+def _ending_silence() -> Iterator[None]:
+    """Give the connections of PathManager's handlers the timeout that they lack."""
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(_TIMEOUT)
+    try:
+        yield
+    finally:
+        socket.setdefaulttimeout(before)
 
 
 def _address(path: str) -> str:
@@ -143,6 +158,8 @@ def _explain(error: Exception, damaged: bool) -> str:
             " and plain containers are allowed in a checkpoint; if you trust its author,"
             " tools/convert_checkpoint.py --allow-pickle makes a file without such objects"
         )
+    if isinstance(error, RefusedError):
+        return f"is not a checkpoint ({_first_line(error)})"
     ends_early = isinstance(error, (EOFError, struct.error)) or "exhausted" in text
     if damaged or ends_early or "truncated" in text:
         return f"is truncated or damaged ({_first_line(error)}); copy or download it again"

@@ -36,7 +36,8 @@ def _is_number(value: Any) -> bool:
     return type(value) is int and value.bit_length() < 64
 
 
-def _are_names(value: Any) -> bool:
+def are_names(value: Any) -> bool:
+    """Whether a value can be the names of classes: a list, not too long, of short texts."""
     return (
         isinstance(value, (list, tuple))
         and len(value) <= _MAX_CLASSES
@@ -60,7 +61,7 @@ _FIELDS: Mapping[str, tuple[Callable[[Any], bool], str]] = {
     ),
     "queryinst_version": (_is_text, "a short text"),
     "config": (lambda value: _is_text(value, _LONG_TEXT), "a yaml text"),
-    "thing_classes": (_are_names, f"a list of at most {_MAX_CLASSES} names"),
+    "thing_classes": (are_names, f"a list of at most {_MAX_CLASSES} names"),
     "dataset_id_map": (_is_id_map, f"a dict of at most {_MAX_CLASSES} numbers to numbers"),
     "input_format": (lambda value: value in _FORMATS, f"one of {_FORMATS}"),
     "kind": (lambda value: value in (_FULL, _INFERENCE_ONLY), f"{_FULL!r} or {_INFERENCE_ONLY!r}"),

@@ -8,6 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+MAX_EXPANDED = 64_000_000  # bytes of a tensor beyond its storage, which copies would take
+
 
 @dataclass(frozen=True)
 class UnsupportedTensor:
@@ -39,7 +41,12 @@ def unsupported_kind(value: Any) -> str | None:
         return "quantized"
     if value.is_meta:
         return "on the meta device"
-    return "complex" if value.is_complex() else None
+    if value.is_complex():
+        return "complex"
+    stored = value.untyped_storage().nbytes()
+    if value.nbytes > stored + MAX_EXPANDED:
+        return f"of shape {tuple(value.shape)} over {stored} bytes"
+    return None
 
 
 def first_non_finite(tensors: Iterable[tuple[str, Tensor]]) -> str | None:

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from .limits import MemoryLimit
 from .tensors import UnsupportedTensor
-from .unpickling import BoundedFile, SafeUnpickler
+from .unpickling import BoundedFile, RefusedError, SafeUnpickler
 
 LEGACY_MAGIC = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # a pickled number
 _LEGACY_VERSION = 1001
@@ -132,9 +132,9 @@ class _TorchUnpickler(SafeUnpickler):
         """The storage that ("storage", type, key, device, number of elements, view) names."""
         kind, dtype, key, _, numel, *view = pid
         if kind != "storage" or not isinstance(dtype, torch.dtype) or type(key) is not str:
-            raise pickle.UnpicklingError("it refers to something that is not a storage")
+            raise RefusedError("a reference to what is not a storage")
         if view not in ([], [None]):
-            raise pickle.UnpicklingError("a storage that is a part of another")
+            raise RefusedError("a storage that is a part of another")
         (numel,) = _lengths([numel])
         return self._read_storage(key, dtype, numel * dtype.itemsize)
 
@@ -176,9 +176,9 @@ class _TorchUnpickler(SafeUnpickler):
 def _lengths(values: Any) -> tuple[int, ...]:
     values = tuple(values)
     if len(values) > _MAX_DIMS:
-        raise pickle.UnpicklingError(f"a tensor of {len(values)} dimensions")
+        raise RefusedError(f"a tensor of {len(values)} dimensions")
     if any(type(value) is not int or not 0 <= value <= _MAX_LENGTH for value in values):
-        raise pickle.UnpicklingError("a tensor whose shape is not of lengths")
+        raise RefusedError("a tensor whose shape is not of lengths")
     return values
 
 

@@ -29,6 +29,10 @@ _MAX_KEY_BITS, _MAX_KEY_ITEMS = 60, 16
 _CHUNK = 1 << 16  # bytes
 
 
+class RefusedError(pickle.UnpicklingError):
+    """A pickle holds what no checkpoint needs; the message says what."""
+
+
 class BoundedFile:
     """Reads no more than there is left; Python's files first allocate what they are asked for."""
 
@@ -46,7 +50,7 @@ class BoundedFile:
 
 
 def _refuse(reader: Any) -> None:
-    raise pickle.UnpicklingError("an opcode that no checkpoint needs")
+    raise RefusedError("an opcode of other pickles")
 
 
 def _check_keys(keys: Iterable[Any]) -> None:
@@ -54,7 +58,7 @@ def _check_keys(keys: Iterable[Any]) -> None:
         for item in key if type(key) is tuple and len(key) <= _MAX_KEY_ITEMS else (key,):
             is_small = type(item) is int and item.bit_length() <= _MAX_KEY_BITS
             if not is_small and not isinstance(item, _KEYS):
-                raise pickle.UnpicklingError(f"a key of type {type(item).__name__}")
+                raise RefusedError(f"a key of type {type(item).__name__}")
 
 
 def _bytes(*args: Any) -> bytes:
@@ -64,14 +68,14 @@ def _bytes(*args: Any) -> bytes:
 def _bytearray(*args: Any) -> bytearray:
     """A copy of bytes; a number would allocate as many."""
     if args and not isinstance(args[0], (bytes, bytearray, str, list)):
-        raise pickle.UnpicklingError(f"bytes of a {type(args[0]).__name__}")
+        raise RefusedError(f"bytes of a {type(args[0]).__name__}")
     return bytearray(*args)
 
 
 def _encode_latin1(text: str, encoding: str) -> bytes:
     """What bytes are in pickles of protocol 2; no other codec is looked up."""
     if encoding != "latin1":
-        raise pickle.UnpicklingError(f"codec {encoding!r} in a pickle")
+        raise RefusedError(f"codec {encoding!r} in a pickle")
     return text.encode("latin1")
 
 
@@ -97,14 +101,14 @@ def _ordered_dict(pairs: Iterable[Any] = ()) -> OrderedDict[Any, Any]:
 
 def _counter(counts: dict[Any, Any]) -> dict[Any, Any]:
     if not isinstance(counts, dict):
-        raise pickle.UnpicklingError(f"counts in a {type(counts).__name__}")
+        raise RefusedError(f"counts in a {type(counts).__name__}")
     return Counter(counts)
 
 
 def _dtype(code: str, *_: Any) -> np.dtype:
     """A dtype of numbers or short texts, as a copy: pickles set its byte order in place."""
     if not isinstance(code, str) or not _DTYPE_CODE.fullmatch(code):
-        raise pickle.UnpicklingError(f"the dtype {str(code)[:80]!r}")
+        raise RefusedError(f"the dtype {str(code)[:80]!r}")
     return np.dtype(code, False, True)  # type: ignore[call-overload]
 
 
@@ -121,7 +125,7 @@ def _scalar(dtype: np.dtype, data: Any) -> Any:
     """One number. numpy would take any size of the dtype, and zeros for missing data."""
     data = data.encode("latin1") if isinstance(data, str) else data
     if not isinstance(dtype, np.dtype) or len(data) != dtype.itemsize:
-        raise pickle.UnpicklingError("a scalar whose bytes are not those of its dtype")
+        raise RefusedError("a scalar whose bytes are not those of its dtype")
     return _SCALAR(dtype, data)
 
 
@@ -133,9 +137,9 @@ def _fill_array(array: np.ndarray, state: Any) -> None:
     _, shape, dtype, is_fortran, data = state
     is_plain = isinstance(dtype, np.dtype) and isinstance(data, (bytes, str))
     if not is_plain or any(type(length) is not int or length < 0 for length in shape):
-        raise pickle.UnpicklingError("an array that is not of plain bytes")
+        raise RefusedError("an array that is not of plain bytes")
     if math.prod(shape) * dtype.itemsize != len(data):
-        raise pickle.UnpicklingError(f"an array of {len(data)} bytes with another shape")
+        raise RefusedError(f"an array of {len(data)} bytes with another shape")
     array.__setstate__((1, tuple(shape), dtype, bool(is_fortran), data))  # type: ignore
 
 
@@ -189,19 +193,17 @@ class SafeUnpickler(_PythonUnpickler):  # type: ignore[misc]
         """What makes the allowed objects of that name.
 
         Raises:
-            UnpicklingError: the object is not allowed. The message names it.
+            RefusedError: the object is not allowed. The message names it.
         """
         try:
             return _ALLOWED[f"{module}.{name}"]
         except KeyError:
-            raise pickle.UnpicklingError(
-                f"GLOBAL {module}.{name} was not an allowed global"
-            ) from None
+            raise RefusedError(f"GLOBAL {module}.{name} was not an allowed global") from None
 
     def _reduce(self) -> None:
         args, make = self.stack.pop(), self.stack[-1]
         if not isinstance(make, (FunctionType, MethodType)):
-            raise pickle.UnpicklingError(f"a call of a {type(make).__name__}")
+            raise RefusedError(f"a call of a {type(make).__name__}")
         self.stack[-1] = make(*args)
 
     def _build(self) -> None:
@@ -211,7 +213,7 @@ class SafeUnpickler(_PythonUnpickler):  # type: ignore[misc]
         elif isinstance(target, np.dtype):
             _fill_dtype(target, state)
         elif not isinstance(target, OrderedDict):  # torch's state dicts have an attribute _metadata
-            raise pickle.UnpicklingError(f"the state of a {type(target).__name__}")
+            raise RefusedError(f"the state of a {type(target).__name__}")
 
     def _setitem(self) -> None:
         value, key = self.stack.pop(), self.stack.pop()
@@ -228,14 +230,14 @@ class SafeUnpickler(_PythonUnpickler):  # type: ignore[misc]
     def _update(self, items: list[Any]) -> None:
         target = self.stack[-1]
         if not isinstance(target, dict):
-            raise pickle.UnpicklingError(f"an item of a {type(target).__name__}")
+            raise RefusedError(f"an item of a {type(target).__name__}")
         _check_keys(items[::2])
         target.update(zip(items[::2], items[1::2], strict=True))
 
     def _additems(self) -> None:
         items, target = self.pop_mark(), self.stack[-1]
         if type(target) is not set:
-            raise pickle.UnpicklingError(f"a member of a {type(target).__name__}")
+            raise RefusedError(f"a member of a {type(target).__name__}")
         target.update(_set(items))
 
     def _pop_frozenset(self) -> None:

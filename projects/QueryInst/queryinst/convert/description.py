@@ -10,7 +10,7 @@ from detectron2.config import CfgNode
 from .._version import __version__
 from ..checkpoint.fitting import num_classes_of
 from ..checkpoint.inference_only import is_inference_only
-from ..checkpoint.meta import FORMAT_VERSION, as_inference_only, build_meta
+from ..checkpoint.meta import FORMAT_VERSION, are_names, as_inference_only, build_meta
 from ..config import config_of_checkpoint
 from ..engine.predictor import cfg_from_text
 from ..engine.setup import setup_cfg
@@ -67,10 +67,10 @@ def find_model(source: Source, config_file: str) -> KnownModel:
 
 def _find_entry(source: Source) -> ModelEntry | None:
     """Find it by the file's digest, or by the digest of the file that it was converted from."""
-    digests = [source.digest, str(source.meta.get("digest", ""))]
+    digests = [source.digest, source.meta.get("digest")]
     for entry in load_models():
         prefix = entry.sha256_prefix
-        if prefix and any(digest.startswith(prefix) for digest in digests):
+        if prefix and any(isinstance(d, str) and d.startswith(prefix) for d in digests):
             return entry
     return None
 
@@ -139,8 +139,8 @@ def _class_names(meta: Mapping[str, Any]) -> list[str]:
     if isinstance(dataset, Mapping):
         candidates += [dataset.get("classes"), dataset.get("CLASSES")]
     for names in candidates:
-        if isinstance(names, (list, tuple)) and names:
-            return [str(name) for name in names]
+        if names and are_names(names):
+            return list(names)
     return []
 
 

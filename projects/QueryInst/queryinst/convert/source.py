@@ -12,6 +12,7 @@ from ..checkpoint.fitting import is_queryinst
 from ..checkpoint.layouts import BOTTOM_UP, tensors_of, to_model_names
 from ..checkpoint.meta import checked_meta
 from ..checkpoint.mmdet import folded_names, ignored_names, is_mmdet
+from ..checkpoint.tensors import require_finite
 
 _WEIGHTS = ("model", "state_dict", "blobs", "meta")
 
@@ -68,6 +69,7 @@ def read_source(path: str, local: str, *, allow_pickle: bool) -> Source:
             f"{path}: its {len(tensors)} tensors, first {next(iter(tensors))!r}, have no known"
             " layout: a QueryInst of this project or MMDetection, or a ResNet"
         )
+    require_finite(state.items(), path)
     checked_meta(checkpoint, path)
     meta = checkpoint.get("meta") if isinstance(checkpoint, Mapping) else None
     layout = _layout_of(tensors, is_backbone)
@@ -93,6 +95,6 @@ def _notes(checkpoint: Any, tensors: Mapping[str, Tensor]) -> tuple[str, ...]:
         if ignored := ignored_names(tensors):
             notes.append(f"left out: {len(ignored)} tensors that no model here has: {ignored}")
     has_parts = isinstance(checkpoint, Mapping) and any(key in checkpoint for key in _WEIGHTS)
-    if has_parts and (rest := [str(key) for key in checkpoint if key not in _WEIGHTS]):
+    if has_parts and (rest := [str(key)[:80] for key in checkpoint if key not in _WEIGHTS]):
         notes.append(f"left out, because these are not weights: {', '.join(rest)}")
     return tuple(notes)

@@ -6,6 +6,7 @@ import tempfile
 from detectron2.config import CfgNode
 from detectron2.utils import comm
 
+from ..checkpoint.resuming import has_checkpoint
 from ..config import activation_checkpointing
 from ..solver import check_solver
 from ..speedups import resolve
@@ -104,7 +105,6 @@ def _check_checkpoints(cfg: CfgNode) -> None:
 
 
 def _check_weights(cfg: CfgNode, resume: bool) -> None:
-    resumable = resume and os.path.exists(os.path.join(cfg.OUTPUT_DIR, "last_checkpoint"))
-    if not cfg.MODEL.WEIGHTS and not resumable:
+    if not cfg.MODEL.WEIGHTS and not (resume and has_checkpoint(cfg.OUTPUT_DIR)):
         where = f", and there is no last_checkpoint in {cfg.OUTPUT_DIR}" if resume else ""
         raise ValueError(f"--eval-only needs weights; set MODEL.WEIGHTS to a checkpoint{where}")

@@ -3,21 +3,27 @@
 import http.client
 import logging
 import os
-import shutil
+import queue
 import ssl
+import threading
 import urllib.error
+import urllib.parse
 import urllib.request
-from typing import IO
+from typing import IO, Any
 
 from tqdm import tqdm
 
 from .._version import __version__
-from ..checkpoint.files import remove_quietly, sha256_of
+from ..checkpoint.files import remove_quietly, sha256_of, sync_folder
 from .metadata import ModelEntry
 
 logger = logging.getLogger(__name__)
 
 _TIMEOUT = 60  # seconds without a byte
+_WINDOW, _MIN_RATE = 90, 2000  # seconds; bytes a second, on average over the window
+# A file may be as much larger than models.yaml says: names and meta, and the figure is approximate.
+_TOLERANCE, _MARGIN = 1.25, 1_000_000
+_CHUNK = 1 << 20  # bytes
 # What a connection raises; any other OSError is the disk's.
 _OF_THE_NETWORK = (
     ConnectionError,
@@ -42,7 +48,8 @@ def ensure_file(entry: ModelEntry, path: str, *, force: bool = False) -> str:
     Raises:
         ValueError: what is there, or what the address gave, has another digest. A file that was
             there, which a person may have put there, stays; a downloaded one goes.
-        ConnectionError: no network, no such address, or the connection ended early.
+        ConnectionError: no network, no such address, or the connection ended early, is too slow,
+            or gave more than models.yaml states.
         OSError: the file can't be read or written.
     """
     partial = f"{path}.part"
@@ -66,7 +73,8 @@ def _download(entry: ModelEntry, path: str, partial: str) -> str:
     url, size = str(entry.url), f"about {entry.approximate_size_mb} MB"
     logger.info("Downloading %s (%s) to %s", url, size, path)
     try:
-        with open(partial, "wb") as file:
+        with open(partial, "wb") as opened:
+            file = _Partial(opened, entry.approximate_size_mb)
             _receive(url, file)
             file.flush()
             os.fsync(file.fileno())
@@ -77,6 +85,7 @@ def _download(entry: ModelEntry, path: str, partial: str) -> str:
                 f" {entry.sha256_prefix}; it was removed, as it is not the published file"
             )
         os.replace(partial, path)
+        sync_folder(os.path.dirname(path))
     except _OF_THE_NETWORK as error:
         raise ConnectionError(
             f"{url} could not be downloaded ({reason_of(error)}); without a network, get this file"
@@ -89,19 +98,112 @@ def _download(entry: ModelEntry, path: str, partial: str) -> str:
     return digest
 
 
-def _receive(url: str, file: IO[bytes]) -> None:
-    """Write what the address gives to a file, with a bar where stderr is a terminal.
+class _Partial:
+    """The file that a download fills, up to a size.
+
+    Attributes:
+        size: how much of it there is, in bytes.
+        max_bytes: how much there may be.
+    """
+
+    def __init__(self, file: IO[bytes], approximate_size_mb: int):
+        self._file = file
+        self.size, self.max_bytes = 0, _TOLERANCE * 1e6 * approximate_size_mb + _MARGIN
+
+    def write(self, chunk: bytes) -> int:
+        """Append to the file.
+
+        Raises:
+            ConnectionError: it would become larger than it may be.
+        """
+        self.size += len(chunk)
+        self.check(self.size, "it gives")
+        return self._file.write(chunk)
+
+    def check(self, size: int, verb: str) -> None:
+        """Raise a ConnectionError if a size in bytes is more than models.yaml allows."""
+        if size > self.max_bytes:
+            raise ConnectionError(
+                f"{verb} {size / 1e6:.4g} MB or more, and approximate_size_mb in models.yaml allows"
+                f" {self.max_bytes / 1e6:.4g} MB"
+            )
+
+    def flush(self) -> None:
+        """Hand what was written to the operating system."""
+        self._file.flush()
+
+    def fileno(self) -> int:
+        """The file's descriptor."""
+        return self._file.fileno()
+
+
+def _receive(url: str, file: _Partial) -> None:
+    """Write what the address gives to a file, and give up if too little arrives.
+
+    A socket's timeout starts anew with every byte, and the answer's head, which also could arrive
+    byte by byte, is read inside of urllib. So another thread receives, and this one watches.
+
+    Raises:
+        ConnectionError, OSError, HTTPException: as `_copy`; or less than `_MIN_RATE` arrives.
+    """
+    results: queue.SimpleQueue[Exception | None] = queue.SimpleQueue()
+    arguments = (url, file, results)
+    threading.Thread(target=_copy, args=arguments, name="download", daemon=True).start()
+    size = 0
+    while True:
+        try:
+            error = results.get(timeout=_WINDOW)
+        except queue.Empty:
+            if file.size - size < _WINDOW * _MIN_RATE:
+                raise ConnectionError(
+                    f"timed out: {file.size - size} bytes in {_WINDOW} s, at least {_MIN_RATE} a"
+                    " second are needed"
+                ) from None
+            size = file.size
+            continue
+        if error is None:
+            return
+        raise error
+
+
+def _copy(url: str, file: _Partial, results: "queue.SimpleQueue[Exception | None]") -> None:
+    """Write what the address gives, with a bar where stderr is a terminal; put None or an error.
 
     torch.hub's download has no timeout, and does not compare with the length that was promised.
     """
-    request = urllib.request.Request(url, headers={"User-Agent": f"queryinst/{__version__}"})
-    with urllib.request.urlopen(request, timeout=_TIMEOUT) as response:
-        length = response.length  # None if the head doesn't say: the digest alone tells the end
-        with tqdm.wrapattr(response, "read", total=length, disable=None) as body:
-            shutil.copyfileobj(body, file, 1 << 20)
-        if response.length:
-            done = length - response.length
-            raise ConnectionError(f"it ended after {done} of {length} bytes")
+    try:
+        request = urllib.request.Request(url, headers={"User-Agent": f"queryinst/{__version__}"})
+        opener = urllib.request.build_opener(_Redirects)
+        with opener.open(request, timeout=_TIMEOUT) as response:
+            length = response.length  # None if the head doesn't say: the digest alone tells the end
+            file.check(length or 0, "it promises")
+            with tqdm(total=length, unit="B", unit_scale=True, disable=None) as bar:
+                while chunk := response.read1(_CHUNK):  # what is there, without waiting for more
+                    bar.update(file.write(chunk))
+            if response.length:
+                done = length - response.length
+                raise ConnectionError(f"it ended after {done} of {length} bytes")
+    except (OSError, http.client.HTTPException) as error:
+        results.put(error)
+    except Exception as error:  # urllib's own for an address that it cannot parse
+        results.put(ConnectionError(f"{type(error).__name__}: {error}"))
+    else:
+        results.put(None)
+
+
+class _Redirects(urllib.request.HTTPRedirectHandler):
+    """Follows addresses as its base, a few and of http(s), but not from https to http."""
+
+    def redirect_request(self, req: Any, fp: Any, code: Any, msg: Any, headers: Any, newurl: Any):
+        """The request for `newurl`.
+
+        Raises:
+            ConnectionError: it is not an address of the same safety.
+        """
+        schemes = ("https",) if req.type == "https" else ("http", "https")
+        if urllib.parse.urlsplit(newurl).scheme not in schemes:
+            raise ConnectionError(f"it leads to {newurl[:160]!r}, which is not {schemes[0]}")
+        return super().redirect_request(req, fp, code, msg, headers, newurl)
 
 
 def unwritable(path: str, error: BaseException) -> OSError:
@@ -115,7 +217,7 @@ def unwritable(path: str, error: BaseException) -> OSError:
 def reason_of(error: BaseException) -> str:
     """Why something failed, in a few words."""
     if isinstance(error, urllib.error.HTTPError):
-        return f"HTTP {error.code} {error.reason}"
+        return " ".join(f"HTTP {error.code} {error.reason}".split())[:160]
     if isinstance(error, urllib.error.URLError) and isinstance(error.reason, BaseException):
         error = error.reason
     text = getattr(error, "strerror", None) or " ".join(str(error).split())

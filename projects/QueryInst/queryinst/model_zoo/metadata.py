@@ -2,7 +2,7 @@
 
 import os
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ PREFIX = "queryinst://"
 MODELS_YAML_VARIABLE = "QUERYINST_MODELS_YAML"
 PACKAGED_MODELS_YAML = Path(__file__).resolve().with_name("models.yaml")
 
+_MAX_NUMBER = 10**12
 _NAME = r"[A-Za-z0-9][\w.-]*"
 _URL = rf"https?://[^/?#]+/(?:[^?#]*/)?({_NAME})(?:\?.*)?"
 # Fields that become paths and addresses: the pattern of the whole value, and that in words.
@@ -137,4 +138,19 @@ def _read(item: Any, number: int, file: str) -> ModelEntry:
         value = getattr(entry, field)
         if not (isinstance(value, str) and re.fullmatch(pattern, value)):
             raise ValueError(f"{where}, {field} is {value!r}; it must be {needed}")
+    for part in (entry, entry.recipe, entry.published):
+        _check_types(part, where)
     return entry
+
+
+def _check_types(part: Any, where: str) -> None:
+    for field in fields(part):
+        value, kind = getattr(part, field.name), field.type
+        is_number = type(value) in ((int,) if kind is int else (int, float))
+        if kind in (int, float) and not (is_number and 0 < value <= _MAX_NUMBER):
+            kind_text = "whole number" if kind is int else "number"
+            raise ValueError(
+                f"{where}, {field.name} is {str(value)[:80]!r}; it must be a {kind_text} above 0"
+            )
+        if kind is str and not isinstance(value, str):
+            raise ValueError(f"{where}, {field.name} is of type {type(value).__name__}, not a text")
