@@ -121,6 +121,8 @@ def read_checkpoint(
     except MemoryError as error:
         raise MemoryError(f"{label} does not fit into this machine's memory") from error
     except Exception as error:  # damaged bytes raise nearly anything
+        if "can't allocate memory" in str(error):  # torch's own
+            raise MemoryError(f"{label} does not fit into this machine's memory") from error
         raise ValueError(f"{label} {_explain(error, damaged=is_torch)}") from error
 
 

@@ -131,9 +131,10 @@ def read_with_meta(
         FileNotFoundError, ValueError, ...: the file cannot be read, or a later version of this
             project wrote it. One line.
     """
-    checkpoint = read_checkpoint(
-        fetch(_without_query(path, label), label), label, with_tensors=with_tensors
-    )
+    local = fetch(_without_query(path, label), label)
+    if "://" in path:  # which file in the cache to remove if it is damaged
+        label = f"{label} ({local})"
+    checkpoint = read_checkpoint(local, label, with_tensors=with_tensors)
     return checkpoint, checked_meta(checkpoint, label)
 
 
