@@ -53,7 +53,7 @@ class Configurations:
         return given
 
     def names(self) -> Sequence[str]:
-        files = ("main.yaml", "other.yaml", "tiny.yaml", str(_CONFIGS), "/dev/")
+        files = ("main.yaml", "other.yaml", "tiny.yaml", str(_CONFIGS), "/dev/", "detectron2._C")
         return (*files, "command line", "--config-file", "flags", "data set", "_BASE_")
 
     def run(self, given: dict[str, Any], folder: Path) -> None:
@@ -146,8 +146,8 @@ def _draw_value(key: tuple[str, ...], rng: random.Random) -> Any:
     value = list(value) if isinstance(value, tuple) else value
     drawn = hostile.hostile(rng) if rng.random() < 0.3 else hostile.near(value, rng)
     # A size that is large, but could be meant, is not a hostile one; to build it takes long.
-    is_large = type(drawn) in (int, float) and 300 < abs(drawn) < 10**6
-    return 10**6 if is_large and key in _OWN else drawn
+    is_large = type(drawn) in (int, float) and (300 if key in _OWN else 64) < abs(drawn) < 10**6
+    return 10**6 if is_large and key[0] == "MODEL" else drawn
 
 
 def _draw_keys(given: dict[str, Any], rng: random.Random) -> None:
