@@ -38,6 +38,8 @@ def near(value: Any, rng: random.Random) -> Any:
 
 
 def _near_number(value: float, rng: random.Random) -> Any:
+    if abs(value) > 1e15:  # where arithmetic overflows
+        return rng.choice(NUMBERS)
     simple = [-value, value + 1, value - 1, value * 2, value / 2, value * 1000, value + 0.5, 0, 1]
     return rng.choice([*simple, *NUMBERS, str(value), [value]])
 
