@@ -12,7 +12,7 @@ from detectron2.config import CfgNode
 from detectron2.modeling import BACKBONE_REGISTRY, META_ARCH_REGISTRY
 
 from .config import CHECKPOINTED_PARTS
-from .value_limits import Each, Fits, OneOf, OrNone, real, text, whole
+from .value_limits import Because, Each, Fits, OneOf, OrNone, real, text, whole
 
 
 def is_pattern(text: str) -> bool:
@@ -54,10 +54,12 @@ LIMITS: dict[str, Any] = {
     "MODEL.DEVICE": DEVICE,
     "MODEL.WEIGHTS": ANY_TEXT,
     "MODEL.MASK_ON": FLAG,
-    "MODEL.KEYPOINT_ON": OneOf((False,)),  # there is no head for them
-    "MODEL.LOAD_PROPOSALS": OneOf((False,)),  # the queries are the proposals
+    "MODEL.KEYPOINT_ON": Because(OneOf((False,)), "QueryInst has no keypoints"),
+    "MODEL.LOAD_PROPOSALS": Because(OneOf((False,)), "the queries are QueryInst's proposals"),
     "MODEL.PIXEL_MEAN": Each(real("[-100000, 100000]"), 3, 3),  # the channels of INPUT.FORMAT
-    "MODEL.PIXEL_STD": Each(real("[0.001, 100000]"), 3, 3),  # pixels are divided by it
+    "MODEL.PIXEL_STD": Because(
+        Each(real("[0.001, 100000]"), 3, 3), "the channels are divided by it"
+    ),
     "MODEL.QUERYINST.NUM_QUERIES": whole("[1, 10000]"),
     "MODEL.QUERYINST.NUM_STAGES": whole("[1, 50]"),
     "MODEL.QUERYINST.EMBED_DIM": whole("[1, 4096]"),
@@ -106,7 +108,9 @@ LIMITS: dict[str, Any] = {
     "MODEL.ROI_BOX_HEAD.POOLER_RESOLUTION": whole("[1, 56]"),
     "MODEL.ROI_BOX_HEAD.POOLER_SAMPLING_RATIO": whole("[0, 32]"),  # 0: by the size of the RoI
     "MODEL.ROI_BOX_HEAD.POOLER_TYPE": POOLER_TYPE,
-    "MODEL.ROI_BOX_HEAD.BBOX_REG_WEIGHTS": Each(real("[0.001, 1000]"), 4, 4),  # deltas are divided
+    "MODEL.ROI_BOX_HEAD.BBOX_REG_WEIGHTS": Because(
+        Each(real("[0.001, 1000]"), 4, 4), "dx, dy, dw, dh are divided by it"
+    ),
     "MODEL.ROI_MASK_HEAD.POOLER_RESOLUTION": whole("[1, 112]"),
     "MODEL.ROI_MASK_HEAD.POOLER_SAMPLING_RATIO": whole("[0, 32]"),
     "MODEL.ROI_MASK_HEAD.POOLER_TYPE": POOLER_TYPE,
@@ -143,7 +147,7 @@ LIMITS: dict[str, Any] = {
     "SOLVER.BASE_LR_END": RATE,
     "SOLVER.BACKBONE_MULTIPLIER": RATE,
     "SOLVER.BIAS_LR_FACTOR": RATE,
-    "SOLVER.MOMENTUM": real("[0, 1)"),  # from 1 on, old gradients never fade
+    "SOLVER.MOMENTUM": Because(real("[0, 1)"), "from 1 on old gradients never fade"),
     "SOLVER.NESTEROV": FLAG,
     "SOLVER.WEIGHT_DECAY": RATE,
     "SOLVER.WEIGHT_DECAY_NORM": OrNone(RATE),  # None follows WEIGHT_DECAY
@@ -170,7 +174,7 @@ LIMITS: dict[str, Any] = {
     "TEST.PRECISION": OneOf(("fp32", "fp16", "bf16")),
     "TEST.EVAL_PERIOD": COUNT,
     "TEST.BEST_METRIC": text(re.compile(r"[^/]+/.+").fullmatch, "task/metric"),
-    "TEST.AUG.ENABLED": OneOf((False,)),  # there is no test-time augmentation
+    "TEST.AUG.ENABLED": Because(OneOf((False,)), "there is no test-time augmentation"),
     "TEST.EXPECTED_RESULTS": Each(Fits(is_expected_result, "[task, metric, value, tolerance]")),
     "TEST.PRECISE_BN.NUM_ITER": whole("[1, 1000000000]"),
     "OUTPUT_DIR": text(),

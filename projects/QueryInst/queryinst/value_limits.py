@@ -43,7 +43,7 @@ class OneOf:
         if any(type(value) is type(choice) and value == choice for choice in self.choices):
             return None
         known = ", ".join(str(choice) if choice != "" else "''" for choice in self.choices)
-        return f"{in_short(value)} must be one of {known}"
+        return f"{in_short(value)} must be {'one of ' if len(self.choices) > 1 else ''}{known}"
 
 
 @dataclass(frozen=True)
@@ -80,6 +80,18 @@ class OrNone:
 
     def problem(self, value: Any) -> str | None:
         return None if value is None else self.limit.problem(value)
+
+
+@dataclass(frozen=True)
+class Because:
+    """A limit with its reason."""
+
+    limit: Any
+    reason: str
+
+    def problem(self, value: Any) -> str | None:
+        problem = self.limit.problem(value)
+        return f"{problem} ({self.reason})" if problem else None
 
 
 def real(interval: str) -> Number:
