@@ -156,8 +156,8 @@ def _explain(error: Exception, damaged: bool) -> str:
     name = re.search(r"GLOBAL (\S+) was not an allowed", text)
     if name:
         return (
-            f"is not loaded: it needs the Python object {name[1]}, but only tensors, numpy arrays"
-            " and plain containers are allowed in a checkpoint; if you trust its author,"
+            f"is not loaded: it needs the Python object {name[1][:160]}, but only tensors, numpy"
+            " arrays and plain containers are allowed in a checkpoint; if you trust its author,"
             " tools/convert_checkpoint.py --allow-pickle makes a file without such objects"
         )
     if isinstance(error, RefusedError):
