@@ -4,11 +4,8 @@ import re
 
 import pytest
 import yaml
-from detectron2.modeling import build_model
 
 from queryinst.config import (
-    CHECKPOINTED_PARTS,
-    activation_checkpointing,
     add_queryinst_config,
     config_of_checkpoint,
 )
@@ -45,20 +42,6 @@ def test_add_queryinst_config_can_be_called_again():
     cfg = tiny_cfg(MODEL__QUERYINST__NUM_QUERIES=7)
     add_queryinst_config(cfg)
     assert cfg.MODEL.QUERYINST.NUM_QUERIES == 100
-
-
-def test_activation_checkpointing_gives_the_names():
-    assert activation_checkpointing(tiny_cfg()) == ()
-    cfg = tiny_cfg(MODEL__QUERYINST__ACTIVATION_CHECKPOINTING=["mask_heads", "backbone"])
-    assert activation_checkpointing(cfg) == ("mask_heads", "backbone")
-
-
-@pytest.mark.parametrize("read", [activation_checkpointing, build_model])
-def test_activation_checkpointing_refuses_another_name(read):
-    cfg = tiny_cfg(MODEL__QUERYINST__ACTIVATION_CHECKPOINTING=("backbone", "neck"))
-    match = re.escape(f"'neck' must be one of {CHECKPOINTED_PARTS}; set {CHECKPOINTING}")
-    with pytest.raises(ValueError, match=match):
-        read(cfg)
 
 
 @pytest.mark.parametrize(

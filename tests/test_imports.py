@@ -15,20 +15,23 @@ MAY_IMPORT = {
     "yaml_files": "",
     "config": "yaml_files",
     "config_files": "config yaml_files",
+    "value_limits": "",
+    "config_limits": "config value_limits",
     "structures": "",
     "precision": "",
     "devices": "",
     "environment": "",
     "json_files": "",
     "modeling": "structures precision",
-    "data": "config structures json_files",
-    "solver": "config structures",
+    "data": "config config_limits structures json_files",
+    "solver": "config config_limits structures",
     "checkpoint": "config structures yaml_files",
     "model_zoo": "checkpoint config config_files devices yaml_files",
     "speedups": "modeling structures precision",
-    "build": "modeling speedups checkpoint config",
-    "engine": "yaml_files config config_files structures precision devices environment modeling"
-    " data solver checkpoint model_zoo speedups build json_files",
+    "build": "modeling speedups checkpoint config config_limits",
+    "engine": "yaml_files config config_files value_limits config_limits structures precision"
+    " devices environment modeling data solver checkpoint model_zoo speedups build"
+    " json_files",
     "convert": "checkpoint config engine model_zoo yaml_files",
     "demo": "data engine",
     "report": "config data environment json_files yaml_files",
@@ -37,6 +40,8 @@ MAY_IMPORT = {
 # What these may import from outside, besides the standard library.
 FROM_OUTSIDE = {
     "yaml_files": "yaml",
+    "value_limits": "",
+    "config_limits": "detectron2",
     "config": "detectron2",
     "config_files": "detectron2",
     "structures": "detectron2 torch",

@@ -48,7 +48,9 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--inputs", type=int, default=10_000, help="of each kind")
     parser.add_argument("--seed", type=int, default=0, help="of the first; the others follow")
     parser.add_argument("--workers", type=int, default=os.cpu_count(), help="processes")
-    parser.add_argument("--failures", default="", metavar="DIR", help="default: a new one in TMPDIR")
+    parser.add_argument(
+        "--failures", default="", metavar="DIR", help="default: a new one in TMPDIR"
+    )
     parser.add_argument("--replay", metavar="SEED|FILE", help="run this one input, and print it")
     return parser
 

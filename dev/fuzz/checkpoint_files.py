@@ -190,7 +190,9 @@ def _edit_zip(data: bytes, operation: str, place: float, number: int) -> bytes:
 
 def _edit_entry(entry: _Entry, operation: str, number: int) -> _Entry:
     if operation == "rename":
-        return entry._replace(name=(entry.name + b"x", b"../x", b"/x", b"", b"x/version")[number % 5])
+        return entry._replace(
+            name=(entry.name + b"x", b"../x", b"/x", b"", b"x/version")[number % 5]
+        )
     if operation == "folder":
         return entry._replace(name=b"other/" + entry.name.rpartition(b"/")[2])
     if operation == "deflate":
@@ -203,7 +205,9 @@ def _edit_entry(entry: _Entry, operation: str, number: int) -> _Entry:
         return entry._replace(size=(0, 1, 2**31, 2**32 - 2, entry.size + 1)[number % 5])
     if operation == "crc":
         return entry._replace(crc=entry.crc ^ (1 << number % 32))
-    return _entry(entry.name.decode(), (b"", b"big", b"\xff" * 9, b"9" * 5000, b"little\n")[number % 5])
+    return _entry(
+        entry.name.decode(), (b"", b"big", b"\xff" * 9, b"9" * 5000, b"little\n")[number % 5]
+    )
 
 
 def _entries(data: bytes) -> list[_Entry]:
@@ -223,7 +227,9 @@ def _zip(entries: Sequence[_Entry]) -> bytes:
     """An archive, with sizes and checksums as the entries say they are."""
     body, directory = bytearray(), bytearray()
     for name, data, method, crc, size in entries:
-        fields = struct.pack("<HHHHHIIIHH", 20, 0, method, 0, 33, crc, len(data), size, len(name), 0)
+        fields = struct.pack(
+            "<HHHHHIIIHH", 20, 0, method, 0, 33, crc, len(data), size, len(name), 0
+        )
         directory += b"PK\x01\x02" + struct.pack("<H", 20) + fields
         directory += struct.pack("<HHHII", 0, 0, 0, 0, len(body)) + name
         body += b"PK\x03\x04" + fields + name + data

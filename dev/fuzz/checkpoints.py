@@ -13,14 +13,24 @@ from torch import Tensor
 from queryinst.checkpoint import QueryInstCheckpointer, build_meta, read_meta
 from queryinst.engine.predictor import Predictor
 from queryinst.engine.trainer import Trainer
-from queryinst.testing import random_batch, tiny_cfg
+from queryinst.testing import tiny_cfg
 
 from . import checkpoint_files, hostile, yaml_texts
 from .hostile_pickles import BODIES
 from .outcomes import WrongResultError
 
+# A file of few tensors is quick to write and to read.
+_FEW_TENSORS: dict[str, Any] = {
+    "MODEL__RESNETS__OUT_FEATURES": ["res2", "res3"],
+    "MODEL__FPN__IN_FEATURES": ["res2", "res3"],
+    "MODEL__ROI_HEADS__IN_FEATURES": ["p2", "p3"],
+    "MODEL__BACKBONE__FREEZE_AT": 2,
+    "MODEL__ROI_MASK_HEAD__NUM_CONV": 1,
+    "MODEL__QUERYINST__NUM_QUERIES": 4,
+    "MODEL__QUERYINST__NUM_REG_FCS": 1,
+}
 State = Mapping[str, Tensor]
-_ENTRIES = {"evaluate": 5, "train": 2, "resume": 3, "meta": 2, "predictor": 2}
+_ENTRIES = {"evaluate": 5, "train": 2, "resume": 2, "meta": 2, "predictor": 2}
 _FORMATS = {"pth": 6, "legacy": 1, "pkl": 1, "safetensors": 3}
 # Damage of these is not to be seen: they have no checksums.
 _WITHOUT_CHECKSUMS = ("legacy", "pkl")
@@ -34,7 +44,7 @@ class Checkpoints:
 
     def prepare(self, folder: Path) -> None:
         torch.manual_seed(0)
-        self._cfg = tiny_cfg(MODEL__ROI_MASK_HEAD__NUM_CONV=1, MODEL__QUERYINST__NUM_QUERIES=4)
+        self._cfg = tiny_cfg(**_FEW_TENSORS)
         self._initial = _copy(build_model(self._cfg).state_dict())
         self._older, self._tree = (self._train(steps) for steps in (1, 3))
         self._data = {f: checkpoint_files.write(self._tree, f) for f in _FORMATS}
@@ -190,7 +200,21 @@ def _fill(value: Any, mark: str) -> Any:
 _TAGS = ["", "\n", _OLDER, f"{_NEWEST}\n", "nowhere.pth", ".", "..", "/", "\x00", "\udcff\udcfe"]
 _TAGS += [f"../run/{_NEWEST}", "x" * 5000, "last_checkpoint", "http://example.com/x.pth", "é.pth"]
 _CONFIGS: list[Any] = [5, None, [], {}, "", "x: [", "MODEL: 5", *yaml_texts.DOCUMENTS]
-_VERSIONS: list[Any] = [None, "1", [1], {}, 2, 10**30, -1, 0, 1.0, 1.5, float("nan"), True, "tensor:nan"]
+_VERSIONS: list[Any] = [
+    None,
+    "1",
+    [1],
+    {},
+    2,
+    10**30,
+    -1,
+    0,
+    1.0,
+    1.5,
+    float("nan"),
+    True,
+    "tensor:nan",
+]
 
 
 def _draw_content_edit(rng: random.Random, tree: Mapping[str, Any]) -> list[Any]:
@@ -216,7 +240,9 @@ def _draw_meta_edit(rng: random.Random, meta: Mapping[str, Any]) -> list[Any]:
     elif name == "format_version" and rng.random() < 0.7:
         value = rng.choice(_VERSIONS)
     elif name == "thing_classes" and rng.random() < 0.7:
-        value = rng.choice([5, None, [], "cat", ["a", "b"], [1, 2, 3], [None] * 3, {"a": 1}, [[]] * 3])
+        value = rng.choice(
+            [5, None, [], "cat", ["a", "b"], [1, 2, 3], [None] * 3, {"a": 1}, [[]] * 3]
+        )
     elif rng.random() < 0.1:
         return [["meta"], operation, value]
     return [["meta", name], operation, value]

@@ -6,10 +6,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import yaml
 from detectron2.config import CfgNode
-from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data import DatasetCatalog
 
 from queryinst.data.checks import check_datasets
 from queryinst.data.mapper import build_mapper
@@ -28,7 +27,21 @@ _RUN_FILES = {_PREDICTIONS: 8, "results.json": 2, "metrics.json": 2, "config.yam
 _SIZES: list[Any] = [[0, 0], [-1, -1], [24, 33], [100000, 100000], [2**31, 2], [2**32, 2**32], [24]]
 _SIZES += [[24, 32, 1], "24x32", None, [24.0, 32.0], [24, "32"], [10**400, 1], [float("nan")] * 2]
 _RLE_LETTERS = "".join(map(chr, range(48, 112)))
-_IDS: list[Any] = [0, -1, 2**63, 10**400, "1", "", None, 1.0, 1.5, True, [1], {"a": 1}, float("nan")]
+_IDS: list[Any] = [
+    0,
+    -1,
+    2**63,
+    10**400,
+    "1",
+    "",
+    None,
+    1.0,
+    1.5,
+    True,
+    [1],
+    {"a": 1},
+    float("nan"),
+]
 _COORDINATES: list[Any] = [-1, 1e4, 1e6, 1e9, -1e9, 1e18, 1e300, float("nan"), float("inf"), "5"]
 _COORDINATES += [None, 10**400, [1], 2**31, -(2**31), 2**53, True]
 
@@ -64,7 +77,8 @@ class CocoJson:
         return [*files, tiny_data.NAME, *(f"{number}.png" for number in range(4))]
 
     def run(self, given: dict[str, Any], folder: Path) -> None:
-        data = hostile.expand(given["text"]).encode("utf-8", "surrogateescape")
+        text = given["text"] if "text" in given else _with_value(**given)
+        data = hostile.expand(text).encode("utf-8", "surrogateescape")
         if given["file"] == tiny_data.JSON:
             (folder / tiny_data.JSON).write_bytes(data)
             tiny_data.register(folder / tiny_data.JSON, self._folder / tiny_data.IMAGES)
@@ -88,8 +102,9 @@ class CocoJson:
             if (image["height"], image["width"]) == (tiny_data.HEIGHT, tiny_data.WIDTH):
                 evaluator.process([image], [{"instances": tiny_data.detections()}])
         evaluator.evaluate()
-        scenes, names = build_scenes(tiny_data.NAME, tiny_data.predictions())
-        draw_pair(scenes[0], names)
+        predictions, limit = tiny_data.predictions(), cfg.INPUT.MAX_PIXELS
+        scenes, names = build_scenes(tiny_data.NAME, predictions, "predictions", limit)
+        draw_pair(scenes[0], names, limit)
 
     def _untouched_masks(self, content: dict[str, Any]) -> Iterator[tuple[str, set[bytes]]]:
         """(file, masks that it must have) of each image all of whose entries are as they were."""
@@ -142,6 +157,18 @@ def _to_text(content: Any, file: str) -> str:
     if file == "metrics.json" and isinstance(content, list):
         return "".join(f"{json.dumps(line)}\n" for line in content)
     return json.dumps(content)
+
+
+def _with_value(file: str, keys: Sequence[Any], value: Any = ...) -> str:
+    """The valid file with one other value, or without it: the short form of an input."""
+    content = node = _content(file)
+    for key in keys[:-1]:
+        node = node[key]
+    if value is ...:
+        del node[keys[-1]]
+    else:
+        node[keys[-1]] = value
+    return _to_text(content, file)
 
 
 def _report_on(file: str, data: bytes, folder: Path) -> None:

@@ -53,7 +53,8 @@ class Configurations:
         return given
 
     def names(self) -> Sequence[str]:
-        return ("main.yaml", "other.yaml", "tiny.yaml", "command line", "--config-file", "flags", "data set")
+        files = ("main.yaml", "other.yaml", "tiny.yaml", str(_CONFIGS), "/dev/", "detectron2._C")
+        return (*files, "command line", "--config-file", "flags", "data set", "_BASE_")
 
     def run(self, given: dict[str, Any], folder: Path) -> None:
         for name in ("main.yaml", "other.yaml"):
@@ -96,7 +97,9 @@ def _use(cfg: CfgNode, training: bool) -> None:
     with torch.no_grad(), inference_autocast(cfg):
         for result in model.eval().inference(batch):
             instances = result["instances"]
-            if not (instances.scores.isfinite().all() and instances.pred_boxes.tensor.isfinite().all()):
+            if not (
+                instances.scores.isfinite().all() and instances.pred_boxes.tensor.isfinite().all()
+            ):
                 raise WrongResultError("the predictions are not finite")
     if training:
         optimizer = Trainer.build_optimizer(cfg, model)
@@ -129,7 +132,8 @@ _USED_KEYS = [key for key in _DEFAULTS if key[0] in ("SOLVER", "INPUT", "TEST", 
 _USED_KEYS += [
     key
     for key in _DEFAULTS
-    if key[1:2] and key[1] in ("RESNETS", "FPN", "BACKBONE", "ROI_HEADS", "ROI_BOX_HEAD", "ROI_MASK_HEAD")
+    if key[1:2]
+    and key[1] in ("RESNETS", "FPN", "BACKBONE", "ROI_HEADS", "ROI_BOX_HEAD", "ROI_MASK_HEAD")
 ]
 
 
@@ -142,8 +146,8 @@ def _draw_value(key: tuple[str, ...], rng: random.Random) -> Any:
     value = list(value) if isinstance(value, tuple) else value
     drawn = hostile.hostile(rng) if rng.random() < 0.3 else hostile.near(value, rng)
     # A size that is large, but could be meant, is not a hostile one; to build it takes long.
-    is_large = type(drawn) in (int, float) and 300 < abs(drawn) < 10**6
-    return 10**6 if is_large and key in _OWN else drawn
+    is_large = type(drawn) in (int, float) and (300 if key in _OWN else 64) < abs(drawn) < 10**6
+    return 10**6 if is_large and key[0] == "MODEL" else drawn
 
 
 def _draw_keys(given: dict[str, Any], rng: random.Random) -> None:
@@ -187,7 +191,10 @@ def _draw_text(given: dict[str, Any], rng: random.Random) -> None:
     for _ in range(rng.choice((1, 1, 2, 4))):
         data = hostile.edit_bytes(data, hostile.draw_byte_edit(rng))
     text = data.decode("utf-8", "surrogateescape")
-    folders = {"../Base": "@CONFIGS@/Base", '"queryinst_R': '"@CONFIGS@/COCO-InstanceSegmentation/queryinst_R'}
+    folders = {
+        "../Base": "@CONFIGS@/Base",
+        '"queryinst_R': '"@CONFIGS@/COCO-InstanceSegmentation/queryinst_R',
+    }
     for old, new in folders.items():
         text = text.replace(old, new)
     given["main.yaml"] = text

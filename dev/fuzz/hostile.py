@@ -1,4 +1,4 @@
-"""Hostile values, and mutations of trees of lists and dicts and of bytes, all from one generator."""
+"""Hostile values, and mutations of trees of lists and dicts and of bytes, by a seeded generator."""
 
 import copy
 import random
@@ -38,6 +38,8 @@ def near(value: Any, rng: random.Random) -> Any:
 
 
 def _near_number(value: float, rng: random.Random) -> Any:
+    if abs(value) > 1e15:  # where arithmetic overflows
+        return rng.choice(NUMBERS)
     simple = [-value, value + 1, value - 1, value * 2, value / 2, value * 1000, value + 0.5, 0, 1]
     return rng.choice([*simple, *NUMBERS, str(value), [value]])
 
@@ -112,7 +114,9 @@ ByteEdit = Sequence[Any]  # the operation, a place as a fraction of the length, 
 
 def draw_byte_edit(rng: random.Random) -> ByteEdit:
     """One edit of `edit_bytes`."""
-    operation = rng.choice(("flip", "flip", "flip", "byte", "cut", "zero", "insert", "drop", "copy"))
+    operation = rng.choice(
+        ("flip", "flip", "flip", "byte", "cut", "zero", "insert", "drop", "copy")
+    )
     # The ends of a file hold what tells how to read the rest.
     place = rng.choice((rng.random(), rng.random() * 0.02, 1 - rng.random() * 0.02))
     number = rng.randrange(256) if operation in ("flip", "byte") else 2 ** rng.randrange(12)

@@ -80,7 +80,9 @@ BODIES = {  # by name, without PROTO and STOP
     "array of pointers": _EMPTY + b"(K\x01K\x01\x85" + _OBJECTS + b"\x89C\x08AAAAAAAAtb",
     "short array": _EMPTY + b"(K\x01" + _int(10**9) + b"\x85" + _FLOATS + b"\x89C\x08AAAAAAAAtb",
     "array without state": _EMPTY + b"Nb",
-    "buffer": _call("numpy.core.numeric._frombuffer", b"(C\x04AAAA" + _OBJECTS + b"K\x01\x85C\x01Ct"),
+    "buffer": _call(
+        "numpy.core.numeric._frombuffer", b"(C\x04AAAA" + _OBJECTS + b"K\x01\x85C\x01Ct"
+    ),
     "scalar": _call("numpy.core.multiarray.scalar", b"(" + _OBJECTS + b"C\x08AAAAAAAAt"),
     "short scalar": _call("numpy.core.multiarray.scalar", b"(" + _FLOATS + b"C\x01At"),
     "dtype": _call(_DTYPE, b"(" + _text("V2000000000") + b"\x89\x88t"),
@@ -146,4 +148,6 @@ def _replace_text(body: bytes, old: str, new: str) -> bytes:
     """Replace the placeholder in every text, whose length stands before it."""
     for text in ("import os; os.mkdir('@MARK@')", "__import__('os').mkdir('@MARK@')"):
         body = body.replace(_text(text), _text(text.replace(old, new)))
-    return body.replace(_text("mkdir @MARK@"), _text(f"mkdir {new}")).replace(_text(old), _text(new))
+    return body.replace(_text("mkdir @MARK@"), _text(f"mkdir {new}")).replace(
+        _text(old), _text(new)
+    )

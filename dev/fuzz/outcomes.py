@@ -50,7 +50,7 @@ def judge(error: BaseException, folders: Iterable[str], names: Iterable[str]) ->
         line = line.replace(f"{folder}/", "")
     if isinstance(error, WrongResultError):
         return Verdict(WRONG, str(error)[:_MAX_LINE])
-    if isinstance(error, MemoryError) or _NO_MEMORY.search(line):
+    if isinstance(error, MemoryError):
         return Verdict(FATAL, line[:_MAX_LINE], _place(error))
     text = str(error)
     if not isinstance(error, _EXPECTED) or not is_explained(error):
@@ -63,6 +63,8 @@ def judge(error: BaseException, folders: Iterable[str], names: Iterable[str]) ->
         fault = "[names neither file nor key] "
     else:
         return Verdict(CLEAR, line)
+    if _NO_MEMORY.search(line):  # which torch and OpenCV say in errors of other classes
+        return Verdict(FATAL, line[:_MAX_LINE], _place(error))
     name = type(error).__name__
     line = line if line.startswith(name) else f"{name}: {line}"
     return Verdict(BARE, f"{fault}{line}"[:_MAX_LINE], _place(error))
@@ -72,7 +74,9 @@ def _place(error: BaseException) -> str:
     """The last frame in this project, and the innermost one."""
     frames = traceback.extract_tb(error.__traceback__)
     own = [frame for frame in frames if "/queryinst/" in frame.filename]
-    places = [f"{frame.filename.split('/')[-1]}:{frame.lineno}" for frame in (*own[-1:], frames[-1])]
+    places = [
+        f"{frame.filename.split('/')[-1]}:{frame.lineno}" for frame in (*own[-1:], frames[-1])
+    ]
     return " < ".join(dict.fromkeys(places))
 
 

@@ -1,6 +1,7 @@
-"""Runs inputs in forked children with limits, so that a crash costs one input and is known by it."""
+"""Runs inputs in forked children with limits: a crash costs one input, and is known to be its."""
 
 import contextlib
+import faulthandler
 import io
 import json
 import logging
@@ -68,7 +69,9 @@ def run_all(
     Args:
         draw: from a seed to an input, called in the child.
     """
-    with tempfile.TemporaryDirectory(prefix="fuzz-") as folder, selectors.DefaultSelector() as ready:
+    with tempfile.TemporaryDirectory(
+        prefix="fuzz-"
+    ) as folder, selectors.DefaultSelector() as ready:
         kind.prepare(Path(folder))
         for number in range(min(workers, len(seeds))):
             _fork(ready, kind, list(seeds[number::workers]), draw, folder)
@@ -157,6 +160,7 @@ def _work(kind: Kind, seeds: list[int], draw: Any, folder: Path, pipe: Any) -> N
 
 def _limit_this_process() -> None:
     torch.set_num_threads(1)  # a fork has no threads but its own
+    faulthandler.disable()  # pytest's would write to its own stderr
     devnull = os.open(os.devnull, os.O_RDWR)
     for descriptor in (0, 1, 2):
         os.dup2(devnull, descriptor)

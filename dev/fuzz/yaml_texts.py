@@ -83,7 +83,9 @@ def _bomb(levels: int, closing: str) -> str:
 def _mapping_bomb(levels: int) -> str:
     lines = ["a0: &a0 {x: 1, y: 2}"]
     for level in range(1, levels):
-        lines.append(f"a{level}: &a{level} {{" + ", ".join(f"k{i}: *a{level - 1}" for i in range(9)) + "}")
+        lines.append(
+            f"a{level}: &a{level} {{" + ", ".join(f"k{i}: *a{level - 1}" for i in range(9)) + "}"
+        )
     return "\n".join([*lines, f"MODEL: *a{levels - 1}"])
 
 

@@ -97,11 +97,11 @@ def test_describe_leaves_out_class_names_that_are_none(make_model, tmp_path, cla
     assert done.meta["thing_classes"] == []
 
 
-@pytest.mark.parametrize("key", [1, None, 2.5, (1, 2), b"weight"], ids=repr)
+@pytest.mark.parametrize("key", [1, None, 2.5, (1, 2), b"weight", "two\nlines", "a" * 600], ids=str)
 def test_tensors_of_refuses_keys_that_are_no_names(tmp_path, key):
     path = str(tmp_path / "w.pth")
     torch.save({"model": {"weight": torch.zeros(2, 2), key: torch.zeros(2)}}, path)
-    kind = type(key).__name__
+    kind = "odd texts" if isinstance(key, str) else type(key).__name__
     with pytest.raises(ValueError, match=f"w.pth .* 1 of its 2 entries have no names.* {kind}"):
         QueryInstCheckpointer(torch.nn.Linear(2, 2)).load(path)
 
@@ -112,3 +112,22 @@ def test_tensors_of_refuses_a_model_that_is_no_mapping(tmp_path, model):
     torch.save({"model": model, "iteration": 3}, path)
     with pytest.raises(ValueError, match="w.pth holds no weights, but the keys"):
         QueryInstCheckpointer(torch.nn.Linear(2, 2)).load(path)
+
+
+@pytest.mark.parametrize(
+    "state",
+    [
+        {"conv1_w": torch.zeros(2), "res2_0_branch2a_w": torch.zeros(2), "res_conv1_bn_s": None},
+        {
+            "roi_head.mask_head.0.convs.0.conv.bias": None,
+            "roi_head.mask_head.0.convs.0.bn.running_mean": None,
+        },
+    ],
+    ids=["Caffe2", "MMDetection"],
+)
+def test_to_model_names_computes_nothing_with_flags(make_model, tmp_path, state):
+    """What is added or subtracted on the way must be numbers."""
+    flags = torch.zeros(2, dtype=torch.bool)
+    torch.save({n: flags if v is None else v for n, v in state.items()}, tmp_path / "w.pth")
+    with pytest.raises((KeyError, ValueError), match="w.pth"):
+        QueryInstCheckpointer(make_model(1)).load(str(tmp_path / "w.pth"))

@@ -1,6 +1,9 @@
 """Every kind of image file that people have: read rightly, or refused with the reason."""
 
+import random
+import struct
 import warnings
+import zlib
 
 import numpy as np
 import pytest
@@ -141,3 +144,106 @@ def test_check_image_size_names_the_exif_orientation(tmp_path, orientation, advi
     record = {"file_name": file_name, "height": 4, "width": 6}
     with pytest.raises(SizeMismatchError, match=f"a.png is 4x6, its annotation says 6x4: {advice}"):
         check_image_size(record, read_image(file_name, "RGB"))
+
+
+def chunk(kind, data):
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+
+def make_png(width, height, *extra, pixels=b""):
+    """A PNG in RGB by hand, whose header says what it likes."""
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    chunks = [chunk(b"IHDR", header), *extra, chunk(b"IDAT", pixels), chunk(b"IEND", b"")]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunks)
+
+
+@pytest.mark.parametrize("width, height", [(13000, 13000), (10001, 10000), (2**31 - 1, 2**31 - 1)])
+def test_read_image_refuses_too_many_pixels_before_decoding(tmp_path, width, height):
+    path = tmp_path / "a.png"
+    path.write_bytes(make_png(width, height))
+    line = f"image {path} has {width} x {height} = {width * height} pixels, INPUT.MAX_PIXELS is "
+    with warnings.catch_warnings(), pytest.raises(ValueError) as caught:
+        warnings.simplefilter("error")
+        read_image(path, "RGB")
+    assert str(caught.value) == f"{line}100000000; raise it, or use a smaller image"
+
+
+def test_read_image_goes_by_its_own_limit_whatever_pillows_is(tmp_path, monkeypatch):
+    path = save(tmp_path / "a.png", Image.new("RGB", (20, 10)))
+    for limit in (199, 150, 99, 1):  # Pillow warns above it, and raises above its double
+        monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            assert read_image(path, "RGB", 200).shape == (10, 20, 3)
+            check_image_size({"file_name": path, "width": 20, "height": 10}, np.zeros((10, 20, 3)))
+            with pytest.raises(ValueError, match="20 x 10 = 200 pixels, INPUT.MAX_PIXELS is 199"):
+                read_image(path, "RGB", 199)
+        assert Image.MAX_IMAGE_PIXELS == limit  # for other users of Pillow
+
+
+def test_read_image_knows_the_turned_size_above_pillows_limit(tmp_path, monkeypatch):
+    exif = Image.Exif()
+    exif[274] = 6  # turned by a quarter
+    path = tmp_path / "a.jpg"
+    Image.new("RGB", (20, 10)).save(path, exif=exif)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1)
+    image = read_image(path, "RGB")
+    with pytest.raises(ValueError, match="its EXIF orientation turns it"):
+        check_image_size({"file_name": path, "width": 20, "height": 10}, image)
+
+
+BOMB = zlib.compress(b"a" * 70_000_000)
+
+
+@pytest.mark.parametrize(
+    "content, message",
+    [
+        (make_png(4, 4, chunk(b"zTXt", b"a\0\0" + BOMB)), "cannot read image .*too large"),
+        (make_png(4, 4, chunk(b"iTXt", b"a\0\1\0\0\0" + BOMB)), "cannot read image .*too large"),
+        (make_png(4, 4, chunk(b"iCCP", b"a\0\0" + BOMB)), "cannot read image .*too large"),
+        (make_png(0, 4), "is not an image that Pillow can read"),
+        (make_png(4, 4), "cannot read image .*truncated"),
+        (make_png(4, 4, pixels=b"no zlib"), "cannot read image .*broken data"),  # it was black
+        (b"GIF89a\x05\x00\x05\x00\x00\x00\x00,", "is not an image that Pillow can read"),
+        (b"II*\x00\xff\xff\xff\xff", "cannot read image |is not an image"),
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "is not an image that Pillow"),
+    ],
+)
+def test_read_image_refuses_hostile_files_in_one_line(tmp_path, content, message):
+    path = tmp_path / "a.png"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=message) as caught:
+        read_image(path, "RGB")
+    assert str(path) in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("file_format", ["GIF", "TIFF", "PNG", "WEBP"])
+def test_read_image_reads_the_first_of_several_frames(tmp_path, file_format):
+    frames = [Image.new("RGB", (6, 4), colour) for colour in ("red", "blue")]
+    path = tmp_path / "a.img"
+    frames[0].save(path, file_format, save_all=True, append_images=frames[1:])
+    array = read_image(path, "RGB")
+    assert array.shape == (4, 6, 3) and array[0, 0, 0] > 200 > 60 > array[0, 0, 2]
+
+
+def test_read_image_raises_nothing_else_for_damaged_files(tmp_path):
+    rng, path = random.Random(0), tmp_path / "a.img"
+    image = Image.fromarray(np.arange(12 * 12 * 3, dtype=np.uint8).reshape(12, 12, 3))
+    exif = Image.Exif()
+    exif[274] = 6
+    num_read = 0
+    for file_format in ("PNG", "JPEG", "GIF", "TIFF", "BMP", "WEBP", "PPM"):
+        image.save(path, file_format, exif=exif.tobytes())
+        whole = path.read_bytes()
+        for _ in range(40):
+            damaged = bytearray(whole)
+            for _ in range(rng.randint(1, 5)):
+                damaged[rng.randrange(len(whole))] = rng.randrange(256)
+            path.write_bytes(damaged[: rng.choice([len(whole), rng.randrange(len(whole))])])
+            try:
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore")
+                    num_read += read_image(path, "RGB").ndim == 3
+            except ValueError as error:
+                assert str(path) in str(error) and "\n" not in str(error)
+    assert 20 < num_read < 260

@@ -5,7 +5,10 @@ import random
 import numpy as np
 import pycocotools.mask as mask_util
 import pytest
+from detectron2.structures import BoxMode
+from PIL import Image
 
+from queryinst.data.mapper import build_mapper
 from queryinst.data.mask_bounds import (
     MAX_COORDINATE,
     MAX_MASK_PIXELS,
@@ -14,6 +17,7 @@ from queryinst.data.mask_bounds import (
     find_mask_problem,
     to_rle,
 )
+from queryinst.testing import tiny_cfg
 
 HEIGHT, WIDTH = 8, 10
 SQUARE = [1, 1, 5, 1, 5, 5, 1, 5]
@@ -219,3 +223,35 @@ def test_find_mask_problem_leaves_nothing_that_c_code_fails_on():
         assert 0 <= mask_util.iou([rle], [mask_util.encode(mask)], [0]).item() <= 1
         mask_util.toBbox(mask_util.merge([rle, mask_util.encode(mask)]))
     assert 100 < num_passed < 1900
+
+
+@pytest.mark.parametrize(
+    "segmentation, message",
+    [
+        ([[1, 1, 5, 1, 1e18, 5]], "numbers from -1000000"),
+        ({"size": [HEIGHT, WIDTH], "counts": "oooo"}, "end within a number"),
+        ({"size": [WIDTH, HEIGHT], "counts": [80]}, "'size'"),
+        (None, "of type NoneType"),
+    ],
+)
+def test_instance_mapper_refuses_masks_that_no_check_saw(tmp_path, segmentation, message):
+    """A registered torch Dataset gives them, whose annotations only reading it would tell."""
+    path = tmp_path / "a.png"
+    Image.new("RGB", (WIDTH, HEIGHT)).save(path)
+    annotation = {"bbox": [1, 1, 5, 5], "bbox_mode": BoxMode.XYXY_ABS, "category_id": 0}
+    good = {**annotation, "segmentation": [SQUARE]}
+    bad = {**annotation, "segmentation": segmentation}
+    mapper = build_mapper(tiny_cfg(INPUT__MIN_SIZE_TRAIN=(HEIGHT,)), is_train=True)
+    with pytest.raises(ValueError, match=f"^an annotation of image {path} has .*{message}"):
+        mapper({"file_name": str(path), "annotations": [good, bad]})
+    crowd = {**bad, "iscrowd": 1}  # is not drawn
+    assert len(mapper({"file_name": str(path), "annotations": [good, crowd]})["instances"]) == 1
+
+
+def test_instance_mapper_keeps_to_the_limit_of_pixels(tmp_path):
+    path = tmp_path / "a.png"
+    Image.new("RGB", (WIDTH, HEIGHT)).save(path)
+    for is_train in (True, False):
+        mapper = build_mapper(tiny_cfg(INPUT__MAX_PIXELS=HEIGHT * WIDTH - 1), is_train)
+        with pytest.raises(ValueError, match="10 x 8 = 80 pixels, INPUT.MAX_PIXELS is 79"):
+            mapper({"file_name": str(path)})

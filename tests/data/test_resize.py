@@ -150,7 +150,7 @@ def test_build_augmentations_resizes_with_pillow_by_default():
 @pytest.mark.parametrize("is_train", [True, False])
 def test_build_augmentations_refuses_an_unknown_resize_with(is_train):
     with pytest.raises(
-        ValueError, match="INPUT.RESIZE_WITH 'opencv' must be one of 'PIL', 'OPENCV'"
+        ValueError, match="'opencv' must be one of PIL, OPENCV; set INPUT.RESIZE_WITH"
     ):
         build_augmentations(tiny_cfg(INPUT__RESIZE_WITH="opencv"), is_train)
 

@@ -136,6 +136,14 @@ def test_main_leaves_out_and_counts_an_unreadable_image(tmp_path, weights, capfd
     assert [p.name for p in (tmp_path / "out").iterdir()] == ["whole.png"]
 
 
+def test_main_leaves_out_an_image_above_the_limit_of_pixels(tmp_path, weights, capfd):
+    small, large = picture(tmp_path / "small.png"), picture(tmp_path / "large.png", height=41)
+    args = ["--input", small, large, "--output", str(tmp_path / "out")]
+    args += ["--opts", "MODEL.WEIGHTS", weights, "INPUT.MAX_PIXELS", "2400"]
+    assert "1 of 2 images" in error_of(capfd, args)
+    assert [p.name for p in (tmp_path / "out").iterdir()] == ["small.png"]
+
+
 def test_main_prints_errors_of_one_line(tmp_path, weights, capfd, monkeypatch):
     image, opts = picture(tmp_path / "a.png"), ["--opts", "MODEL.WEIGHTS", weights]
     monkeypatch.delenv("DISPLAY", raising=False)

@@ -109,6 +109,44 @@ def test_timed_coco_evaluator_logs_implementation_and_time(data, tmp_path, caplo
     assert line.endswith(" s")
 
 
+@pytest.mark.parametrize(
+    "segmentation, message",
+    [
+        ({"size": [100000, 100000], "counts": "1"}, "'size' .100000, 100000."),
+        ({"size": [SIZE * 4, SIZE * 4], "counts": "oooo"}, "end within a number"),
+        ([[0, 0, 1e18, 0, 5, 5]], "numbers from -1000000 to 1000000"),
+    ],
+)
+@pytest.mark.parametrize("is_crowd", [0, 1])
+def test_timed_coco_evaluator_refuses_malformed_ground_truth(
+    data, tmp_path, segmentation, message, is_crowd
+):
+    path = MetadataCatalog.get(data[0]).json_file
+    truth = json.loads(open(path).read())
+    truth["annotations"][2].update(segmentation=segmentation, iscrowd=is_crowd)
+    open(path, "w").write(json.dumps(truth))
+    with pytest.raises(ValueError, match=f"'{data[0]}': annotation 3 of image .*{message}"):
+        evaluate(*data, tmp_path)
+
+
+def test_timed_coco_evaluator_passes_a_polygon_of_two_points_beside_another(
+    data, tmp_path, monkeypatch
+):
+    """Training leaves it out; pycocotools takes it for a box, and fails after the training."""
+    monkeypatch.setattr(
+        "queryinst.engine.coco_evaluation.find_implementation",
+        lambda: pycocotools.cocoeval.COCOeval,
+    )
+    expected = evaluate(*data, tmp_path)
+    path = MetadataCatalog.get(data[0]).json_file
+    truth = json.loads(open(path).read())
+    for annotation in truth["annotations"]:
+        if isinstance(annotation["segmentation"], list):
+            annotation["segmentation"].insert(0, [1, 2, 3, 4])
+    open(path, "w").write(json.dumps(truth))
+    np.testing.assert_equal(evaluate(*data, tmp_path), expected)
+
+
 def test_find_implementation_gives_the_same_digits_by_faster_coco_eval(
     data, tmp_path, caplog, monkeypatch
 ):

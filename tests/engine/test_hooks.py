@@ -143,3 +143,22 @@ def test_best_checkpointer_ignores_the_value_of_another_metric(best_hook, tmp_pa
     record = {"metric": "bbox/AP", "value": 90.0, "iteration": 9}
     (tmp_path / "model_best.json").write_text(json.dumps(record))
     assert evaluate(best_hook(), tmp_path, 19, 25.0, start_iter=10) == 19
+
+
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("", "is not valid JSON: line 1, column 1"),
+        ("[" * 100_000, "is not valid JSON: it is nested too deeply"),
+        ("[1]", "holds a list, not an object"),
+        ('{"metric": "segm/AP"}', "has no finite value and iteration; remove it"),
+        ('{"metric": "segm/AP", "value": "high", "iteration": 9}', "has no finite value"),
+        ('{"metric": "segm/AP", "value": NaN, "iteration": 9}', "has no finite value"),
+        ('{"metric": "segm/AP", "value": %s, "iteration": 9}' % ("9" * 400), "has no finite value"),
+    ],
+)
+def test_best_checkpointer_names_a_damaged_record(best_hook, tmp_path, text, message):
+    (tmp_path / "model_best.json").write_text(text)
+    with pytest.raises(ValueError, match=f"model_best.json {message}") as caught:
+        evaluate(best_hook(), tmp_path, 19, 25.0, start_iter=10)
+    assert "\n" not in str(caught.value)

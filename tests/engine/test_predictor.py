@@ -179,5 +179,5 @@ def test_predictor_refuses_incomplete_weights(tmp_path, model):
 
 def test_predictor_refuses_an_input_format_without_three_channels(tmp_path, model):
     path = save(tmp_path, model, meta_of(tiny_cfg()))
-    with pytest.raises(ValueError, match="INPUT.FORMAT 'L'"):
+    with pytest.raises(ValueError, match="'L' must be one of RGB, BGR; set INPUT.FORMAT"):
         Predictor(tiny_cfg(MODEL__WEIGHTS=path, INPUT__FORMAT="L"))

@@ -196,21 +196,3 @@ def test_dynamic_mask_head_without_a_norm_has_biases():
 def test_dynamic_mask_head_has_one_channel_if_class_agnostic():
     head = DynamicMaskHead(tiny_cfg(MODEL__ROI_MASK_HEAD__CLS_AGNOSTIC_MASK=True))
     assert head.mask_logits.out_channels == 1
-
-
-@pytest.mark.parametrize(
-    "key, value, message",
-    [
-        ("NUM_CONV", -1, "num_conv=-1 .*MODEL.ROI_MASK_HEAD.NUM_CONV"),
-        ("CONV_DIM", 0, "conv_dim=0 .*CONV_DIM"),
-        ("NORM", "BatchNorm", "unknown norm 'BatchNorm'; set MODEL.ROI_MASK_HEAD.NORM"),
-        (
-            "NORM",
-            "GN",
-            "norm 'GN' refuses 16 channels .*MODEL.ROI_MASK_HEAD.NORM or CONV_DIM",
-        ),
-    ],
-)
-def test_dynamic_mask_head_names_impossible_keys(key, value, message):
-    with pytest.raises(ValueError, match=message):
-        DynamicMaskHead(tiny_cfg(**{f"MODEL__ROI_MASK_HEAD__{key}": value}))

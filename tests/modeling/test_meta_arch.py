@@ -187,17 +187,21 @@ def test_queryinst_puts_the_number_of_matches_into_the_event_storage():
 @pytest.mark.parametrize(
     "key, value, message",
     [
-        ("TEST__DETECTIONS_PER_IMAGE", 0, "max_detections=0 .*TEST.DETECTIONS_PER_IMAGE"),
-        ("MODEL__PIXEL_STD", (1.0, 1.0), "differ in length; set MODEL.PIXEL_"),
-        ("MODEL__QUERYINST__NUM_QUERIES", 0, "num_queries=0 .*MODEL.QUERYINST.NUM_QUERIES"),
-        ("MODEL__QUERYINST__NUM_STAGES", 0, "num_stages=0 .*MODEL.QUERYINST.NUM_STAGES"),
-        ("MODEL__QUERYINST__NUM_HEADS", 5, "num_heads=5; .*NUM_HEADS"),
+        ("TEST__DETECTIONS_PER_IMAGE", 0, "0 must be >= 1; set TEST.DETECTIONS_PER_IMAGE"),
+        ("MODEL__PIXEL_STD", (1.0, 1.0), "must hold 3 values .*; set MODEL.PIXEL_STD"),
+        ("MODEL__QUERYINST__NUM_QUERIES", 0, "0 must be >= 1; set MODEL.QUERYINST.NUM_QUERIES"),
+        ("MODEL__QUERYINST__NUM_STAGES", 0, "0 must be >= 1; set MODEL.QUERYINST.NUM_STAGES"),
+        ("MODEL__QUERYINST__NUM_HEADS", 5, "16 channels .* 5 heads; .*EMBED_DIM or .*NUM_HEADS"),
         ("MODEL__QUERYINST__EMBED_DIM", 8, "EMBED_DIM is 8; .*MODEL.FPN.OUT_CHANNELS"),
-        ("MODEL__ROI_HEADS__NUM_CLASSES", 0, "num_classes=0 .*ROI_HEADS.NUM_CLASSES"),
-        ("MODEL__ROI_MASK_HEAD__NORM", "GN", "'GN' refuses 16 .*ROI_MASK_HEAD.NORM or CONV_DIM"),
+        ("MODEL__ROI_HEADS__NUM_CLASSES", 0, "0 must be >= 1; set MODEL.ROI_HEADS.NUM_CLASSES"),
+        (
+            "MODEL__ROI_MASK_HEAD__NORM",
+            "GN",
+            r"'GN' takes multiples of 32 channels, \[16\]; set MODEL.ROI_MASK_HEAD.NORM",
+        ),
     ],
 )
 def test_queryinst_names_impossible_keys_in_one_line(key, value, message):
     with pytest.raises(ValueError, match=message) as caught:
-        make(**{key: value})
+        build_model(tiny_cfg(**{key: value}))
     assert "\n" not in str(caught.value)

@@ -394,6 +394,7 @@ def test_make_report_refuses_malformed_ground_truth(run, tmp_path, change, messa
         ("results.json", '{"a": 5}', "which must be an object of numbers"),
         ("results.json", '{"a": {"segm": [1]}}', "which must be an object of numbers"),
         ("results.json", '{"a": {"segm": {"AP": "high"}}}', "which must be an object of numbers"),
+        ("results.json", '{"a": {"segm": {"AP": 1%s}}}' % ("0" * 400), "must be an object of num"),
         ("results.json", '{"a": {}, "a": {}}', "the key 'a' more than once"),
         ("config.yaml", "SOLVER: {MAX_ITER: many}", "SOLVER.MAX_ITER 'many', which must be >= 1"),
         ("config.yaml", "SOLVER: 5", "SOLVER.MAX_ITER None, which must be >= 1"),

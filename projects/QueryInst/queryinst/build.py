@@ -4,7 +4,7 @@ from detectron2.config import CfgNode
 from detectron2.modeling import META_ARCH_REGISTRY
 
 from .checkpoint.foreign_state_dicts import install_state_dict_hook
-from .config import activation_checkpointing
+from .config_limits import check_limits
 from .modeling import QueryInst
 from .speedups import speed_up_model
 
@@ -31,7 +31,7 @@ def build_queryinst(cfg: CfgNode) -> QueryInst:
     Raises:
         ValueError: an impossible value; names it and its key.
     """
-    activation_checkpointing(cfg)
+    check_limits(cfg)
     return equip(QueryInst(cfg), cfg)
 
 

@@ -6,7 +6,8 @@ EMBED_DIM), ``MODEL.ROI_HEADS.{NUM_CLASSES, IN_FEATURES, SCORE_THRESH_TEST}`` (t
 before masks are computed), ``MODEL.ROI_BOX_HEAD.{POOLER_RESOLUTION, POOLER_SAMPLING_RATIO,
 POOLER_TYPE, BBOX_REG_WEIGHTS}``, ``MODEL.ROI_MASK_HEAD.{POOLER_RESOLUTION, POOLER_SAMPLING_RATIO,
 POOLER_TYPE, NUM_CONV, CONV_DIM, NORM, CLS_AGNOSTIC_MASK}`` and ``TEST.DETECTIONS_PER_IMAGE``.
-Their values for QueryInst stand in ``configs/Base-QueryInst.yaml``.
+Their values for QueryInst stand in ``configs/Base-QueryInst.yaml``. What each key may hold is in
+``config_limits.py``: a new key needs a row there.
 """
 
 from typing import Any
@@ -18,16 +19,19 @@ from .yaml_files import load_yaml
 CHECKPOINTED_PARTS = ("backbone", "box_heads", "mask_heads")  # of ACTIVATION_CHECKPOINTING
 MAX_PIXELS = 100_000_000  # of INPUT.MAX_PIXELS
 
-_ACTIVATION_CHECKPOINTING = "MODEL.QUERYINST.ACTIVATION_CHECKPOINTING"
-_INFERENCE_ONLY = "MODEL.QUERYINST.INFERENCE_ONLY"
 # Old keys, which files and options must no longer hold, and what the error says beside the new key.
 _RENAMED = {
     f"MODEL.QUERYINST.CHECKPOINT_{part.upper()}": (
-        _ACTIVATION_CHECKPOINTING,
+        "MODEL.QUERYINST.ACTIVATION_CHECKPOINTING",
         f'True is now ("{part}",) and False is (); the tuple holds any of {CHECKPOINTED_PARTS}',
     )
     for part in CHECKPOINTED_PARTS
-} | {"MODEL.QUERYINST.SLIM": (_INFERENCE_ONLY, "its values are still True and False")}
+} | {
+    "MODEL.QUERYINST.SLIM": (
+        "MODEL.QUERYINST.INFERENCE_ONLY",
+        "its values are still True and False",
+    )
+}
 
 
 def add_queryinst_config(cfg: CN) -> None:
@@ -38,20 +42,6 @@ def add_queryinst_config(cfg: CN) -> None:
     for old, (new, advice) in _RENAMED.items():
         if not cfg.key_is_renamed(old):
             cfg.register_renamed_key(old, new, advice)
-
-
-def activation_checkpointing(cfg: CN) -> tuple[str, ...]:
-    """The parts whose activations the backward pass computes again.
-
-    Raises:
-        ValueError: a name is not one of `CHECKPOINTED_PARTS`.
-    """
-    parts = tuple(cfg.MODEL.QUERYINST.ACTIVATION_CHECKPOINTING)
-    if unknown := [part for part in parts if part not in CHECKPOINTED_PARTS]:
-        raise ValueError(
-            f"{unknown[0]!r} must be one of {CHECKPOINTED_PARTS}; set {_ACTIVATION_CHECKPOINTING}"
-        )
-    return parts
 
 
 def config_of_checkpoint(text: Any, label: str) -> dict[str, Any]:
@@ -86,14 +76,14 @@ def _section(keys: dict[str, Any], name: str) -> dict[str, Any]:
 
 def _add_model_keys(cfg: CN) -> None:
     queryinst = cfg.MODEL.QUERYINST = CN()
-    queryinst.NUM_QUERIES = 100  # learned queries, equal for all images; >= 1
-    queryinst.NUM_STAGES = 6  # box heads, and mask heads, in the cascade; >= 1
+    queryinst.NUM_QUERIES = 100  # learned queries, equal for all images
+    queryinst.NUM_STAGES = 6  # box heads, and mask heads, in the cascade
     queryinst.EMBED_DIM = 256  # channels of a query and of the FPN's levels
     queryinst.NUM_HEADS = 8  # heads of the self-attention; divides EMBED_DIM
     queryinst.FFN_DIM = 2048  # hidden channels of the feed-forward network
     queryinst.DYNAMIC_DIM = 64  # channels between the two generated 1x1 kernels
-    queryinst.NUM_CLS_FCS = 1  # hidden layers of the class branch; >= 0
-    queryinst.NUM_REG_FCS = 3  # hidden layers of the box branch; >= 0
+    queryinst.NUM_CLS_FCS = 1  # hidden layers of the class branch
+    queryinst.NUM_REG_FCS = 3  # hidden layers of the box branch
     queryinst.DROPOUT = 0.0  # probability, in self-attention and feed-forward network
     # Build only the last mask head, which is the one that inference runs. A model that is built
     # from an inference-only checkpoint is inference-only without this key.

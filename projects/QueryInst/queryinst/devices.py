@@ -19,11 +19,16 @@ def resolve_device(cfg_or_name: CfgNode | str, *, training: bool) -> str:
     """
     name = cfg_or_name if isinstance(cfg_or_name, str) else cfg_or_name.MODEL.DEVICE
     try:
-        device = torch.device(name)
+        device = torch.device(str(name))
     except RuntimeError:
         raise ValueError(
-            f"{name!r} is no device; set MODEL.DEVICE to cuda, cuda:1 or cpu"
+            f"{str(name)[:100]!r} is no device; set MODEL.DEVICE to cuda, cuda:1 or cpu"
         ) from None
+    if device.type not in ("cpu", "cuda"):
+        try:
+            torch.zeros(1, device=device).item()  # "meta" holds no values
+        except (RuntimeError, NotImplementedError, AssertionError):
+            raise ValueError(f"this torch has no device {name!r}; set MODEL.DEVICE") from None
     if device.type != "cuda":
         return name
     if not torch.cuda.is_available():

@@ -10,9 +10,9 @@ from detectron2.config import CfgNode
 from detectron2.solver.build import get_default_optimizer_params, maybe_add_gradient_clipping
 from torch import nn
 
+from .config_limits import check_limits
+
 BOTTOM_UP = "backbone.bottom_up."
-OPTIMIZERS = ("ADAMW", "SGD")
-CLIP_TYPES = ("full_model", "norm", "value")
 
 
 def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
@@ -66,21 +66,15 @@ def _build_adamw(groups: list[dict], common: dict) -> torch.optim.AdamW:
 
 def check_solver(cfg: CfgNode) -> None:
     """Raise a ValueError that names the key if the optimizer or its schedule cannot be built."""
-    solver, clip = cfg.SOLVER, cfg.SOLVER.CLIP_GRADIENTS
-    _check_choice("SOLVER.OPTIMIZER", solver.OPTIMIZER, OPTIMIZERS)
-    _check_at_least("SOLVER.MAX_ITER", solver.MAX_ITER, 1)
-    for key in ("WEIGHT_DECAY", "BACKBONE_MULTIPLIER", "WARMUP_ITERS", "WARMUP_FACTOR"):
-        _check_at_least(f"SOLVER.{key}", solver[key], 0)
-    for key in ("WEIGHT_DECAY_NORM", "WEIGHT_DECAY_BIAS"):
-        if solver[key] is not None:  # None follows WEIGHT_DECAY
-            _check_at_least(f"SOLVER.{key}", solver[key], 0)
-    _check_positive("SOLVER.BASE_LR", solver.BASE_LR)
-    if clip.ENABLED:
-        _check_choice("SOLVER.CLIP_GRADIENTS.CLIP_TYPE", clip.CLIP_TYPE, CLIP_TYPES)
-        _check_positive("SOLVER.CLIP_GRADIENTS.CLIP_VALUE", clip.CLIP_VALUE)
-        _check_positive("SOLVER.CLIP_GRADIENTS.NORM_TYPE", clip.NORM_TYPE)
+    check_limits(cfg, "SOLVER")
+    solver = cfg.SOLVER
     if solver.LR_SCHEDULER_NAME == "WarmupMultiStepLR":
         _check_steps(solver.STEPS, solver.MAX_ITER)
+    elif solver.LR_SCHEDULER_NAME == "WarmupCosineLR" and solver.BASE_LR_END > solver.BASE_LR:
+        raise ValueError(
+            f"{solver.BASE_LR_END} must be <= SOLVER.BASE_LR {solver.BASE_LR}; "
+            "set SOLVER.BASE_LR_END"
+        )
 
 
 def _check_steps(steps: tuple[int, ...], max_iter: int) -> None:
@@ -89,21 +83,6 @@ def _check_steps(steps: tuple[int, ...], max_iter: int) -> None:
     if any(first >= second for first, second in pairwise([0, *used, max_iter])):
         limits = f"must increase between 0 and SOLVER.MAX_ITER {max_iter}"
         raise ValueError(f"{tuple(steps)} {limits}; set SOLVER.STEPS")
-
-
-def _check_choice(key: str, value: str, choices: tuple[str, ...]) -> None:
-    if value not in choices:
-        raise ValueError(f"{value!r} must be one of {', '.join(choices)}; set {key}")
-
-
-def _check_at_least(key: str, value: float, limit: int) -> None:
-    if not value >= limit:  # so that NaN fails as well
-        raise ValueError(f"{value} must be >= {limit}; set {key}")
-
-
-def _check_positive(key: str, value: float) -> None:
-    if not value > 0:
-        raise ValueError(f"{value} must be > 0; set {key}")
 
 
 def _parameter_groups(solver: CfgNode, model: nn.Module) -> list[dict]:

@@ -179,7 +179,7 @@ class QueryInstCheckpointer(DetectionCheckpointer):
             raise ValueError(f"{label} holds no state of {', '.join(missing)}")
         resumed = {key: content.rest[key] for key in names}
         check_iteration(content.rest, label)
-        check_resumable({"model": content.tensors, **resumed}, label)
+        check_resumable(content.tensors, resumed, label)
         return content
 
     def load(self, path: str, checkpointables: list[str] | None = None) -> dict[str, Any]:

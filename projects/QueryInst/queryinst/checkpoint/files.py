@@ -121,6 +121,8 @@ def read_checkpoint(
     except MemoryError as error:
         raise MemoryError(f"{label} does not fit into this machine's memory") from error
     except Exception as error:  # damaged bytes raise nearly anything
+        if "can't allocate memory" in str(error):  # torch's own
+            raise MemoryError(f"{label} does not fit into this machine's memory") from error
         raise ValueError(f"{label} {_explain(error, damaged=is_torch)}") from error
 
 
@@ -154,8 +156,8 @@ def _explain(error: Exception, damaged: bool) -> str:
     name = re.search(r"GLOBAL (\S+) was not an allowed", text)
     if name:
         return (
-            f"is not loaded: it needs the Python object {name[1]}, but only tensors, numpy arrays"
-            " and plain containers are allowed in a checkpoint; if you trust its author,"
+            f"is not loaded: it needs the Python object {name[1][:160]}, but only tensors, numpy"
+            " arrays and plain containers are allowed in a checkpoint; if you trust its author,"
             " tools/convert_checkpoint.py --allow-pickle makes a file without such objects"
         )
     if isinstance(error, RefusedError):

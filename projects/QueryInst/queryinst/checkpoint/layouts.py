@@ -12,6 +12,7 @@ from .mmdet import convert_mmdet_state_dict, is_mmdet
 from .tensors import unsupported_kind
 
 BOTTOM_UP = "backbone.bottom_up."
+_MAX_NAME = 500  # characters of a tensor's name
 
 Rules = Sequence[tuple[str, str]]  # (pattern of a whole name, template), first fit
 
@@ -76,10 +77,11 @@ def tensors_of(checkpoint: Any, label: str) -> dict[str, Tensor]:
         state = checkpoint if key is None else checkpoint[key]
     if not isinstance(state, Mapping) or not state:
         raise ValueError(f"{label} holds no weights, but {_outline(checkpoint)}")
-    if unnamed := [name for name in state if not isinstance(name, str)]:
+    if unnamed := [name for name in state if not _is_name(name)]:
+        kind = "odd texts" if isinstance(unnamed[0], str) else f"a {type(unnamed[0]).__name__}"
         raise ValueError(
             f"{label} is not a checkpoint of a known layout: {len(unnamed)} of its {len(state)}"
-            f" entries have no names, but keys of type {type(unnamed[0]).__name__}"
+            f" entries have no names, but {kind} for keys"
         )
     for name, value in state.items():
         if kind := unsupported_kind(value):
@@ -94,6 +96,10 @@ def tensors_of(checkpoint: Any, label: str) -> dict[str, Tensor]:
             f" entries are not tensors, first {foreign[0]!r} ({type(state[foreign[0]]).__name__})"
         )
     return _without_prefix({n: v for n, v in tensors.items() if v is not None}, "module.")
+
+
+def _is_name(key: Any) -> bool:
+    return isinstance(key, str) and len(key) <= _MAX_NAME and key.isprintable()
 
 
 def _as_tensor(value: Any) -> Tensor | None:
@@ -162,7 +168,8 @@ def _apply(rules: Rules, name: str) -> str:
 
 def _with_neutral_statistics(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     """Caffe2's files fold batch norms into their affine part: mean 0, variance + eps 1."""
-    for name in [n for n in tensors if n.endswith(".norm.weight")]:
+    norms = [n for n, v in tensors.items() if n.endswith(".norm.weight") and v.is_floating_point()]
+    for name in norms:
         norm, weight = name.removesuffix("weight"), tensors[name]
         tensors.setdefault(norm + "running_mean", torch.zeros_like(weight))
         tensors.setdefault(norm + "running_var", torch.ones_like(weight) - 1e-5)

@@ -131,9 +131,10 @@ def read_with_meta(
         FileNotFoundError, ValueError, ...: the file cannot be read, or a later version of this
             project wrote it. One line.
     """
-    checkpoint = read_checkpoint(
-        fetch(_without_query(path, label), label), label, with_tensors=with_tensors
-    )
+    local = fetch(_without_query(path, label), label)
+    if "://" in path:  # which file in the cache to remove if it is damaged
+        label = f"{label} ({local})"
+    checkpoint = read_checkpoint(local, label, with_tensors=with_tensors)
     return checkpoint, checked_meta(checkpoint, label)
 
 
@@ -164,10 +165,11 @@ def checked_meta(checkpoint: Any, label: str) -> dict[str, Any] | None:
         return None
     _check_field("format_version", meta["format_version"], label)
     if meta["format_version"] > FORMAT_VERSION:
+        _check_field("queryinst_version", meta.get("queryinst_version", "anew"), label)
+        version = meta.get("queryinst_version", "anew")[:80]
         raise LaterFormatError(
             f"{label} has format version {meta['format_version']}, this queryinst reads up to"
-            f" {FORMAT_VERSION}; install queryinst"
-            f" {str(meta.get('queryinst_version', 'anew'))[:80]} or later"
+            f" {FORMAT_VERSION}; install queryinst {' '.join(version.split())} or later"
         )
     for field in _FIELDS.keys() & meta.keys():
         _check_field(field, meta[field], label)

@@ -128,7 +128,8 @@ def convert_mmdet_state_dict(state_dict: Mapping[str, Tensor]) -> dict[str, Tens
     converted = _rename(state_dict, _TO_OURS, _IGNORED_OF_THEIRS, advice)
     for name in [name for name in converted if _BIAS_BEFORE_NORM.fullmatch(name)]:
         bias, mean = converted.pop(name), name.removesuffix("bias") + "norm.running_mean"
-        if mean not in converted or converted[mean].shape != bias.shape:
+        target = converted.get(mean)
+        if target is None or target.shape != bias.shape or not target.is_floating_point():
             raise KeyError(f"the bias {name!r} has no batch norm {mean!r} of its size to go into")
         converted[mean] = converted[mean] - bias.to(converted[mean])
     return converted

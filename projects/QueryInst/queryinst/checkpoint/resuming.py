@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from detectron2.utils.file_io import PathManager
+from torch import Tensor
 
 from .files import read_checkpoint, remove_quietly
 from .tensors import first_non_finite, named_tensors, unsupported_kind
@@ -88,17 +89,21 @@ def check_iteration(state: Any, label: str) -> None:
         raise ValueError(f"{label}: its iteration is {kind}; it must be a whole number from 0")
 
 
-def check_resumable(state: Mapping[str, Any], label: str) -> None:
-    """Raise a ValueError unless all tensors in what is resumed are dense and finite."""
-    tensors = []
-    for name, value in named_tensors(state):
+def check_resumable(tensors: Mapping[str, Tensor], states: Mapping[str, Any], label: str) -> None:
+    """Raise a ValueError unless all tensors in what is resumed are dense and finite.
+
+    Args:
+        tensors: the model's.
+        states: those of the checkpointables.
+    """
+    named = list(named_tensors({"model": tensors, **states}))
+    for name, value in named:
         if kind := unsupported_kind(value):
             raise ValueError(f"{label} is not resumed from: its {name} is {kind}")
-        tensors.append((name, value))
-    if (first := first_non_finite(tensors)) is not None:
+    if (first := first_non_finite(named)) is not None:
         raise ValueError(f"{label} is not resumed from: its {first} has values that are not finite")
-    for part in (state, *state.values()):
-        check_iteration(part, label)
+    for state in states.values():
+        check_iteration(state, label)
 
 
 def check_optimizer(owner: Any) -> None:

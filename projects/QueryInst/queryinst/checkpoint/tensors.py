@@ -91,4 +91,6 @@ def named_tensors(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
             seen.add(id(value))
             items = value.items() if isinstance(value, Mapping) else enumerate(value)
             inner = [(key, item) for key, item in items if isinstance(item, _NAMED)]
-            pending += [(f"{name}.{key}" if name else str(key), item) for key, item in inner]
+            for key, item in inner:
+                part = " ".join(str(key)[:80].split())
+                pending.append((f"{name}.{part}" if name else part, item))

@@ -3,11 +3,9 @@
 from detectron2.config import CfgNode
 from detectron2.data import transforms as T
 
+from ..config_limits import check_limits
 from .resize import OpenCVResizeShortestEdge, check_opencv
 
-_FLIPS = ("horizontal", "vertical", "none")
-_SAMPLINGS = ("choice", "range")
-_CROPS = ("relative", "relative_range", "absolute", "absolute_range")
 _RESIZES = {"PIL": T.ResizeShortestEdge, "OPENCV": OpenCVResizeShortestEdge}
 
 
@@ -25,10 +23,8 @@ def build_augmentations(cfg: CfgNode, is_train: bool) -> list[T.Augmentation]:
         ValueError: the value of an ``INPUT`` key is invalid.
         ImportError: ``INPUT.RESIZE_WITH`` is "OPENCV", and OpenCV is not installed.
     """
+    check_limits(cfg, "INPUT")
     if not is_train:
-        _check_max_size(cfg, "MAX_SIZE_TEST")
-        if cfg.INPUT.MIN_SIZE_TEST < 0:
-            raise ValueError(f"INPUT.MIN_SIZE_TEST {cfg.INPUT.MIN_SIZE_TEST} must be 0 or more")
         resize_class = _resize_class(cfg)
         return [resize_class(cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST, "choice")]
     flips, resize = _build_flips(cfg), _build_resize(cfg)
@@ -38,15 +34,12 @@ def build_augmentations(cfg: CfgNode, is_train: bool) -> list[T.Augmentation]:
     if cfg.INPUT.CROP.TYPE != "absolute_range":
         return [crop, *flips, resize]
     short_sides = tuple(cfg.INPUT.CROP.RESIZE_BEFORE)
-    if not short_sides or min(short_sides) < 1:
-        raise ValueError(f"INPUT.CROP.RESIZE_BEFORE {short_sides} must be short sides >= 1 pixel")
     resize_before = _resize_class(cfg)(short_sides, cfg.INPUT.MAX_SIZE_TRAIN, "choice")
     return [*flips, T.RandomApply(T.AugmentationList([resize_before, crop]), prob=0.5), resize]
 
 
 def _build_flips(cfg: CfgNode) -> list[T.Augmentation]:
     flip = cfg.INPUT.RANDOM_FLIP
-    _check_one_of("INPUT.RANDOM_FLIP", flip, _FLIPS)
     if flip == "none":
         return []
     return [T.RandomFlip(horizontal=flip == "horizontal", vertical=flip == "vertical")]
@@ -54,10 +47,7 @@ def _build_flips(cfg: CfgNode) -> list[T.Augmentation]:
 
 def _build_resize(cfg: CfgNode) -> T.Augmentation:
     sampling = cfg.INPUT.MIN_SIZE_TRAIN_SAMPLING
-    _check_one_of("INPUT.MIN_SIZE_TRAIN_SAMPLING", sampling, _SAMPLINGS)
-    _check_max_size(cfg, "MAX_SIZE_TRAIN")
-    sizes = cfg.INPUT.MIN_SIZE_TRAIN
-    sizes = (sizes,) if isinstance(sizes, int) else tuple(sizes)
+    sizes = tuple(cfg.INPUT.MIN_SIZE_TRAIN)
     if sampling == "range":
         sizes = sizes * 2 if len(sizes) == 1 else sizes  # one size: the range from it to itself
         if len(sizes) != 2 or sizes[0] > sizes[1]:
@@ -65,14 +55,11 @@ def _build_resize(cfg: CfgNode) -> T.Augmentation:
                 f"INPUT.MIN_SIZE_TRAIN {sizes} must be (smallest, largest) if "
                 "INPUT.MIN_SIZE_TRAIN_SAMPLING is 'range'; set that to 'choice' for a list of sizes"
             )
-    if not sizes or min(sizes) < 0:
-        raise ValueError(f"INPUT.MIN_SIZE_TRAIN {sizes} must hold short sides in pixels, 0 or more")
     return _resize_class(cfg)(sizes, cfg.INPUT.MAX_SIZE_TRAIN, sampling)
 
 
 def _resize_class(cfg: CfgNode) -> type[T.ResizeShortestEdge]:
     resize_with = cfg.INPUT.RESIZE_WITH
-    _check_one_of("INPUT.RESIZE_WITH", resize_with, tuple(_RESIZES))
     if resize_with == "OPENCV":
         check_opencv()
     return _RESIZES[resize_with]
@@ -80,13 +67,8 @@ def _resize_class(cfg: CfgNode) -> type[T.ResizeShortestEdge]:
 
 def _build_crop(cfg: CfgNode) -> T.Augmentation:
     crop_type, size = cfg.INPUT.CROP.TYPE, tuple(cfg.INPUT.CROP.SIZE)
-    _check_one_of("INPUT.CROP.TYPE", crop_type, _CROPS)
     is_relative = crop_type.startswith("relative")
-    is_valid = len(size) == 2 and min(size) > 0
-    if is_valid and is_relative:
-        is_valid = max(size) <= 1
-    elif is_valid:
-        is_valid = all(side == int(side) for side in size)
+    is_valid = max(size) <= 1 if is_relative else all(side == int(side) for side in size)
     if is_valid and crop_type == "absolute_range":
         is_valid = size[0] <= size[1]
     if not is_valid:
@@ -98,13 +80,3 @@ def _build_crop(cfg: CfgNode) -> T.Augmentation:
             f"INPUT.CROP.SIZE {size} must be {meaning} if INPUT.CROP.TYPE is {crop_type!r}"
         )
     return T.RandomCrop(crop_type, size if is_relative else tuple(int(side) for side in size))
-
-
-def _check_max_size(cfg: CfgNode, key: str) -> None:
-    if cfg.INPUT[key] < 1:
-        raise ValueError(f"INPUT.{key} {cfg.INPUT[key]} must be a long side of at least 1 pixel")
-
-
-def _check_one_of(key: str, value: str, allowed: tuple[str, ...]) -> None:
-    if value not in allowed:
-        raise ValueError(f"{key} {value!r} must be one of {', '.join(map(repr, allowed))}")

@@ -174,7 +174,7 @@ def _check_coco(cfg: CfgNode, name: str, use: _Use) -> list[str]:
     registered = metadata.get("thing_classes")
     if registered is not None and list(registered) != content.thing_classes:
         raise ValueError(
-            f"data set {name!r} was registered with the classes {', '.join(registered)}, but "
+            f"data set {name!r} was registered with the classes {', '.join(map(str, registered))}, but "
             f"'categories' of {json_file} are {', '.join(content.thing_classes)}"
         )
     _check_class_count(cfg, name, content.thing_classes)

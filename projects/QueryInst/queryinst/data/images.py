@@ -50,6 +50,8 @@ def read_image(file_name: PathLike, format: str, max_pixels: int = MAX_PIXELS) -
                 f"INPUT.MAX_PIXELS is {max_pixels}; raise it, or use a smaller image"
             )
         try:
+            if image.format == "PNG":  # whose EXIF tags may follow the pixels: Detectron2 would
+                image.load()  # read both in one `try`, and go on with black pixels
             upright = detection_utils._apply_exif_orientation(image)
             upright = _to_8_bits(upright, image.format)
             array = detection_utils.convert_PIL_to_numpy(upright, format)

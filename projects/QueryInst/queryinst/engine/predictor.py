@@ -16,6 +16,7 @@ from ..checkpoint import QueryInstCheckpointer, read_meta
 from ..checkpoint.inference_only import fit_to_weights
 from ..config import config_of_checkpoint
 from ..config_files import default_cfg, merge_keys, merge_opts
+from ..config_limits import check_limits
 from ..data.augmentation import build_augmentations
 from ..devices import resolve_device
 from .amp import check_inference_precision, inference_autocast
@@ -38,11 +39,9 @@ class Predictor(DefaultPredictor):
                 and there is none, the CPU runs the model, with one warning.
 
         Raises:
-            ValueError, OSError: the weights, MODEL.DEVICE, TEST.PRECISION or INPUT.FORMAT are
-                invalid. One line.
+            ValueError, OSError: the weights, or a value of `cfg`, are invalid. One line.
         """
-        if cfg.INPUT.FORMAT not in ("RGB", "BGR"):
-            raise ValueError(f"INPUT.FORMAT {cfg.INPUT.FORMAT!r} must be 'RGB' or 'BGR'")
+        check_limits(cfg)
         self.cfg = fit_to_weights(cfg).clone()
         self.cfg.defrost()
         self.cfg.MODEL.DEVICE = resolve_device(cfg, training=False)

@@ -8,7 +8,6 @@ from torch import Tensor, nn
 
 from ..precision import full_precision
 from .dynamic_conv import DynamicConv
-from .limits import check_heads, check_probabilities, check_sizes
 
 
 class NormedFC(nn.Module):
@@ -44,12 +43,7 @@ class DynamicBoxHead(nn.Module):
         dropout: float,
         prior_prob: float,
     ):
-        """Raises ValueError if a size is impossible; names its key."""
         super().__init__()
-        check_sizes(num_classes=num_classes, ffn_dim=ffn_dim, dynamic_dim=dynamic_dim)
-        check_sizes(num_cls_fcs=num_cls_fcs, num_reg_fcs=num_reg_fcs)
-        check_heads(embed_dim, num_heads)
-        check_probabilities(dropout, prior_prob)
         self.self_attn = nn.MultiheadAttention(embed_dim, num_heads, dropout, batch_first=True)
         self.self_attn_norm = nn.LayerNorm(embed_dim)
         self.dynamic_conv = DynamicConv(embed_dim=embed_dim, hidden_dim=dynamic_dim)

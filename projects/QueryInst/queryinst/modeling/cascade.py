@@ -11,7 +11,6 @@ from ..precision import at_least_fp32
 from ..structures import StageOutput
 from .activation_checkpointing import checkpoint_call
 from .box_head import DynamicBoxHead
-from .limits import check_sizes
 from .pooler import RoIFeaturePooler, to_rois
 
 
@@ -20,9 +19,7 @@ class InitialQueries(nn.Module):
 
     @configurable
     def __init__(self, *, num_queries: int, embed_dim: int):
-        """Raises ValueError if there is no query."""
         super().__init__()
-        check_sizes(num_queries=num_queries)
         whole_image = torch.tensor([0.5, 0.5, 1.0, 1.0])
         self.boxes_cxcywh_norm = nn.Parameter(whole_image.repeat(num_queries, 1))  # (Q, 4)
         self.query_feats = nn.Parameter(torch.randn(num_queries, embed_dim))  # (Q, C)
@@ -110,7 +107,6 @@ class QueryCascade(nn.Module):
     @classmethod
     def from_config(cls, cfg, input_shape):
         queryinst = cfg.MODEL.QUERYINST
-        check_sizes(num_stages=queryinst.NUM_STAGES)
         return {
             "pooler": RoIFeaturePooler(cfg, cfg.MODEL.ROI_BOX_HEAD, input_shape),
             "stages": [DynamicBoxHead(cfg) for _ in range(queryinst.NUM_STAGES)],

@@ -10,34 +10,19 @@ def build_conv3x3(in_channels: int, out_channels: int, norm: str) -> Conv2d:
 
     Args:
         norm: a name of Detectron2's ``get_norm``, or "".
-
-    Raises:
-        ValueError: the norm is unknown, or refuses the channels.
     """
+    # naiveSyncBN_N weighs each process by its number of RoIs, since processes differ in it.
+    norm = "naiveSyncBN_N" if norm == "naiveSyncBN" else norm
     conv = Conv2d(
         in_channels,
         out_channels,
         kernel_size=3,
         padding=1,
         bias=not norm,
-        norm=_build_norm(norm, out_channels),
+        norm=get_norm(norm, out_channels),
         activation=F.relu_,
     )
     nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
     if conv.bias is not None:
         nn.init.zeros_(conv.bias)
     return conv
-
-
-def _build_norm(norm: str, channels: int):
-    # naiveSyncBN_N weighs each process by its number of RoIs, since processes differ in it.
-    name = "naiveSyncBN_N" if norm == "naiveSyncBN" else norm
-    try:
-        return get_norm(name, channels)
-    except KeyError:
-        raise ValueError(f"unknown norm {norm!r}; set MODEL.ROI_MASK_HEAD.NORM") from None
-    except ValueError as error:
-        raise ValueError(
-            f"norm {norm!r} refuses {channels} channels ({error}); "
-            "set MODEL.ROI_MASK_HEAD.NORM or CONV_DIM"
-        ) from None

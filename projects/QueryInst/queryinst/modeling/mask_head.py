@@ -14,7 +14,6 @@ from ..structures import MatchedIndices, StageOutput
 from .activation_checkpointing import checkpoint_module
 from .conv import build_conv3x3
 from .dynamic_conv import DynamicConv
-from .limits import check_sizes
 from .pooler import RoIFeaturePooler, to_rois
 
 MAX_FEATURES = 2**22  # floats of mask features that `class_scores` copies at once: 16 MB
@@ -47,7 +46,6 @@ class DynamicMaskHead(nn.Module):
             ValueError: impossible sizes, each with its key.
         """
         super().__init__()
-        check_sizes(num_conv=num_conv, conv_dim=conv_dim)
         self.dynamic_conv = DynamicConv(embed_dim=embed_dim, hidden_dim=dynamic_dim)
         self.convs = nn.Sequential()
         channels = embed_dim

@@ -16,7 +16,6 @@ from ..structures import PreciseBoxes, StageOutput, WholeBatch
 from .backbone import build_fpn_backbone, extract_features, pad_images, use_running_statistics
 from .cascade import InitialQueries, QueryCascade
 from .criterion import SetCriterion
-from .limits import check_sizes
 from .mask_head import MaskBranch
 from .matcher import HungarianMatcher
 from .postprocessing import (
@@ -74,14 +73,8 @@ class QueryInst(nn.Module):
             norm_eval: batch norms of ``bottom_up`` use running statistics in training too.
             paste_masks: called as `postprocessing.paste_masks`.
             split_batch: parts of a batch that are predicted one after the other.
-
-        Raises:
-            ValueError: no detections are to be kept, or mean and std differ in length.
         """
         super().__init__()
-        check_sizes(max_detections=max_detections)
-        if len(pixel_mean) != len(pixel_std):
-            raise ValueError(f"{pixel_mean=} and {pixel_std=} differ in length; set MODEL.PIXEL_*")
         self.backbone = backbone
         self.initial_queries = initial_queries
         self.cascade = cascade

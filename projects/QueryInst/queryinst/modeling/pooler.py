@@ -64,9 +64,15 @@ class RoIFeaturePooler(ROIPooler):
                 f"the backbone has no feature {missing[0]!r}, only {sorted(input_shape)}; "
                 "set MODEL.ROI_HEADS.IN_FEATURES"
             )
+        strides = [input_shape[name].stride for name in names]
+        if strides != [strides[0] * 2**level for level in range(len(strides))]:
+            raise ValueError(
+                f"the features {list(names)} have strides {strides}, which must double from one to "
+                "the next; set MODEL.ROI_HEADS.IN_FEATURES"
+            )
         return {
             "output_size": head.POOLER_RESOLUTION,
-            "scales": tuple(1.0 / input_shape[name].stride for name in names),
+            "scales": tuple(1.0 / stride for stride in strides),
             "sampling_ratio": head.POOLER_SAMPLING_RATIO,
             "pooler_type": head.POOLER_TYPE,
         }

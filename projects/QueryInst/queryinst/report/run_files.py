@@ -116,14 +116,16 @@ def _read_results(path: str) -> dict[str, dict[str, dict[str, float | None]]]:
     results = _read_json(path, dict)
     for name, tasks in results.items():
         for task, metrics in tasks.items() if isinstance(tasks, dict) else [("", tasks)]:
-            values = metrics.values() if isinstance(metrics, dict) else [metrics]
-            is_valid = isinstance(metrics, dict) and all(v is None or is_number(v) for v in values)
-            if not is_valid:
+            if not isinstance(metrics, dict) or not all(map(_is_metric, metrics.values())):
                 raise ValueError(
                     f"{path}: {shorten(name)} {shorten(task)} holds {shorten(metrics)}, which must "
                     "be an object of numbers, by metrics"
                 )
     return results
+
+
+def _is_metric(value: Any) -> bool:
+    return value is None or (is_number(value) and not abs(value) > 1e9)
 
 
 def _read_predictions(path: str) -> list[dict[str, Any]]:

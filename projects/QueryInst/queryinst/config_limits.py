@@ -1,0 +1,290 @@
+"""What each key may hold: one table of limits, and `check_limits`, which reads it.
+
+It has QueryInst's own keys and those of Detectron2 that a run of QueryInst reads. Upper limits are
+generous: they refuse what no machine could hold or no schedule could mean. How keys depend on each
+other is said where they are used.
+"""
+
+import re
+from typing import Any
+
+from detectron2.config import CfgNode
+from detectron2.modeling import BACKBONE_REGISTRY, META_ARCH_REGISTRY
+
+from .config import CHECKPOINTED_PARTS
+from .value_limits import Because, Each, Fits, OneOf, OrNone, real, text, whole
+
+
+def is_pattern(text: str) -> bool:
+    try:
+        re.compile(text)
+    except (re.error, RecursionError, OverflowError):
+        return False
+    return True
+
+
+def is_expected_result(row: Any) -> bool:
+    return (
+        isinstance(row, (list, tuple))
+        and list(map(type, row[:2])) == [str, str]
+        and len(row) == 4
+        and all(real("(-inf, inf)").problem(number) is None for number in row[2:])
+    )
+
+
+FLAG = OneOf((True, False))
+ANY_TEXT = text(lambda _: True, "a text")
+NAMES = Each(text())
+COUNT = whole("[0, 1000000000]")  # of iterations
+SIDE = whole("[0, 20000]")  # pixels; 0 keeps an image's own
+WEIGHT = real("[0, 1000000]")
+RATE = real("[0, 1000000]")
+NORM = OneOf(
+    ("", "BN", "SyncBN", "FrozenBN", "GN", "nnSyncBN", "naiveSyncBN", "naiveSyncBN_N", "LN")
+)
+POOLER_TYPE = OneOf(("ROIAlignV2", "ROIAlign", "ROIPool"))
+DEVICE = text(
+    re.compile(r"(cpu|cuda|mps|xpu|hpu|npu|xla)(:\d{1,3})?").fullmatch, "cpu, cuda, cuda:1, ..."
+)
+
+_MAX_WEIGHTS = 4_000_000_000  # 16 GB in float32
+
+LIMITS: dict[str, Any] = {
+    "MODEL.META_ARCHITECTURE": text(lambda name: name in META_ARCH_REGISTRY, "a registered one"),
+    "MODEL.DEVICE": DEVICE,
+    "MODEL.WEIGHTS": ANY_TEXT,
+    "MODEL.MASK_ON": FLAG,
+    "MODEL.KEYPOINT_ON": Because(OneOf((False,)), "QueryInst has no keypoints"),
+    "MODEL.LOAD_PROPOSALS": Because(OneOf((False,)), "the queries are QueryInst's proposals"),
+    "MODEL.PIXEL_MEAN": Each(real("[-100000, 100000]"), 3, 3),  # the channels of INPUT.FORMAT
+    "MODEL.PIXEL_STD": Because(
+        Each(real("[0.001, 100000]"), 3, 3), "the channels are divided by it"
+    ),
+    "MODEL.QUERYINST.NUM_QUERIES": whole("[1, 10000]"),
+    "MODEL.QUERYINST.NUM_STAGES": whole("[1, 50]"),
+    "MODEL.QUERYINST.EMBED_DIM": whole("[1, 4096]"),
+    "MODEL.QUERYINST.NUM_HEADS": whole("[1, 4096]"),
+    "MODEL.QUERYINST.FFN_DIM": whole("[1, 65536]"),
+    "MODEL.QUERYINST.DYNAMIC_DIM": whole("[1, 2048]"),
+    "MODEL.QUERYINST.NUM_CLS_FCS": whole("[0, 50]"),
+    "MODEL.QUERYINST.NUM_REG_FCS": whole("[0, 50]"),
+    "MODEL.QUERYINST.DROPOUT": real("[0, 1)"),
+    "MODEL.QUERYINST.INFERENCE_ONLY": FLAG,
+    "MODEL.QUERYINST.SPEEDUPS": NAMES,
+    "MODEL.QUERYINST.ALLOW_UNLOADED": Each(text(is_pattern, "a regular expression")),
+    "MODEL.QUERYINST.ACTIVATION_CHECKPOINTING": Each(OneOf(CHECKPOINTED_PARTS)),
+    "MODEL.QUERYINST.PRIOR_PROB": real("[1e-09, 0.999999]"),
+    "MODEL.QUERYINST.FOCAL_ALPHA": real("[0, 1]"),
+    "MODEL.QUERYINST.FOCAL_GAMMA": real("[0, 100]"),
+    "MODEL.QUERYINST.CLASS_WEIGHT": WEIGHT,
+    "MODEL.QUERYINST.L1_WEIGHT": WEIGHT,
+    "MODEL.QUERYINST.GIOU_WEIGHT": WEIGHT,
+    "MODEL.QUERYINST.DICE_WEIGHT": WEIGHT,
+    "MODEL.QUERYINST.COST_CLASS": WEIGHT,
+    "MODEL.QUERYINST.COST_L1": WEIGHT,
+    "MODEL.QUERYINST.COST_GIOU": WEIGHT,
+    "MODEL.BACKBONE.NAME": text(lambda name: name in BACKBONE_REGISTRY, "a registered backbone"),
+    "MODEL.BACKBONE.FREEZE_AT": whole("[0, 5]"),  # stages of a ResNet, the stem included
+    "MODEL.BACKBONE.NORM_EVAL": FLAG,
+    "MODEL.RESNETS.DEPTH": OneOf((18, 34, 50, 101, 152)),
+    "MODEL.RESNETS.OUT_FEATURES": Each(OneOf(("stem", "res2", "res3", "res4", "res5")), 1, 5),
+    "MODEL.RESNETS.NUM_GROUPS": whole("[1, 256]"),
+    "MODEL.RESNETS.NORM": NORM,
+    "MODEL.RESNETS.WIDTH_PER_GROUP": whole("[1, 1024]"),
+    "MODEL.RESNETS.STRIDE_IN_1X1": FLAG,
+    "MODEL.RESNETS.RES5_DILATION": OneOf((1, 2)),
+    "MODEL.RESNETS.RES2_OUT_CHANNELS": whole("[1, 2048]"),
+    "MODEL.RESNETS.STEM_OUT_CHANNELS": whole("[1, 2048]"),
+    "MODEL.RESNETS.DEFORM_ON_PER_STAGE": Each(FLAG, 4, 4),
+    "MODEL.RESNETS.DEFORM_MODULATED": FLAG,
+    "MODEL.RESNETS.DEFORM_NUM_GROUPS": whole("[1, 256]"),
+    "MODEL.FPN.IN_FEATURES": NAMES,
+    "MODEL.FPN.OUT_CHANNELS": whole("[1, 4096]"),
+    "MODEL.FPN.NORM": NORM,
+    "MODEL.FPN.FUSE_TYPE": OneOf(("sum", "avg")),
+    "MODEL.ROI_HEADS.NUM_CLASSES": whole("[1, 50000]"),
+    "MODEL.ROI_HEADS.IN_FEATURES": Each(text(), 1),
+    "MODEL.ROI_HEADS.SCORE_THRESH_TEST": real("[0, 1]"),
+    "MODEL.ROI_BOX_HEAD.POOLER_RESOLUTION": whole("[1, 56]"),
+    "MODEL.ROI_BOX_HEAD.POOLER_SAMPLING_RATIO": whole("[0, 32]"),  # 0: by the size of the RoI
+    "MODEL.ROI_BOX_HEAD.POOLER_TYPE": POOLER_TYPE,
+    "MODEL.ROI_BOX_HEAD.BBOX_REG_WEIGHTS": Because(
+        Each(real("[0.001, 1000]"), 4, 4), "dx, dy, dw, dh are divided by it"
+    ),
+    "MODEL.ROI_MASK_HEAD.POOLER_RESOLUTION": whole("[1, 112]"),
+    "MODEL.ROI_MASK_HEAD.POOLER_SAMPLING_RATIO": whole("[0, 32]"),
+    "MODEL.ROI_MASK_HEAD.POOLER_TYPE": POOLER_TYPE,
+    "MODEL.ROI_MASK_HEAD.NUM_CONV": whole("[0, 50]"),
+    "MODEL.ROI_MASK_HEAD.CONV_DIM": whole("[1, 4096]"),
+    "MODEL.ROI_MASK_HEAD.NORM": NORM,
+    "MODEL.ROI_MASK_HEAD.CLS_AGNOSTIC_MASK": FLAG,
+    "INPUT.FORMAT": OneOf(("RGB", "BGR")),
+    "INPUT.MASK_FORMAT": OneOf(("bitmask", "polygon")),
+    "INPUT.RESIZE_WITH": OneOf(("PIL", "OPENCV")),
+    "INPUT.RANDOM_FLIP": OneOf(("horizontal", "vertical", "none")),
+    "INPUT.MIN_SIZE_TRAIN": Each(SIDE, 1),
+    "INPUT.MIN_SIZE_TRAIN_SAMPLING": OneOf(("choice", "range")),
+    "INPUT.MAX_SIZE_TRAIN": whole("[1, 20000]"),
+    "INPUT.MIN_SIZE_TEST": SIDE,
+    "INPUT.MAX_SIZE_TEST": whole("[1, 20000]"),
+    "INPUT.CROP.ENABLED": FLAG,
+    "INPUT.CROP.TYPE": OneOf(("relative", "relative_range", "absolute", "absolute_range")),
+    "INPUT.CROP.SIZE": Each(real("(0, 20000]"), 2, 2),
+    "INPUT.CROP.RESIZE_BEFORE": Each(whole("[1, 20000]"), 1),
+    "DATASETS.TRAIN": NAMES,
+    "DATASETS.TEST": NAMES,
+    "DATALOADER.NUM_WORKERS": whole("[0, 256]"),  # processes, for each of the training's
+    "DATALOADER.ASPECT_RATIO_GROUPING": FLAG,
+    "DATALOADER.SAMPLER_TRAIN": OneOf(("TrainingSampler", "RepeatFactorTrainingSampler")),
+    "DATALOADER.REPEAT_THRESHOLD": real("[0, 1]"),  # a share of the images
+    "DATALOADER.FILTER_EMPTY_ANNOTATIONS": FLAG,
+    "SOLVER.OPTIMIZER": OneOf(("ADAMW", "SGD")),
+    "SOLVER.LR_SCHEDULER_NAME": OneOf(
+        ("WarmupMultiStepLR", "WarmupCosineLR", "WarmupStepWithFixedGammaLR")
+    ),
+    "SOLVER.MAX_ITER": whole("[1, 1000000000]"),
+    "SOLVER.BASE_LR": real("(0, 1000000]"),
+    "SOLVER.BASE_LR_END": RATE,
+    "SOLVER.BACKBONE_MULTIPLIER": RATE,
+    "SOLVER.BIAS_LR_FACTOR": RATE,
+    "SOLVER.MOMENTUM": Because(real("[0, 1)"), "from 1 on old gradients never fade"),
+    "SOLVER.NESTEROV": FLAG,
+    "SOLVER.WEIGHT_DECAY": RATE,
+    "SOLVER.WEIGHT_DECAY_NORM": OrNone(RATE),  # None follows WEIGHT_DECAY
+    "SOLVER.WEIGHT_DECAY_BIAS": OrNone(RATE),
+    "SOLVER.GAMMA": real("(0, 1]"),
+    "SOLVER.STEPS": Each(whole("[1, 1000000000]")),
+    "SOLVER.NUM_DECAYS": whole("[1, 1000]"),
+    "SOLVER.WARMUP_FACTOR": real("[0, 1]"),
+    "SOLVER.WARMUP_ITERS": COUNT,
+    "SOLVER.WARMUP_METHOD": OneOf(("linear", "constant")),
+    "SOLVER.RESCALE_INTERVAL": FLAG,
+    "SOLVER.CHECKPOINT_PERIOD": whole("[1, 1000000000]"),
+    "SOLVER.CHECKPOINT_KEEP": COUNT,
+    "SOLVER.IMS_PER_BATCH": whole("[1, 65536]"),
+    "SOLVER.REFERENCE_WORLD_SIZE": whole("[0, 65536]"),
+    "SOLVER.ACCUMULATE_STEPS": whole("[1, 65536]"),
+    "SOLVER.CLIP_GRADIENTS.ENABLED": FLAG,
+    "SOLVER.CLIP_GRADIENTS.CLIP_TYPE": OneOf(("full_model", "norm", "value")),
+    "SOLVER.CLIP_GRADIENTS.CLIP_VALUE": real("(0, 1000000000]"),
+    "SOLVER.CLIP_GRADIENTS.NORM_TYPE": real("(0, inf]"),  # infinity: the largest gradient
+    "SOLVER.AMP.ENABLED": FLAG,
+    "SOLVER.AMP.PRECISION": OneOf(("fp16", "bf16")),
+    "TEST.DETECTIONS_PER_IMAGE": whole("[1, 10000]"),
+    "TEST.PRECISION": OneOf(("fp32", "fp16", "bf16")),
+    "TEST.EVAL_PERIOD": COUNT,
+    "TEST.BEST_METRIC": text(re.compile(r"[^/]+/.+").fullmatch, "task/metric"),
+    "TEST.AUG.ENABLED": Because(OneOf((False,)), "there is no test-time augmentation"),
+    "TEST.EXPECTED_RESULTS": Each(Fits(is_expected_result, "[task, metric, value, tolerance]")),
+    "TEST.PRECISE_BN.NUM_ITER": whole("[1, 1000000000]"),
+    "OUTPUT_DIR": text(),
+    "SEED": whole("[-9000000000000000000, 4294900000]"),  # NumPy's has 32 bits; plus the rank
+    "CUDNN_BENCHMARK": FLAG,
+    "VIS_PERIOD": COUNT,
+}
+
+
+def check_limits(cfg: CfgNode, *sections: str) -> None:
+    """Refuse a value that no run can mean, before anything is built.
+
+    Args:
+        sections: what to check, such as "SOLVER" or "MODEL.FPN"; by default everything. Limits of
+            MODEL are those of META_ARCHITECTURE "QueryInst".
+
+    Raises:
+        ValueError: one line with the value, its limit and the key.
+    """
+    for key, limit in LIMITS.items():
+        if sections and not key.startswith(tuple(f"{section}." for section in sections)):
+            continue
+        is_ours = cfg.MODEL.META_ARCHITECTURE == "QueryInst" or key == "MODEL.META_ARCHITECTURE"
+        if key.startswith("MODEL.") and not is_ours:
+            continue
+        value: Any = cfg
+        for name in key.split("."):
+            value = value.get(name) if isinstance(value, CfgNode) else None
+        if problem := limit.problem(value):
+            raise ValueError(f"{problem}; set {key}")
+    if not sections and cfg.MODEL.META_ARCHITECTURE == "QueryInst":
+        for relation in (_heads, _resnet, _fpn, _group_norms, _size):
+            if problem := relation(cfg.MODEL):
+                raise ValueError(problem)
+
+
+def _heads(model: CfgNode) -> str | None:
+    embed_dim, num_heads = model.QUERYINST.EMBED_DIM, model.QUERYINST.NUM_HEADS
+    if embed_dim % num_heads:
+        return (
+            f"{embed_dim} channels must be a multiple of {num_heads} heads; "
+            "set MODEL.QUERYINST.EMBED_DIM or MODEL.QUERYINST.NUM_HEADS"
+        )
+    return None
+
+
+def _resnet(model: CfgNode) -> str | None:
+    """Detectron2 asserts it, in part without a message."""
+    resnets = model.RESNETS
+    deforms, groups = any(resnets.DEFORM_ON_PER_STAGE), resnets.DEFORM_NUM_GROUPS
+    if deforms and (resnets.NUM_GROUPS * resnets.WIDTH_PER_GROUP) % groups:
+        return f"{groups} must divide the channels; set MODEL.RESNETS.DEFORM_NUM_GROUPS"
+    needed = {"RES2_OUT_CHANNELS": 64, "NUM_GROUPS": 1, "RES5_DILATION": 1}
+    for name, value in needed.items() if resnets.DEPTH in (18, 34) else ():
+        if resnets[name] != value:
+            return (
+                f"{resnets[name]} must be {value} with MODEL.RESNETS.DEPTH {resnets.DEPTH}; "
+                f"set MODEL.RESNETS.{name}"
+            )
+    if deforms and resnets.DEPTH in (18, 34):
+        return f"MODEL.RESNETS.DEFORM_ON_PER_STAGE must be False with DEPTH {resnets.DEPTH}"
+    return None
+
+
+def _fpn(model: CfgNode) -> str | None:
+    if not model.BACKBONE.NAME.startswith("build_resnet_fpn"):
+        return None
+    levels, wanted = list(model.RESNETS.OUT_FEATURES), list(model.FPN.IN_FEATURES)
+    stages = ["res2", "res3", "res4", "res5"]
+    if not wanted or f"{wanted}"[1:-1] not in f"{stages}" or not set(wanted) <= set(levels):
+        return (
+            f"{wanted} must be neighbours out of {stages} that MODEL.RESNETS.OUT_FEATURES {levels} "
+            "has; set MODEL.FPN.IN_FEATURES"
+        )
+    if "res5" in wanted and model.RESNETS.RES5_DILATION != 1:
+        return "2 must be 1 with res5 in MODEL.FPN.IN_FEATURES; set MODEL.RESNETS.RES5_DILATION"
+    return None
+
+
+def _group_norms(model: CfgNode) -> str | None:
+    resnets = model.RESNETS
+    in_resnet = [resnets.STEM_OUT_CHANNELS, resnets.RES2_OUT_CHANNELS]
+    if resnets.DEPTH > 34:
+        in_resnet.append(resnets.NUM_GROUPS * resnets.WIDTH_PER_GROUP)
+    normed = {
+        "RESNETS": in_resnet,
+        "FPN": [model.FPN.OUT_CHANNELS],
+        "ROI_MASK_HEAD": [model.ROI_MASK_HEAD.CONV_DIM],
+    }
+    for section, channels in normed.items():
+        if model[section].NORM == "GN" and any(num % 32 for num in channels):
+            return f"norm 'GN' takes multiples of 32 channels, {channels}; set MODEL.{section}.NORM"
+    return None
+
+
+def _size(model: CfgNode) -> str | None:
+    """An estimate of the weights, so that no machine is asked for terabytes."""
+    q, resnets, mask = model.QUERYINST, model.RESNETS, model.ROI_MASK_HEAD
+    width, kernels = q.EMBED_DIM, 2 * q.EMBED_DIM**2 * q.DYNAMIC_DIM
+    box_head = width**2 * (4 + q.NUM_CLS_FCS + q.NUM_REG_FCS) + 2 * width * q.FFN_DIM + kernels
+    box_head += (width * model.ROI_BOX_HEAD.POOLER_RESOLUTION) ** 2
+    box_head += width * model.ROI_HEADS.NUM_CLASSES
+    mask_head = kernels + (9 * mask.NUM_CONV + 4) * mask.CONV_DIM**2
+    mask_head += mask.CONV_DIM * model.ROI_HEADS.NUM_CLASSES
+    bottleneck = 8 * resnets.NUM_GROUPS * resnets.WIDTH_PER_GROUP
+    res5 = 3 * bottleneck * (9 * bottleneck // resnets.NUM_GROUPS + 16 * resnets.RES2_OUT_CHANNELS)
+    num_weights = q.NUM_STAGES * (box_head + mask_head * model.MASK_ON) + 2 * res5
+    if num_weights > _MAX_WEIGHTS:
+        return (
+            f"the model has about {num_weights / 1e9:.0f} billion weights, which must be <= "
+            f"{_MAX_WEIGHTS / 1e9:.0f}; set MODEL.QUERYINST, MODEL.ROI_*_HEAD or MODEL.RESNETS"
+        )
+    return None
