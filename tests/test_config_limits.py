@@ -185,10 +185,10 @@ VALUES = [
 
 @pytest.mark.parametrize("key, value, limit", VALUES)
 def test_build_model_names_value_limit_and_key_in_one_line(key, value, limit):
-    start = time.perf_counter()
+    start = time.process_time()
     message = refusal(build_model, changed(key, value))
     assert limit in message and key.rpartition(".")[2] in message
-    assert time.perf_counter() - start < 2
+    assert time.process_time() - start < 2
 
 
 @pytest.mark.parametrize(

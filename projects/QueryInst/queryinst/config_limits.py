@@ -44,7 +44,8 @@ NORM = OneOf(
 )
 POOLER_TYPE = OneOf(("ROIAlignV2", "ROIAlign", "ROIPool"))
 DEVICE = text(
-    re.compile(r"(cpu|cuda|mps|xpu|hpu|npu|xla)(:\d{1,3})?").fullmatch, "cpu, cuda, cuda:1, ..."
+    re.compile(r"(cpu|cuda|mps|xpu|hpu|npu|xla|meta)(:\d{1,3})?").fullmatch,
+    "cpu, cuda, cuda:1, ...",
 )
 
 _MAX_WEIGHTS = 4_000_000_000  # 16 GB in float32
