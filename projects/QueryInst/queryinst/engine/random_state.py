@@ -1,4 +1,4 @@
-"""What makes a resumed training the one that was not interrupted: its seed and its images' order."""
+"""What a resumed training takes over from the one before: its seed and the order of its images."""
 
 import logging
 from collections.abc import Iterable
@@ -25,7 +25,7 @@ class RunSeed:
         self._configured = seed
         self.value = int(seed if seed >= 0 else comm.shared_random_seed())
         if seed < 0:
-            logger.info(f"SEED {seed}: the order of images and all else begin with {self.value}")
+            logger.info(f"SEED {seed}: drew {self.value} for images, augmentation and dropout")
 
     def in_cfg(self, cfg: CfgNode) -> CfgNode:
         """`cfg` with this seed as SEED."""
@@ -48,14 +48,12 @@ class RunSeed:
         Raises:
             ValueError: it is not an integer >= 0.
         """
-        seed = state["seed"] if isinstance(state, dict) else None
+        seed = state.get("seed") if isinstance(state, dict) else None
         if not isinstance(seed, int) or seed < 0:
             raise ValueError(f"seed {seed!r} must be an integer >= 0")
-        if self._configured not in (seed, -1):
-            logger.warning(
-                f"Resuming with SEED {seed}, which this run began with, instead of "
-                f"{self._configured}"
-            )
+        if seed != self.value:
+            say = logger.info if self._configured < 0 else logger.warning
+            say(f"Resuming with SEED {seed}, which this run began with, not {self.value}")
         self.value = seed
 
 
@@ -88,7 +86,7 @@ class PreciseBN(hooks.PreciseBN):
 
 def precise_bn_from_here(hook: HookBase | None, trainer: DefaultTrainer) -> HookBase | None:
     """Return our PreciseBN for Detectron2's, if the loaders can do it, and other hooks as is."""
-    if type(hook) is not hooks.PreciseBN or not isinstance(trainer.data_loader, TrainLoader):
+    if not (isinstance(hook, hooks.PreciseBN) and isinstance(trainer.data_loader, TrainLoader)):
         return hook
     num_iter = trainer.cfg.TEST.PRECISE_BN.NUM_ITER
     return PreciseBN(hook._period, hook._model, hook._data_loader, num_iter)
