@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 import torch
 from detectron2.data import DatasetCatalog, DatasetFromList
+from detectron2.data.datasets import load_coco_json
 
+from dev.reliability.tiny_training import make_data
 from queryinst.data.mapper import build_mapper
 from queryinst.data.train_loader import TrainLoader, build_train_loader
 from queryinst.testing import tiny_cfg
@@ -218,15 +220,19 @@ def test_start_at_counts_the_images_of_earlier_iterations(data):
     assert take(loader, 3) == take(build(**overrides), 10)[7:]
 
 
-def test_mapper_augments_by_the_position_alone(tiny_data):
+def test_mapper_augments_by_the_position_alone(tmp_path):
     """Flips, sizes and crops of the real mapper."""
+    (_, json_file, folder), _ = make_data(tmp_path)
     crop = {"INPUT__CROP__ENABLED": True, "INPUT__CROP__TYPE": "absolute_range"}
     crop |= {"INPUT__CROP__SIZE": (32, 64), "INPUT__CROP__RESIZE_BEFORE": (60, 90)}
-    cfg = tiny_cfg(DATASETS__TRAIN=("tiny_train",), INPUT__MIN_SIZE_TRAIN=(48, 64, 80), **crop)
+    cfg = tiny_cfg(DATASETS__TRAIN=("loader_real",), INPUT__MIN_SIZE_TRAIN=(48, 64, 80), **crop)
+    cfg.SEED, cfg.SOLVER.IMS_PER_BATCH = 1, 2
+    DatasetCatalog.register("loader_real", lambda: load_coco_json(json_file, folder))
     images = []
     for workers in (0, 2):
-        cfg.SEED, cfg.SOLVER.IMS_PER_BATCH, cfg.DATALOADER.NUM_WORKERS = 1, 2, workers
+        cfg.DATALOADER.NUM_WORKERS = workers
         np.random.seed(workers)
         loader = build_train_loader(cfg, build_mapper(cfg, is_train=True))
         images.append([image["image"] for batch in take(loader, 6) for image in batch])
+    DatasetCatalog.remove("loader_real")
     assert all(map(torch.equal, *images)) and len({image.shape for image in images[0]}) > 2
