@@ -1,5 +1,6 @@
 """A run that was stopped and resumed ends with the bits of one that was not."""
 
+import json
 import shutil
 from pathlib import Path
 
@@ -79,6 +80,23 @@ def test_resume_is_exact_with_a_drawn_seed(run, tmp_path):
     log = (tmp_path / "second" / "log.txt").read_text()
     assert f"Resuming with SEED {state['rng']['seed']}" in log
     assert torch.load(run(tmp_path / "other", *opts))["rng"] != state["rng"]
+
+
+def test_resume_makes_up_for_an_evaluation_that_was_cut_off(run, tmp_path):
+    """The best model is that of the first evaluation: all have the same AP."""
+    opts = ("SOLVER.MAX_ITER", 6, "DATASETS.TEST", ("reliability_val",), "TEST.EVAL_PERIOD", 3)
+    whole = run(tmp_path / "whole", *opts)
+    second = stopped_copy(tmp_path / "whole", 3, tmp_path / "second")
+    assert differences(run(second, *opts, resume=True), whole) == []
+    records = [
+        json.loads((x.parent / "model_best.json").read_text()) for x in (whole, second / "x")
+    ]
+    assert records[0] == records[1] and records[0]["iteration"] == 2
+    assert differences(whole.parent / "model_best.pth", second / "model_best.pth") == []
+    lines = [json.loads(line) for line in (second / "metrics.json").read_text().splitlines()]
+    assert [line["iteration"] for line in lines if "segm/AP" in line][0] == 2
+    log = (second / "log.txt").read_text()
+    assert log.count("Evaluating iteration 2, which may have been cut off") == 1
 
 
 def test_resume_goes_on_with_other_batches_and_says_so(run, tmp_path):

@@ -22,7 +22,7 @@ from .batches import LastBatch
 from .evaluation import build_evaluator, by_dataset, write_results
 from .hooks import BestCheckpointer, KeepNewest, StageSumPrinter
 from .logs import log_at_least_to_terminal
-from .random_state import RunSeed, precise_bn_from_here, restore_order
+from .resuming import MissedEvaluation, RunSeed, precise_bn_from_here, restore_order
 from .steps import StepTrainer
 
 logger = logging.getLogger(__name__)
@@ -60,6 +60,10 @@ class Trainer(DefaultTrainer):
         self.max_iter = cfg.SOLVER.MAX_ITER
         self.cfg = cfg
         self.register_hooks(self.build_hooks())
+        if cfg.DATASETS.TEST:
+            kinds = (hooks.EvalHook, BestCheckpointer)
+            evaluating = [hook for hook in self._hooks if isinstance(hook, kinds)]
+            self.register_hooks([MissedEvaluation(cfg.TEST.EVAL_PERIOD, evaluating)])
 
     @classmethod
     def build_model(cls, cfg: CfgNode):

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from queryinst.data.seeds import IMAGE, STEP, seed_generators, seeded_generators
-from queryinst.engine.random_state import RunSeed
+from queryinst.engine.resuming import RunSeed
 
 
 def numbers():

@@ -1,4 +1,4 @@
-"""What a resumed training takes over from the one before: its seed and the order of its images."""
+"""What makes a resumed training the one that was not interrupted, beside weights and optimizer."""
 
 import logging
 from collections.abc import Iterable
@@ -90,3 +90,29 @@ def precise_bn_from_here(hook: HookBase | None, trainer: DefaultTrainer) -> Hook
         return hook
     num_iter = trainer.cfg.TEST.PRECISE_BN.NUM_ITER
     return PreciseBN(hook._period, hook._model, hook._data_loader, num_iter)
+
+
+class MissedEvaluation(HookBase):
+    """Evaluates before a resumed training if its checkpoint is of an iteration that is evaluated.
+
+    The checkpoint is written first, so that the evaluation may have been cut off, and with it the
+    best model.
+    """
+
+    def __init__(self, eval_period: int, evaluating: list[HookBase]):
+        """
+        Args:
+            evaluating: hooks to run, in their order; they stand before this one.
+        """
+        self._period = eval_period
+        self._evaluating = evaluating
+
+    def before_train(self):
+        trainer, start = self.trainer, self.trainer.start_iter
+        if self._period <= 0 or start % self._period or not 0 < start < trainer.max_iter:
+            return
+        logger.info(f"Evaluating iteration {start - 1}, which may have been cut off")
+        trainer.iter = trainer.storage.iter = start - 1
+        for hook in self._evaluating:
+            hook.after_step()
+        trainer.iter = trainer.storage.iter = start
