@@ -8,6 +8,7 @@ import pytest
 import torch
 from detectron2.data import DatasetCatalog, DatasetFromList
 from detectron2.data.datasets import load_coco_json
+from detectron2.utils import comm
 
 from dev.reliability.tiny_training import make_data
 from queryinst.data.mapper import build_mapper
@@ -183,6 +184,25 @@ def test_load_state_dict_says_in_a_line_what_changed(data, caplog, overrides, wo
     assert all(word in caplog.text for word in words or ())
     positions = (loader.state_dict()["epoch"], loader.state_dict()["offset"])
     assert positions == ((0, 0) if "anew" in caplog.text else (state["epoch"], state["offset"]))
+
+
+def test_load_state_dict_says_that_the_number_of_processes_changed(data, caplog):
+    build().load_state_dict({**build().state_dict(), "world_size": 4})
+    assert [x.getMessage().count("world_size was 4 and is 1") for x in caplog.records] == [1]
+
+
+def test_train_loader_shares_a_batch_among_processes(data, monkeypatch):
+    overrides = {"SOLVER__IMS_PER_BATCH": 4, "DATALOADER__ASPECT_RATIO_GROUPING": False}
+    whole = take(build(**overrides), 5)
+    monkeypatch.setattr(comm, "get_world_size", lambda: 2)
+    shares, states = [], []
+    for rank in range(2):
+        monkeypatch.setattr(comm, "get_rank", lambda: rank)
+        loader = build(**overrides)
+        shares.append(take(loader, 5))
+        states.append(loader.state_dict())
+    assert [first + second for first, second in zip(*shares)] == whole
+    assert states[0] == states[1]
 
 
 def test_load_state_dict_knows_another_data_set_of_the_same_size(data, caplog):

@@ -6,6 +6,7 @@ import torch
 
 from queryinst.data.seeds import IMAGE, STEP, seed_generators, seeded_generators
 from queryinst.engine.resuming import RunSeed
+from queryinst.testing import tiny_cfg
 
 
 def numbers():
@@ -38,6 +39,16 @@ def test_run_seed_draws_one_if_it_is_negative():
     np.random.seed(0)
     seeds = [RunSeed(-1).value for _ in range(2)]
     assert min(seeds) >= 0 and seeds[0] != seeds[1] and RunSeed(5).value == 5
+
+
+@pytest.mark.parametrize("frozen", [True, False])
+def test_run_seed_in_cfg_keeps_the_rest(frozen):
+    cfg = tiny_cfg(SEED=-1)
+    if frozen:
+        cfg.freeze()
+    seed = RunSeed(cfg.SEED)
+    result = seed.in_cfg(cfg)
+    assert (result.SEED, cfg.SEED, result.is_frozen()) == (seed.value, -1, frozen)
 
 
 @pytest.mark.parametrize("state", [{}, {"seed": -1}, {"seed": "1"}, {"seed": 1.5}, [1], None])

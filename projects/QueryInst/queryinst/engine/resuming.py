@@ -28,12 +28,13 @@ class RunSeed:
             logger.info(f"SEED {seed}: drew {self.value} for images, augmentation and dropout")
 
     def in_cfg(self, cfg: CfgNode) -> CfgNode:
-        """`cfg` with this seed as SEED."""
-        cfg = cfg.clone()
-        cfg.defrost()
-        cfg.SEED = self.value
-        cfg.freeze()
-        return cfg
+        """`cfg` with this seed as SEED; frozen if it is."""
+        result = cfg.clone()
+        result.defrost()
+        result.SEED = self.value
+        if cfg.is_frozen():
+            result.freeze()
+        return result
 
     def seed_step(self, iteration: int) -> None:
         """Seed what the model draws in a step, dropout for instance; differs between processes."""
