@@ -1,4 +1,4 @@
-"""A training of a second, in the settings that a resumed run must not change, and its comparison."""
+"""A training of a second in several settings, and the comparison of two checkpoints."""
 
 import argparse
 import json

@@ -7,7 +7,10 @@ import numpy as np
 import pytest
 import torch
 from detectron2.data import DatasetCatalog, DatasetFromList
+from detectron2.data.datasets import load_coco_json
+from detectron2.utils import comm
 
+from dev.reliability.tiny_training import make_data
 from queryinst.data.mapper import build_mapper
 from queryinst.data.train_loader import TrainLoader, build_train_loader
 from queryinst.testing import tiny_cfg
@@ -183,6 +186,25 @@ def test_load_state_dict_says_in_a_line_what_changed(data, caplog, overrides, wo
     assert positions == ((0, 0) if "anew" in caplog.text else (state["epoch"], state["offset"]))
 
 
+def test_load_state_dict_says_that_the_number_of_processes_changed(data, caplog):
+    build().load_state_dict({**build().state_dict(), "world_size": 4})
+    assert [x.getMessage().count("world_size was 4 and is 1") for x in caplog.records] == [1]
+
+
+def test_train_loader_shares_a_batch_among_processes(data, monkeypatch):
+    overrides = {"SOLVER__IMS_PER_BATCH": 4, "DATALOADER__ASPECT_RATIO_GROUPING": False}
+    whole = take(build(**overrides), 5)
+    monkeypatch.setattr(comm, "get_world_size", lambda: 2)
+    shares, states = [], []
+    for rank in range(2):
+        monkeypatch.setattr(comm, "get_rank", lambda: rank)
+        loader = build(**overrides)
+        shares.append(take(loader, 5))
+        states.append(loader.state_dict())
+    assert [first + second for first, second in zip(*shares)] == whole
+    assert states[0] == states[1]
+
+
 def test_load_state_dict_knows_another_data_set_of_the_same_size(data, caplog):
     state = build().state_dict()
     build().load_state_dict({**state, "datasets": ["other"]})
@@ -218,15 +240,19 @@ def test_start_at_counts_the_images_of_earlier_iterations(data):
     assert take(loader, 3) == take(build(**overrides), 10)[7:]
 
 
-def test_mapper_augments_by_the_position_alone(tiny_data):
+def test_mapper_augments_by_the_position_alone(tmp_path):
     """Flips, sizes and crops of the real mapper."""
+    (_, json_file, folder), _ = make_data(tmp_path)
     crop = {"INPUT__CROP__ENABLED": True, "INPUT__CROP__TYPE": "absolute_range"}
     crop |= {"INPUT__CROP__SIZE": (32, 64), "INPUT__CROP__RESIZE_BEFORE": (60, 90)}
-    cfg = tiny_cfg(DATASETS__TRAIN=("tiny_train",), INPUT__MIN_SIZE_TRAIN=(48, 64, 80), **crop)
+    cfg = tiny_cfg(DATASETS__TRAIN=("loader_real",), INPUT__MIN_SIZE_TRAIN=(48, 64, 80), **crop)
+    cfg.SEED, cfg.SOLVER.IMS_PER_BATCH = 1, 2
+    DatasetCatalog.register("loader_real", lambda: load_coco_json(json_file, folder))
     images = []
     for workers in (0, 2):
-        cfg.SEED, cfg.SOLVER.IMS_PER_BATCH, cfg.DATALOADER.NUM_WORKERS = 1, 2, workers
+        cfg.DATALOADER.NUM_WORKERS = workers
         np.random.seed(workers)
         loader = build_train_loader(cfg, build_mapper(cfg, is_train=True))
         images.append([image["image"] for batch in take(loader, 6) for image in batch])
+    DatasetCatalog.remove("loader_real")
     assert all(map(torch.equal, *images)) and len({image.shape for image in images[0]}) > 2

@@ -265,5 +265,5 @@ class _SeededImages(Dataset):
         )
 
 
-def _as_it_is(image: dict[str, Any]) -> dict[str, Any]:
+def _as_it_is(image: Any) -> Any:
     return image

@@ -31,7 +31,7 @@ from .hooks import (
 )
 from .logs import log_at_least_to_terminal
 from .nonfinite import AgreeingMatcher, NonFiniteSteps, describe_step
-from .random_state import RunSeed, precise_bn_from_here, restore_order
+from .resuming import MissedEvaluation, RunSeed, precise_bn_from_here, restore_order
 from .steps import StepTrainer
 from .stopping import EvaluationStopped, StoppableLoader, Stopped, name_of, stop
 from .writing import FileWriter, end_torn_line, naming, quiet_tensorboard_thread
@@ -78,6 +78,10 @@ class Trainer(DefaultTrainer):
         self._checkpoints: PeriodicCheckpointer | None = None
         self._folder_watch: FolderWatch | None = None
         self.register_hooks(self.build_hooks())
+        if cfg.DATASETS.TEST:
+            kinds = (hooks.EvalHook, BestCheckpointer)
+            evaluating = [hook for hook in self._hooks if isinstance(hook, kinds)]
+            self.register_hooks([MissedEvaluation(cfg.TEST.EVAL_PERIOD, evaluating)])
 
     @classmethod
     def build_model(cls, cfg: CfgNode):

@@ -1,4 +1,4 @@
-"""What makes a resumed training the one that was not interrupted: its seed and its images' order."""
+"""What makes a resumed training the one that was not interrupted, beside weights and optimizer."""
 
 import logging
 from collections.abc import Iterable
@@ -25,15 +25,16 @@ class RunSeed:
         self._configured = seed
         self.value = int(seed if seed >= 0 else comm.shared_random_seed())
         if seed < 0:
-            logger.info(f"SEED {seed}: the order of images and all else begin with {self.value}")
+            logger.info(f"SEED {seed}: drew {self.value} for images, augmentation and dropout")
 
     def in_cfg(self, cfg: CfgNode) -> CfgNode:
-        """`cfg` with this seed as SEED."""
-        cfg = cfg.clone()
-        cfg.defrost()
-        cfg.SEED = self.value
-        cfg.freeze()
-        return cfg
+        """`cfg` with this seed as SEED; frozen if it is."""
+        result = cfg.clone()
+        result.defrost()
+        result.SEED = self.value
+        if cfg.is_frozen():
+            result.freeze()
+        return result
 
     def seed_step(self, iteration: int) -> None:
         """Seed what the model draws in a step, dropout for instance; differs between processes."""
@@ -48,14 +49,12 @@ class RunSeed:
         Raises:
             ValueError: it is not an integer >= 0.
         """
-        seed = state["seed"] if isinstance(state, dict) else None
+        seed = state.get("seed") if isinstance(state, dict) else None
         if not isinstance(seed, int) or seed < 0:
             raise ValueError(f"seed {seed!r} must be an integer >= 0")
-        if self._configured not in (seed, -1):
-            logger.warning(
-                f"Resuming with SEED {seed}, which this run began with, instead of "
-                f"{self._configured}"
-            )
+        if seed != self.value:
+            say = logger.info if self._configured < 0 else logger.warning
+            say(f"Resuming with SEED {seed}, which this run began with, not {self.value}")
         self.value = seed
 
 
@@ -88,7 +87,33 @@ class PreciseBN(hooks.PreciseBN):
 
 def precise_bn_from_here(hook: HookBase | None, trainer: DefaultTrainer) -> HookBase | None:
     """Return our PreciseBN for Detectron2's, if the loaders can do it, and other hooks as is."""
-    if type(hook) is not hooks.PreciseBN or not isinstance(trainer.data_loader, TrainLoader):
+    if not (isinstance(hook, hooks.PreciseBN) and isinstance(trainer.data_loader, TrainLoader)):
         return hook
     num_iter = trainer.cfg.TEST.PRECISE_BN.NUM_ITER
     return PreciseBN(hook._period, hook._model, hook._data_loader, num_iter)
+
+
+class MissedEvaluation(HookBase):
+    """Evaluates before a resumed training if its checkpoint is of an iteration that is evaluated.
+
+    The checkpoint is written first, so that the evaluation may have been cut off, and with it the
+    best model.
+    """
+
+    def __init__(self, eval_period: int, evaluating: list[HookBase]):
+        """
+        Args:
+            evaluating: hooks to run, in their order; they stand before this one.
+        """
+        self._period = eval_period
+        self._evaluating = evaluating
+
+    def before_train(self):
+        trainer, start = self.trainer, self.trainer.start_iter
+        if self._period <= 0 or start % self._period or not 0 < start < trainer.max_iter:
+            return
+        logger.info(f"Evaluating iteration {start - 1}, which may have been cut off")
+        trainer.iter = trainer.storage.iter = start - 1
+        for hook in self._evaluating:
+            hook.after_step()
+        trainer.iter = trainer.storage.iter = start
