@@ -209,7 +209,7 @@ class BestCheckpointer(hooks.BestCheckpointer):
             self.best_metric, self.best_iter = record["value"], record["iteration"]
 
     def _best_checking(self):
-        if stop.left_evaluation:
+        if stop.left_evaluation_by:
             return
         before = (self.best_metric, self.best_iter)
         super()._best_checking()

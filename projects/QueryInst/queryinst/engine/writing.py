@@ -83,6 +83,7 @@ class FileWriter(EventWriter):
             self._has_failed = True
             if file := getattr(self._writer, "_file_handle", None):
                 discard(file)
+                file.close()
             paths = glob(self._pattern)
             raise cannot_write(max(paths, default=self._pattern), error) from error
 
