@@ -129,7 +129,9 @@ def test_run_goes_on_with_a_new_line_behind_a_torn_one(make_args, output):
     assert torn == '{"iterat' and "total_loss" in json.loads(new[0])
 
 
-@pytest.mark.parametrize("name", ["log.txt", "metrics.json", "config.yaml", "model_0000000.pth.tmp"])
+@pytest.mark.parametrize(
+    "name", ["log.txt", "metrics.json", "config.yaml", "model_0000000.pth.tmp"]
+)
 def test_run_ends_with_one_line_if_a_file_cannot_be_written(make_args, output, capsys, name):
     output.mkdir()
     (output / name).symlink_to("/dev/full")

@@ -85,7 +85,7 @@ class PeriodicCheckpointer(hooks.PeriodicCheckpointer):
             self.save_now()
 
     def save_now(self) -> None:
-        """Write the checkpoint of the last finished iteration, under the name that it always has."""
+        """Write the checkpoint of the last finished iteration, under its usual name."""
         iteration = self.trainer.iter = min(self.trainer.iter, self.trainer.max_iter - 1)
         is_last = iteration + 1 >= self.trainer.max_iter
         name = "final" if is_last else f"{iteration:07d}"

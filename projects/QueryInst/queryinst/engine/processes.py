@@ -121,7 +121,8 @@ def _children_end_with_this(has_children: bool) -> Iterator[None]:
     def handle(number: int, frame: Any) -> None:
         received.append(number)
         for child in multiprocessing.active_children():
-            os.kill(child.pid, FORWARDED if len(received) == 1 else signal.SIGKILL)
+            if child.pid:
+                os.kill(child.pid, FORWARDED if len(received) == 1 else signal.SIGKILL)
         if len(received) > 1:
             os._exit(128 + number)
 

@@ -12,7 +12,7 @@ import torch
 from detectron2.utils import comm
 from torch import distributed
 from torch.distributed.distributed_c10d import _get_default_store
-from torch.multiprocessing import _prctl_pr_set_pdeathsig
+from torch.multiprocessing import _prctl_pr_set_pdeathsig  # type: ignore[attr-defined]
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 # From a launcher to its processes. A signal of its own, since a terminal's reaches both, and must
