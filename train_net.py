@@ -6,7 +6,11 @@ python train_net.py --config-file ... --eval-only MODEL.WEIGHTS path/to/model.pt
 python train_net.py --config-file ... --dataset mine my.json my_images DATASETS.TRAIN "('mine',)"
 """
 
+import signal
 import sys
+
+if __name__ == "__main__":  # until `run` handles it; the imports would end with a traceback
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 from queryinst.engine import run  # isort: skip  (without Detectron2 it says how to get it)
 from detectron2.engine import default_argument_parser

@@ -1,0 +1,1 @@
+"""Kills and faults: what a run survives, as tables."""

@@ -6,7 +6,14 @@ import pytest
 import torch
 from detectron2.utils.events import EventStorage
 
-from queryinst.engine.hooks import BestCheckpointer, KeepNewest, StageSumPrinter
+from queryinst.engine import hooks
+from queryinst.engine.hooks import (
+    BestCheckpointer,
+    FolderWatch,
+    KeepNewest,
+    PeriodicCheckpointer,
+    StageSumPrinter,
+)
 
 
 def printed(printer, monkeypatch):
@@ -89,6 +96,94 @@ def test_keep_newest_deletes_nothing_between_checkpoints(tmp_path):
     hook.trainer = SimpleNamespace(iter=6)
     hook.after_step()
     assert len(left(tmp_path)) == 3
+
+
+def test_keep_newest_keeps_the_one_to_resume_from_whatever_the_clock_says(tmp_path):
+    checkpoints(tmp_path, 9, 5, 7)  # 9 looks the oldest
+    (tmp_path / "last_checkpoint").write_text("model_0000009.pth")
+    hook = KeepNewest(str(tmp_path), 1, period=2)
+    hook.trainer = SimpleNamespace(iter=9)
+    hook.after_step()
+    assert left(tmp_path) == ["last_checkpoint", "model_0000007.pth", "model_0000009.pth"]
+
+
+class Saved:
+    """A checkpointer that only counts."""
+
+    path_manager = None
+
+    def __init__(self):
+        self.names = []
+
+    def save(self, name, iteration):
+        self.names.append((name, iteration))
+
+
+def periodic(period, minutes, keep=lambda: None):
+    hook = PeriodicCheckpointer(Saved(), period, minutes, SimpleNamespace(delete_old=keep))
+    hook.trainer = SimpleNamespace(iter=0, max_iter=12)
+    hook.before_train()
+    return hook
+
+
+@pytest.mark.parametrize(
+    "minutes, expected",
+    [
+        (0, [4, 9]),
+        (1.0, [1, 3, 4, 6, 8, 9]),  # 25 s a step: 50 s are too few, 75 s are enough
+        (0.1, [*range(11)]),
+    ],
+)
+def test_periodic_checkpointer_goes_by_iterations_and_minutes(monkeypatch, minutes, expected):
+    clock = SimpleNamespace(now=1e6)
+    monkeypatch.setattr(hooks.time, "monotonic", lambda: clock.now)
+    deletions = []
+    hook = periodic(5, minutes, keep=lambda: deletions.append(hook.trainer.iter))
+    for hook.trainer.iter in range(12):
+        clock.now += 40
+        hook.after_step()
+    expected = [(f"model_{iteration:07d}", iteration) for iteration in expected]
+    assert hook.checkpointer.names == [*expected, ("model_final", 11)]
+    assert deletions == [iteration for _, iteration in expected if iteration not in (4, 9)]
+
+
+def test_periodic_checkpointer_writes_an_iteration_once_if_asked(tmp_path):
+    hook = periodic(5, 0)
+    for hook.trainer.iter in (4, 5):
+        hook.after_step()
+        hook.save_unless_saved()
+        hook.save_unless_saved()
+    hook.trainer.iter = 12  # after the last step
+    hook.save_now()
+    names = ["model_0000004", "model_0000005", "model_final"]
+    assert [name for name, _ in hook.checkpointer.names] == names
+    assert hook.trainer.iter == hook.checkpointer.names[-1][1] == 11
+
+
+@pytest.mark.parametrize("change", ["removed", "renamed", "replaced"])
+def test_folder_watch_saves_and_says_that_the_folder_is_gone(tmp_path, change):
+    folder = tmp_path / "output"
+    folder.mkdir()
+    checkpointer = periodic(5, 0)
+    hook = FolderWatch(str(folder), checkpointer)
+    hook.trainer = checkpointer.trainer
+    hook.before_train()
+    hook.after_step()
+    folder.rename(tmp_path / "other") if change == "renamed" else folder.rmdir()
+    if change == "replaced":
+        folder.mkdir()
+    with pytest.raises(FileNotFoundError, match="output' was removed or renamed .* after 1 iter"):
+        hook.after_step()
+    assert checkpointer.checkpointer.names == [("model_0000000", 0)]
+    hook.close()
+    hook.after_step()  # nothing is watched any more
+
+
+def test_folder_watch_leaves_remote_folders_alone():
+    hook = FolderWatch("s3://bucket/run", periodic(5, 0))
+    hook.before_train()
+    hook.after_step()
+    hook.close()
 
 
 def evaluate(hook, folder, iteration, value, start_iter=0):

@@ -1,15 +1,18 @@
 import argparse
 import multiprocessing
 import os
+import signal
 import time
 
 import pytest
 import torch
 from detectron2.utils import comm
 from torch import distributed
+from torch.multiprocessing import ProcessRaisedException
 
 from queryinst.engine import processes
 from queryinst.engine.processes import run_in_processes
+from queryinst.engine.stopping import Interrupted, Stopped
 from queryinst.testing import tiny_cfg
 
 TORCHRUN = {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1"}
@@ -114,3 +117,73 @@ def test_run_in_processes_ends_its_processes_if_interrupted(launched, monkeypatc
     with pytest.raises(KeyboardInterrupt):
         run_in_processes(print, argparse.Namespace(num_gpus=2), tiny_cfg())
     assert not child.is_alive()
+
+
+def end_as_told(how):
+    """What one of the processes of `launch` does; none fails before it can have been seen."""
+    if isinstance(how, BaseException):
+        time.sleep(0.5)
+        raise how
+    time.sleep(how)
+
+
+def in_processes(*endings, then=lambda: None):
+    """A `launch` whose processes end so; the first argument is of run_in_processes' own."""
+
+    def launch(function, num_gpus, *, args, **kwargs):
+        context = torch.multiprocessing.start_processes(
+            lambda rank: function(endings[rank], args[1]),
+            nprocs=len(endings),
+            join=False,
+            start_method="fork",
+        )
+        then()
+        while not context.join():
+            pass
+
+    return launch
+
+
+def end(how, output_dir):
+    end_as_told(how)
+
+
+@pytest.fixture
+def run_two(launched, monkeypatch):
+    monkeypatch.setattr(processes, "_SECONDS_TO_END", 0.5)
+
+    def run(*endings, then=lambda: None):
+        monkeypatch.setattr(processes, "launch", in_processes(*endings, then=then))
+        run_in_processes(end, argparse.Namespace(num_gpus=2), tiny_cfg())
+
+    return run
+
+
+def test_run_in_processes_raises_a_stop_of_its_processes(run_two):
+    with pytest.raises(Stopped) as raised:
+        run_two(Stopped(signal.SIGUSR1), Stopped(signal.SIGUSR1))
+    assert raised.value.number == signal.SIGUSR1 and raised.value.status == 75
+    run_two(0, 0)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_run_in_processes_raises_an_interrupt_of_its_processes(run_two, number):
+    with pytest.raises(Interrupted) as raised:
+        run_two(Interrupted(number), 600)
+    assert raised.value.status == 128 + number and not isinstance(raised.value, Stopped)
+    assert multiprocessing.active_children() == []
+
+
+def test_run_in_processes_kills_processes_that_go_on_when_one_has_failed(run_two):
+    start = time.monotonic()
+    with pytest.raises(ProcessRaisedException, match="ValueError: set X"):
+        run_two(ValueError("set X"), 600)  # forked, with the launcher's handler for SIGTERM
+    assert time.monotonic() - start < 10  # `launch` alone waits for 30
+
+
+def test_run_in_processes_forwards_the_first_signal(run_two):
+    start = time.monotonic()
+    with pytest.raises(Interrupted) as raised:
+        run_two(600, 600, then=lambda: os.kill(os.getpid(), signal.SIGTERM))
+    assert raised.value.status == 143 and time.monotonic() - start < 10
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL

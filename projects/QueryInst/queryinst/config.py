@@ -128,8 +128,8 @@ def _add_training_keys(cfg: CN) -> None:
     # Periodic checkpoints that are kept, the newest; 0 keeps all. model_best.pth and
     # model_final.pth do not count.
     cfg.SOLVER.CHECKPOINT_KEEP = 3
-    # Minutes after which a checkpoint is due as well, whatever CHECKPOINT_PERIOD says, measured from
-    # the last one; 0.0 for never.
+    # Minutes since the last checkpoint, after which one is due whatever CHECKPOINT_PERIOD says; 0.0
+    # for never.
     cfg.SOLVER.CHECKPOINT_MINUTES = 0.0
     # Who resizes images and masks, in training, evaluation and prediction: "PIL", antialiased, as
     # Detectron2 does, or "OPENCV", as MMDetection does, for its published models.

@@ -85,7 +85,7 @@ class PeriodicCheckpointer(hooks.PeriodicCheckpointer):
             self.save_now()
 
     def save_now(self) -> None:
-        """Write the checkpoint of the last finished iteration, under the name that it always has."""
+        """Write the checkpoint of the last finished iteration, under its usual name."""
         iteration = self.trainer.iter = min(self.trainer.iter, self.trainer.max_iter - 1)
         is_last = iteration + 1 >= self.trainer.max_iter
         name = "final" if is_last else f"{iteration:07d}"
@@ -212,7 +212,7 @@ class BestCheckpointer(hooks.BestCheckpointer):
         self.best_metric, self.best_iter = best
 
     def _best_checking(self):
-        if stop.left_evaluation:
+        if stop.left_evaluation_by:
             return
         before = (self.best_metric, self.best_iter)
         super()._best_checking()

@@ -23,6 +23,7 @@ from torch.multiprocessing import ProcessExitedException
 from .stopping import FORWARDED, SIGNALS, Interrupted, Stopped
 
 _SECONDS_TO_END = 4.0  # for the other processes, once one has failed
+_SECONDS_BETWEEN_LOOKS = 0.2
 
 
 def run_in_processes(function: Callable, args: argparse.Namespace, cfg: CfgNode) -> None:
@@ -126,7 +127,8 @@ def _children_end_with_this(has_children: bool) -> Iterator[None]:
     def handle(number: int, frame: Any) -> None:
         received.append(number)
         for child in multiprocessing.active_children():
-            os.kill(child.pid, FORWARDED if len(received) == 1 else signal.SIGKILL)
+            if child.pid:
+                os.kill(child.pid, FORWARDED if len(received) == 1 else signal.SIGKILL)
         if len(received) > 1:
             os._exit(128 + number)
 
@@ -137,7 +139,7 @@ def _children_end_with_this(has_children: bool) -> Iterator[None]:
     except KeyboardInterrupt:  # not by a signal: from a debugger, or a thread
         for child in multiprocessing.active_children():
             child.join(_SECONDS_TO_END)
-            child.terminate()
+            child.kill()
             child.join()
         raise
     except ProcessExitedException as error:
@@ -157,7 +159,7 @@ def _signal_of(exit_code: int) -> int:
 
 @contextmanager
 def _failures_end_all() -> Iterator[None]:
-    """Look each second, in the main thread, for a process that failed."""
+    """Look often, in the main thread, for a process that failed; in time, kill the others."""
     known: set[Any] = set()
     failed_at: list[float] = []
 
@@ -165,12 +167,12 @@ def _failures_end_all() -> Iterator[None]:
         known.update(multiprocessing.active_children())
         if any(child.exitcode for child in known):
             failed_at.append(time.monotonic())
-        if failed_at and failed_at[-1] - failed_at[0] >= _SECONDS_TO_END - 1:
+        if failed_at and failed_at[-1] - failed_at[0] >= _SECONDS_TO_END:
             for child in multiprocessing.active_children():
                 child.kill()
 
     before = signal.signal(signal.SIGALRM, look)
-    signal.setitimer(signal.ITIMER_REAL, 1, 1)
+    signal.setitimer(signal.ITIMER_REAL, _SECONDS_BETWEEN_LOOKS, _SECONDS_BETWEEN_LOOKS)
     try:
         yield
     finally:

@@ -12,7 +12,7 @@ import torch
 from detectron2.utils import comm
 from torch import distributed
 from torch.distributed.distributed_c10d import _get_default_store
-from torch.multiprocessing import _prctl_pr_set_pdeathsig
+from torch.multiprocessing import _prctl_pr_set_pdeathsig  # type: ignore[attr-defined]
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 # From a launcher to its processes. A signal of its own, since a terminal's reaches both, and must
@@ -60,7 +60,7 @@ class StopSignals:
     def __init__(self) -> None:
         self.number = 0  # the first signal, 0 without any
         self.is_active = False  # whether signals are handled
-        self.left_evaluation = False
+        self.left_evaluation_by = 0  # the signal that ended an evaluation within a training
         self._is_deferred = False
         self._looked_at = 0.0
 
@@ -73,7 +73,7 @@ class StopSignals:
         before = {number: signal.getsignal(number) for number in (*SIGNALS, FORWARDED)}
         for number in before:
             signal.signal(number, self._handle)
-        self.is_active, self.number, self.left_evaluation = True, 0, False
+        self.is_active, self.number, self.left_evaluation_by = True, 0, 0
         try:
             yield
         finally:
@@ -100,20 +100,23 @@ class StopSignals:
         if not self._is_deferred:
             raise Interrupted(number)
 
-    def agreed(self) -> bool:
-        """Whether any process has had a signal; all call it, and all get the same answer."""
-        if self.is_active and comm.get_world_size() > 1:
-            number = torch.tensor(self.number)
-            # On gloo, so that no GPU is waited for.
-            group = comm._get_global_gloo_group()
-            distributed.all_reduce(number, distributed.ReduceOp.MAX, group)
-            self.number = int(number)
-        return self.is_active and self.number > 0
+    def agreed(self) -> int:
+        """The first signal to any process, or 0. All call it, and all get the same answer."""
+        if not self.is_active:
+            return 0
+        if comm.get_world_size() == 1:
+            return self.number
+        # Not written back to `number`, which a signal may change meanwhile. On gloo, so that no
+        # GPU is waited for.
+        number = torch.tensor(self.number)
+        group = comm._get_global_gloo_group()
+        distributed.all_reduce(number, distributed.ReduceOp.MAX, group)
+        return int(number)
 
     def is_near(self) -> bool:
         """Whether any process has had a signal, as far as this one knows within a second or so."""
         if not self.is_active or comm.get_world_size() == 1:
-            return self.number > 0
+            return self.is_active and self.number > 0
         now = time.monotonic()
         if self.number or now - self._looked_at > _SECONDS_BETWEEN_LOOKS:
             self._looked_at = now
@@ -145,8 +148,8 @@ class StoppableLoader:
             if stop.is_near():
                 break
             yield batch
-        if stop.agreed():
-            stop.left_evaluation = True
+        if number := stop.agreed():
+            stop.left_evaluation_by = number
             raise EvaluationStopped
 
 

@@ -186,8 +186,8 @@ class Trainer(DefaultTrainer):
         try:
             with stop.deferred(), quiet_tensorboard_thread():
                 results = super().train()
-                if stop.left_evaluation:  # the last one
-                    self._leave(num_done=self.max_iter)
+                if stop.left_evaluation_by:  # the last one
+                    self._leave(stop.left_evaluation_by, num_done=self.max_iter)
                 return results
         except Stopped:
             comm.synchronize()  # no process may end before the checkpoint and the metrics are whole
@@ -200,17 +200,17 @@ class Trainer(DefaultTrainer):
             Stopped: not after the last step, which leaves only the evaluation to stop.
         """
         super().after_step()
-        if self.iter + 1 < self.max_iter and stop.agreed():
+        if self.iter + 1 < self.max_iter and (number := stop.agreed()):
             if self._checkpoints:
                 self._checkpoints.save_unless_saved()
-            self._leave(num_done=self.iter + 1)
+            self._leave(number, num_done=self.iter + 1)
 
-    def _leave(self, num_done: int) -> NoReturn:
+    def _leave(self, number: int, num_done: int) -> NoReturn:
         logger.info(
-            f"Stopped by {name_of(stop.number)} after {num_done} of {self.max_iter} iterations, "
+            f"Stopped by {name_of(number)} after {num_done} of {self.max_iter} iterations, "
             "with a checkpoint; --resume goes on"
         )
-        raise Stopped(stop.number)
+        raise Stopped(number)
 
     def run_step(self):
         """One iteration, whose random numbers depend on the run's seed and the iteration alone.

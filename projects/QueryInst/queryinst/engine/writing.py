@@ -33,8 +33,8 @@ def naming(pattern: str) -> Iterator[None]:
     try:
         yield
     except (OSError, RuntimeError) as error:
-        is_full = getattr(error, "errno", None) in _NO_ROOM and error.filename is None  # type: ignore[union-attr]
-        if not is_full and _TORCHS not in str(error):
+        is_full = getattr(error, "errno", None) in _NO_ROOM
+        if getattr(error, "filename", None) or not (is_full or _TORCHS in str(error)):
             raise
         paths = [path for path in glob(pattern, recursive=True) if os.path.isfile(path)]
         raise cannot_write(max(paths, key=os.path.getmtime, default=pattern), error) from error
@@ -83,6 +83,7 @@ class FileWriter(EventWriter):
             self._has_failed = True
             if file := getattr(self._writer, "_file_handle", None):
                 discard(file)
+                file.close()
             paths = glob(self._pattern)
             raise cannot_write(max(paths, default=self._pattern), error) from error
 
