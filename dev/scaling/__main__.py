@@ -15,7 +15,7 @@ from queryinst.environment import as_line, describe_hardware, describe_versions
 from . import checkpoints, communication, heads, loader, memory, simulation
 
 RANKS = (8, 64)
-STEP_SECONDS = (0.2, 0.4)
+GPU_RATES = (20, 50, 100, 200)  # images a second of one GPU
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -53,7 +53,7 @@ def print_memory(args: argparse.Namespace) -> None:
 
 def print_everything_else(args: argparse.Namespace) -> None:
     rates = loader.measure_rates()
-    print_section("Loader", loader.rates_table(rates, 2, list(STEP_SECONDS)))
+    print_section("Loader", loader.rates_table(rates, GPU_RATES))
     text, gradient_bytes = checkpoints.checkpoint_table()
     print_section("Checkpoints", text)
     print_section("All-reduce", communication.links_table(gradient_bytes, RANKS))
@@ -72,6 +72,9 @@ def main(args: argparse.Namespace) -> None:
     print_memory(args)
     if not on_cuda:
         print_everything_else(args)
+        return
+    title = "Classes, {} images of {}x{} pixels".format(heads.CASE.images, *args.size)
+    print_section(title, heads.cuda_table(args.device, args.size))
 
 
 if __name__ == "__main__":

@@ -9,10 +9,10 @@ from typing import NamedTuple
 import torch
 
 from dev.benchmark.measuring import measure
-from dev.benchmark.subjects import build_subject
+from dev.benchmark.subjects import Size, build_subject
 from queryinst.build import build_queryinst
 
-from .memory import NUM_INSTANCES, Case, config_of, measure_case
+from .memory import MEASURED, NUM_INSTANCES, Case, config_of, measure_case, row_of
 from .tables import gigabytes, megabytes, table
 
 CLASSES = {"COCO": 80, "Objects365": 365, "LVIS": 1203}
@@ -76,6 +76,16 @@ def heads_table() -> str:
         print("  ".join(rows[-1]), flush=True)
     headers = ["classes", "class layers", "mask layers", "mask logits", "activations"]
     return table([*headers, "peak, training", "peak, inference"], rows)
+
+
+def cuda_table(device: str, size: Size) -> str:
+    """Memory of a rank on the GPU for each number of classes."""
+    rows = []
+    for name, num_classes in CLASSES.items():
+        memory = measure_case(CASE, device=device, size=size, num_classes=num_classes)
+        rows.append([f"{name}, {num_classes}", *row_of(memory)])
+        print("  ".join(rows[-1]), flush=True)
+    return table(["classes", *MEASURED], rows)
 
 
 def mask_logits_bytes(num_classes: int, num_stages: int = 6, side: int = 28) -> int:

@@ -38,13 +38,16 @@ def measure_rates(num_images: int = 16, rounds: int = 3) -> Rates:
     return rates
 
 
-def rates_table(rates: Rates, images_per_rank: int, step_seconds: list[float]) -> str:
-    """What a worker makes ready, and the workers for one GPU by the time of its step."""
+def rates_table(rates: Rates, gpu_rates: tuple[int, ...]) -> str:
+    """What a worker makes ready, and the workers for one GPU by the images that it takes.
+
+    Args:
+        gpu_rates: images a second of one GPU.
+    """
     headers = ["configuration", "`INPUT.RESIZE_WITH`", "images/s a worker"]
-    headers += [f"workers at {seconds:g} s a step" for seconds in step_seconds]
+    headers += [f"workers for {gpu_rate} images/s" for gpu_rate in gpu_rates]
     rows = [
-        [name, resizer, f"{rate:.1f}"]
-        + [math.ceil(images_per_rank / seconds / rate) for seconds in step_seconds]
+        [name, resizer, f"{rate:.0f}"] + [math.ceil(gpu_rate / rate) for gpu_rate in gpu_rates]
         for (name, resizer), rate in rates.items()
     ]
     return table(headers, rows, num_texts=2)

@@ -103,14 +103,18 @@ def simulation_table(setups: list[tuple[str, Setup]], ranks: tuple[int, ...]) ->
 def setups(
     rates: dict[tuple[str, str], float], gradient_bytes: float, step_seconds: float
 ) -> list[tuple[str, Setup]]:
-    """The 1x and the 3x configuration, with few and enough workers, over a slow and a fast link."""
+    """The 1x and the 3x configuration over slow and fast links, then with a slow loader."""
     images, sides = 2, {"1x": (800,), "3x": tuple(range(480, 801, 32))}
-    ways = ((1, "100 Gbit/s"), (4, "25 Gbit/s"), (4, "100 Gbit/s"))
+    # The link, the workers, and the share of the measured rate that each has.
+    ways = (("25 Gbit/s", 4, 1.0), ("100 Gbit/s", 4, 1.0), ("400 Gbit/s", 4, 1.0))
+    ways += (("400 Gbit/s", 1, 0.1),)
     result = []
     for name, short_sides in sides.items():
         spread, rate = spread_of_sizes(short_sides, images), rates[name, "PIL"]
-        for workers, link in ways:
+        for link, workers, share in ways:
             bandwidth = next(value for label, value in LINKS.items() if label.startswith(link))
-            setup = Setup(images, step_seconds, spread, workers, rate, gradient_bytes, bandwidth)
-            result.append((f"{name}, {link}", setup))
+            worker = (workers, share * rate)
+            setup = Setup(images, step_seconds, spread, *worker, gradient_bytes, bandwidth)
+            slow = "" if share == 1 else f", {share:g} of a worker's rate"
+            result.append((f"{name}, {link}{slow}", setup))
     return result
