@@ -3,6 +3,7 @@
 Measured on small images, in a process of its own for each row, so that its peak is its own.
 """
 
+import logging
 import multiprocessing
 from typing import NamedTuple
 
@@ -47,6 +48,7 @@ def measure_heads(num_classes: int) -> Heads:
 
 def peak_bytes(num_classes: int, task: str) -> int | None:
     """Of this process, in a training step of two images or a prediction of them."""
+    logging.disable(logging.INFO)
     subject = build_subject(
         config_of(CASE, "cpu", num_classes),
         task,
