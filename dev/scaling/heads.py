@@ -5,6 +5,7 @@ Measured on small images, in a process of its own for each row, so that its peak
 
 import logging
 import multiprocessing
+from concurrent.futures import ProcessPoolExecutor
 from typing import NamedTuple
 
 import torch
@@ -40,10 +41,13 @@ def measure_heads(num_classes: int) -> Heads:
     del model
     activations = measure_case(CASE, device="cpu", size=SIZE, num_classes=num_classes).activations
     assert activations is not None
-    with multiprocessing.get_context("spawn").Pool(1, maxtasksperchild=1) as pool:
-        runs = [(num_classes, task) for task in ("training", "inference")]
-        training, inference = pool.starmap(peak_bytes, runs, chunksize=1)
-    return Heads(class_weights, mask_weights, activations, training, inference)
+    peaks = [_in_own_process(peak_bytes, num_classes, task) for task in ("training", "inference")]
+    return Heads(class_weights, mask_weights, activations, *peaks)
+
+
+def _in_own_process(function, *args):
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(function, *args).result()
 
 
 def peak_bytes(num_classes: int, task: str) -> int | None:
