@@ -8,7 +8,7 @@ the CPU's kernels have other buffers.
 import gc
 from dataclasses import dataclass
 from itertools import product
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from detectron2.config import CfgNode
@@ -26,6 +26,7 @@ from .tables import gigabytes, table
 CONFIGS = {100: "queryinst_R_50_FPN_1x", 300: "queryinst_R_50_FPN_3x_300q"}
 NUM_INSTANCES = 7  # COCO's average
 OUT_OF_MEMORY = "out of memory"
+MEASURED = ("weights, gradients, optimizer", "activations", "peak", "reserved", "step")
 _FULL = (OUT_OF_MEMORY, "ALLOC_FAILED")  # the allocator's words, and cuBLAS's and cuDNN's
 
 
@@ -136,24 +137,18 @@ def measure_all(
     """The table of all combinations; each row is also printed when it is ready."""
     rows = []
     for case in map(Case._make, product(queries, images, precisions)):
-        rows.append(_row(case, measure_case(case, device=device, size=size)))
+        memory = measure_case(case, device=device, size=size)
+        rows.append([*map(str, case), *row_of(memory)])
         print("  ".join(rows[-1]), flush=True)
-    headers = ["queries", "images a rank", "precision", "weights, gradients, optimizer"]
-    return table([*headers, "activations", "peak", "reserved", "step"], rows, num_texts=3)
+    return table(["queries", "images a rank", "precision", *MEASURED], rows, num_texts=3)
 
 
-def _row(case: Case, memory: Memory) -> list[str]:
+def row_of(memory: Memory) -> list[str]:
+    """Cells of the columns MEASURED."""
+    cells = [gigabytes(memory.fixed), gigabytes(memory.activations)]
     if memory.failure:
-        peak: list[Any] = [memory.failure, "-", "-"]
-    elif memory.peak is None:
-        peak = ["-", "-", "-"]
-    else:
-        peak = [gigabytes(memory.peak), gigabytes(memory.reserved), f"{memory.seconds:.3f} s"]
-    return [
-        str(case.queries),
-        str(case.images),
-        case.precision,
-        gigabytes(memory.fixed),
-        gigabytes(memory.activations),
-        *peak,
-    ]
+        return [*cells, memory.failure, "-", "-"]
+    if memory.peak is None:
+        return [*cells, "-", "-", "-"]
+    seconds = f"{memory.seconds:.3f} s"
+    return [*cells, gigabytes(memory.peak), gigabytes(memory.reserved), seconds]

@@ -6,7 +6,7 @@ from detectron2.utils.events import EventStorage
 from torch import nn
 
 from queryinst import solver
-from queryinst.engine import Trainer
+from queryinst.engine import Trainer, run
 from queryinst.engine.steps import StepTrainer
 from queryinst.solver import build_optimizer
 from queryinst.testing import random_batch, tiny_cfg
@@ -210,3 +210,15 @@ def test_skip_nonfinite_ends_the_run_with_one_step_more(tmp_path, limit, last, a
     with pytest.raises(FloatingPointError, match=line):
         train(tmp_path, batches(), limit, spoil)
     assert not (tmp_path / "model_final.pth").exists()
+
+
+def test_run_keeps_its_last_checkpoint_finite_at_a_huge_rate(make_args, capsys, tmp_path):
+    """The second step's losses are finite, its gradients are not."""
+    opts = ("SOLVER.BASE_LR", 1e5, "SOLVER.MAX_ITER", 3, "SOLVER.CHECKPOINT_PERIOD", 1)
+    assert run(make_args(*opts)) == 1
+    line = capsys.readouterr().err.strip().splitlines()[-1]
+    assert "error: iteration 1: the norm of the gradients is nan, first that of backbone." in line
+    assert line.endswith("and the last checkpoint is as it was, model_0000000.pth")
+    tag = tmp_path / "output" / "last_checkpoint"
+    saved = torch.load(tag.with_name(tag.read_text()))
+    assert all(value.isfinite().all() for value in saved["model"].values())

@@ -3,6 +3,7 @@ import multiprocessing
 import os
 import signal
 import time
+from datetime import timedelta
 
 import pytest
 import torch
@@ -63,6 +64,24 @@ def test_run_in_processes_joins_and_leaves_torchruns_group(torchrun):
     assert not distributed.is_initialized()
 
 
+def test_run_in_processes_waits_as_long_as_the_key_says(launched, monkeypatch):
+    cfg = tiny_cfg(DISTRIBUTED__TIMEOUT_MINUTES=0.5)
+    run_in_processes(print, argparse.Namespace(num_gpus=2), cfg)
+    for name, value in {**TORCHRUN, "MASTER_ADDR": "127.0.0.1"}.items():
+        monkeypatch.setenv(name, value)
+    given = []
+
+    def init_process_group(backend, timeout):
+        given.append((backend, timeout))
+        raise RuntimeError("no port")
+
+    monkeypatch.setattr(distributed, "init_process_group", init_process_group)
+    with pytest.raises(RuntimeError, match="no port"):
+        run_in_processes(print, argparse.Namespace(), cfg)
+    assert launched[0]["timeout"] == timedelta(seconds=30)
+    assert given == [("gloo", timedelta(seconds=30))]
+
+
 def test_run_in_processes_leaves_the_group_after_an_error(torchrun):
     def fail(args, output_dir):
         raise ValueError("set X")
@@ -86,7 +105,7 @@ def test_run_in_processes_hides_gpus_from_processes_on_the_cpu(launched, monkeyp
     run_in_processes(print, args, tiny_cfg(OUTPUT_DIR="out"))
     (call,) = launched
     assert call["num_gpus"] == 2 and call["visible"] == ""
-    assert call["args"] == (args, "out")
+    assert call["args"] == (args, "out") and call["timeout"] == timedelta(minutes=30)
     assert os.environ.get("CUDA_VISIBLE_DEVICES") == before
 
 

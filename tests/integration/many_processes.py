@@ -80,7 +80,11 @@ def train(output_dir: str, norm: str, num_parts: int) -> Weights:
     after = dict(trainer.model.named_parameters())
     moved = max(float((after[name] - before[name]).detach().abs().max()) for name in before)
     assert moved > 1e-3, f"the weights moved by {moved} only"
-    return {name.removeprefix("module."): value.detach() for name, value in after.items()}
+    # In several processes naiveSyncBN has no Bessel's correction in its running variances, and does
+    # not count batches.
+    others = ("running_var", "num_batches_tracked")
+    state = getattr(trainer.model, "module", trainer.model).state_dict()
+    return {name: value for name, value in state.items() if not name.endswith(others)}
 
 
 def in_group(world: int, folder: str, function, *args) -> list:

@@ -40,10 +40,10 @@ def start(make_args, tmp_path, tiny_data):
 
 
 def test_run_trains_the_same_in_many_processes(start, tmp_path):
-    cases = ("naiveSyncBN:2:1", "naiveSyncBN:4:1", "naiveSyncBN:2:2", "naiveSyncBN:4:2", "GN:2:2")
+    cases = ("naiveSyncBN:2:1", "naiveSyncBN:2:2", "naiveSyncBN:4:2", "GN:4:2")
     done = start(MANY, "training", tmp_path, *cases, ours=())
     assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines()[-1] == "5 cases are equal"
+    assert done.stdout.splitlines()[-1] == "4 cases are equal"
 
 
 def test_skip_nonfinite_is_decided_by_all_processes_alike(start, tmp_path):

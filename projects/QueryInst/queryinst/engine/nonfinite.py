@@ -1,4 +1,4 @@
-"""Steps whose losses or gradients are not finite: seen before the update, by all processes alike."""
+"""Steps whose losses or gradients are not finite, seen before the update by all processes."""
 
 import torch
 from detectron2.utils import comm

@@ -15,7 +15,7 @@ from .errors import _LOST_PEER
 from .nonfinite import NonFiniteError
 
 _TIMED_OUT = re.compile(r"timed out|timeout", re.IGNORECASE)
-_SECONDS_TO_ANSWER = 10  # for processes that wait as well, and for the store
+_SECONDS_TO_ANSWER = 5  # for processes that wait as well, and for the store
 _SECONDS_TO_SPEAK = 20  # for the process that knows more; the launcher ends this one by then
 _KEY = "queryinst/waited/"
 
@@ -84,7 +84,7 @@ def _processes_that_waited() -> dict[int, bool]:
 def _listen(waited: dict[int, bool]) -> None:
     store, world = distributed_c10d._get_default_store(), range(comm.get_world_size())
     end = time.monotonic() + _SECONDS_TO_ANSWER
-    while time.monotonic() < end and len(waited) < len(world) - 1:
+    while time.monotonic() < end and len(waited) < len(world):
         for rank in world:
             if rank not in waited and store.check([f"{_KEY}{rank}"]):
                 waited[rank] = store.get(f"{_KEY}{rank}") == b"1"
@@ -98,5 +98,5 @@ def _describe(waited: dict[int, bool], minutes: float) -> str:
     return (
         f"{subject} did not arrive within {minutes:g} minutes where rank "
         f"{', '.join(map(str, sorted(waited)))} waited: a process hangs, or needs longer; look at "
-        "its log.txt.rank file and its machine, or raise DISTRIBUTED.TIMEOUT_MINUTES"
+        "its log and its machine, or raise DISTRIBUTED.TIMEOUT_MINUTES"
     )

@@ -4,6 +4,7 @@ import logging
 import os
 import sys
 import weakref
+from pathlib import Path
 from typing import NoReturn
 
 import torch
@@ -242,11 +243,13 @@ class Trainer(DefaultTrainer):
         self._last_batch.forget()
 
     def _advice(self) -> str:
-        limit = self.cfg.SOLVER.SKIP_NONFINITE
+        limit, tag = self.cfg.SOLVER.SKIP_NONFINITE, Path(self.cfg.OUTPUT_DIR, "last_checkpoint")
         too_many = f"SOLVER.SKIP_NONFINITE {limit} steps in a row were left out before; "
+        name = tag.read_text(errors="replace") if tag.is_file() else ""
+        last = f"the last checkpoint is as it was, {name}" if name else "there is no checkpoint yet"
         return (
             f"{too_many if limit else ''}a lower SOLVER.BASE_LR or longer SOLVER.WARMUP_ITERS may "
-            "help, and the last checkpoint is as it was"
+            f"help, and {last}"
         )
 
     def after_train(self):
