@@ -171,6 +171,11 @@ def understand(line: str) -> None:
     elif words[:2] == ["python", "demo/demo.py"]:
         opts = build_parser().parse_args(words[2:]).opts
         assert len(opts) % 2 == 0 and set(opts[::2]) <= all_keys().keys(), "no such key"
+    elif words[:2] == ["python", "-m"]:
+        module = ROOT / words[2].replace(".", "/")
+        sources = list(module.glob("*.py")) or [module.with_suffix(".py")]
+        own = {flag for path in sources for flag in re.findall(r'"(--[\w-]+)"', path.read_text())}
+        assert {word for word in words[3:] if word.startswith("--")} <= own, "no such flag"
     elif words[:1] == ["python"]:
         flags = {word for word in words[2:] if word.startswith("--")}
         own = set(re.findall(r'"(--[\w-]+)"', read(words[1])))

@@ -1,7 +1,8 @@
 """MMDetection's QueryInst in the peer environment (dev/setup_peer.py). Import before all of mmdet.
 
 mmcv-lite has no compiled operators. QueryInst needs RoIAlign, for which torchvision's stands in:
-equal to mmcv's on the CPU, bit by bit; and on a GPU the focal loss, for which MMDetection's own does.
+equal to mmcv's on the CPU, bit by bit; and on a GPU the focal loss, for which MMDetection's own
+does.
 """
 
 import logging
