@@ -1,5 +1,6 @@
 """The faults of dev.reliability.faults."""
 
+import copy
 import os
 import shutil
 import signal
@@ -7,7 +8,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from .faults import LONG, SHORT, TEST, TWO, Case, Fault, Seen, is_done, is_stopped, says
+from .fault_runs import LONG, SHORT, TEST, TWO, Case, Fault, Seen, is_done, is_stopped, says
 
 IN_TRAINING = "iter: 20/"
 IN_EVALUATION = "Start inference"
@@ -64,8 +65,7 @@ def folder_removed(case: Case) -> Seen:
 def two_runs(case: Case) -> Seen:
     case.start(*LONG)
     case.wait_for(IN_TRAINING)
-    second = Case.__new__(Case)
-    second.__dict__ = dict(case.__dict__)
+    second = copy.copy(case)
     second.folder = case.folder / "second"
     second.folder.mkdir()
     seen = second.run(*SHORT)

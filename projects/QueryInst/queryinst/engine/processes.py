@@ -123,18 +123,8 @@ def _children_end_with_this(has_children: bool) -> Iterator[None]:
         yield
         return
     received: list[int] = []
-
-    def handle(number: int, frame: Any) -> None:
-        received.append(number)
-        for child in multiprocessing.active_children():
-            if child.pid:
-                os.kill(child.pid, FORWARDED if len(received) == 1 else signal.SIGKILL)
-        if len(received) > 1:
-            os._exit(128 + number)
-
-    before = {number: signal.signal(number, handle) for number in SIGNALS}
     try:
-        with _failures_end_all():
+        with _forwarding(received), _failures_end_all():
             yield
     except KeyboardInterrupt:  # not by a signal: from a debugger, or a thread
         for child in multiprocessing.active_children():
@@ -146,6 +136,21 @@ def _children_end_with_this(has_children: bool) -> Iterator[None]:
         if number := next(iter(received), 0) or _signal_of(error.exit_code):
             raise Interrupted(number) from None
         raise
+
+
+@contextmanager
+def _forwarding(received: list[int]) -> Iterator[None]:
+    def handle(number: int, frame: Any) -> None:
+        received.append(number)
+        for child in multiprocessing.active_children():
+            if child.pid:
+                os.kill(child.pid, FORWARDED if len(received) == 1 else signal.SIGKILL)
+        if len(received) > 1:
+            os._exit(128 + number)
+
+    before = {number: signal.signal(number, handle) for number in SIGNALS}
+    try:
+        yield
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
