@@ -145,7 +145,8 @@ def test_paths_are_there():
 def test_keys_exist():
     known = all_keys().keys()
     known |= {key.rpartition(".")[0] for key in known}  # nodes, too
-    pattern = r"(?:MODEL|SOLVER|INPUT|DATASETS|DATALOADER|TEST)\.[A-Z][A-Z0-9_]*(?:\.[A-Z0-9_]+)*"
+    sections = "MODEL|SOLVER|INPUT|DATASETS|DATALOADER|DISTRIBUTED|TEST"
+    pattern = rf"(?:{sections})\.[A-Z][A-Z0-9_]*(?:\.[A-Z0-9_]+)*"
     wrong = [f"{name}: {key}" for name, key in every(pattern) if key not in known]
     assert not wrong, "\n".join(wrong)
 
@@ -177,6 +178,8 @@ def understand(line: str) -> None:
         own = {flag for path in sources for flag in re.findall(r'"(--[\w-]+)"', path.read_text())}
         assert {word for word in words[3:] if word.startswith("--")} <= own, "no such flag"
     elif words[:1] == ["python"]:
+        if words[1] == "-m":  # a package of dev/
+            words[1:3] = [f"{words[2].replace('.', '/')}/__main__.py"]
         flags = {word for word in words[2:] if word.startswith("--")}
         own = set(re.findall(r'"(--[\w-]+)"', read(words[1])))
         assert flags <= own | flags_of_the_package(), "no such flag"
