@@ -151,12 +151,14 @@ def test_stoppable_loader_gives_everything_without_a_signal():
 
 def test_stoppable_loader_ends_before_the_next_image():
     taken = []
-    with stop.handled(), stop.deferred(), pytest.raises(EvaluationStopped):
-        for image in StoppableLoader(range(100)):
-            taken.append(image)
-            if image == 1:
-                send(signal.SIGTERM)
-    assert taken == [0, 1] and stop.left_evaluation_by == signal.SIGTERM
+    with stop.handled(), stop.deferred():
+        with pytest.raises(EvaluationStopped):
+            for image in StoppableLoader(range(100)):
+                taken.append(image)
+                if image == 1:
+                    send(signal.SIGTERM)
+        assert taken == [0, 1] and stop.left_evaluation_by == signal.SIGTERM
+    assert not stop.left_evaluation_by, "the next run in this process knows nothing of it"
 
 
 def test_stoppable_loader_leaves_the_evaluation_if_a_peer_did(two_processes):

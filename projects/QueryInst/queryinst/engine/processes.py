@@ -1,6 +1,7 @@
 """One process or several, which Detectron2's `launch` or torchrun starts."""
 
 import argparse
+import logging
 import multiprocessing
 import os
 import signal
@@ -75,10 +76,13 @@ def _run_in_child(
     """Call `function` in a process of `launch`, which would make a failure of each interrupt."""
     try:
         function(args, output_dir)
-    except Stopped as error:
-        stopped_by.value = error.number
     except KeyboardInterrupt as error:
-        sys.exit(getattr(error, "status", 130))
+        status = getattr(error, "status", 130)
+        if isinstance(error, Stopped):
+            stopped_by.value, status = error.number, 0
+        logging.shutdown()
+        sys.stdout.flush()
+        os._exit(status)  # all is written, and the interpreter's own end takes seconds
 
 
 @contextmanager

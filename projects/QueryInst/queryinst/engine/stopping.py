@@ -73,11 +73,11 @@ class StopSignals:
         before = {number: signal.getsignal(number) for number in (*SIGNALS, FORWARDED)}
         for number in before:
             signal.signal(number, self._handle)
-        self.is_active, self.number, self.left_evaluation_by = True, 0, 0
+        self.is_active, self.number = True, 0
         try:
             yield
         finally:
-            self.is_active = False
+            self.is_active, self.left_evaluation_by = False, 0
             for number, handler in before.items():
                 signal.signal(number, handler)
 
