@@ -123,9 +123,9 @@ def test_readers_execute_nothing(read, text, tmp_path, monkeypatch):
 @pytest.mark.parametrize("read", READERS)
 def test_readers_refuse_an_alias_bomb_within_a_second(read, tmp_path, monkeypatch):
     assert len(BOMB) < 1000
-    start = time.perf_counter()
+    start = time.process_time()
     assert "with what aliases repeat" in refusal(read, tmp_path, BOMB, monkeypatch)
-    assert time.perf_counter() - start < 1
+    assert time.process_time() - start < 1
 
 
 @pytest.mark.parametrize("scheme", ["http", "https", "ftp", "s3", "detectron2", "queryinst"])

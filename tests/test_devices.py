@@ -8,6 +8,7 @@ from detectron2.config import get_cfg
 from detectron2.utils import logger
 
 from queryinst.devices import resolve_device
+from queryinst.engine.setup import with_device
 
 
 @pytest.fixture
@@ -53,3 +54,20 @@ def test_resolve_device_refuses_a_gpu_that_is_not_there(gpus):
 def test_resolve_device_refuses_the_name_of_no_device():
     with pytest.raises(ValueError, match="'gpu' is no device; set MODEL.DEVICE"):
         resolve_device("gpu", training=False)
+
+
+@pytest.mark.parametrize("name", ["vulkan", "hpu:3", "x" * 1000, "", None, 0.5, (), -1])
+def test_resolve_device_refuses_what_this_torch_lacks_in_one_short_line(name):
+    cfg = get_cfg()
+    cfg.MODEL.DEVICE = name
+    with pytest.raises(ValueError, match="set MODEL.DEVICE") as raised:
+        resolve_device(cfg, training=False)
+    assert "\n" not in str(raised.value) and len(str(raised.value)) < 300
+
+
+def test_resolve_device_builds_without_memory_but_no_run_computes_so():
+    assert resolve_device("meta", training=False) == "meta"
+    cfg = get_cfg()
+    cfg.MODEL.DEVICE = "meta"
+    with pytest.raises(ValueError, match="'meta' computes nothing; set MODEL.DEVICE"):
+        with_device(cfg, training=False)

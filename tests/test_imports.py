@@ -16,7 +16,8 @@ MAY_IMPORT = {
     "config": "yaml_files",
     "config_files": "config yaml_files",
     "value_limits": "",
-    "config_limits": "config value_limits",
+    "config_relations": "",
+    "config_limits": "config config_relations value_limits",
     "structures": "",
     "precision": "",
     "devices": "",
@@ -29,9 +30,9 @@ MAY_IMPORT = {
     "model_zoo": "checkpoint config config_files devices yaml_files",
     "speedups": "modeling structures precision",
     "build": "modeling speedups checkpoint config config_limits",
-    "engine": "yaml_files config config_files value_limits config_limits structures precision"
-    " devices environment modeling data solver checkpoint model_zoo speedups build"
-    " json_files",
+    "engine": "yaml_files config config_files value_limits config_relations config_limits"
+    " structures precision devices environment modeling data solver checkpoint model_zoo speedups"
+    " build json_files",
     "convert": "checkpoint config engine model_zoo yaml_files",
     "demo": "data engine",
     "report": "config data environment json_files yaml_files",
@@ -41,6 +42,7 @@ MAY_IMPORT = {
 FROM_OUTSIDE = {
     "yaml_files": "yaml",
     "value_limits": "",
+    "config_relations": "detectron2",
     "config_limits": "detectron2",
     "config": "detectron2",
     "config_files": "detectron2",

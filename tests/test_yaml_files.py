@@ -17,11 +17,11 @@ def bomb(first="[x]", level="[{}]", num_levels=9, num_aliases=9):
 
 
 def refusal(call, *args):
-    """The one line of a refusal within a second."""
-    start = time.perf_counter()
+    """The one line of a refusal within a second or two of this process."""
+    start = time.process_time()
     with pytest.raises(ValueError) as raised:
         call(*args)
-    assert time.perf_counter() - start < 1
+    assert time.process_time() - start < 2
     text = str(raised.value)
     assert text and "\n" not in text and len(text) < 500
     return text

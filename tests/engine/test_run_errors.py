@@ -288,7 +288,7 @@ def test_run_ends_with_status_130_if_interrupted(fails, monkeypatch, tmp_path):
 
 
 def test_main_raises_what_run_says(make_args):
-    with pytest.raises(ValueError, match="a batch of 0 images"):
+    with pytest.raises(ValueError, match="0 must be >= 1; set SOLVER.IMS_PER_BATCH"):
         main(make_args("SOLVER.IMS_PER_BATCH", "0"))
 
 

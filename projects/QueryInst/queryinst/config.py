@@ -44,7 +44,9 @@ def add_queryinst_config(cfg: CN) -> None:
             cfg.register_renamed_key(old, new, advice)
 
 
-def config_of_checkpoint(text: Any, label: str) -> dict[str, Any]:
+def config_of_checkpoint(
+    text: Any, label: str = "the configuration of the checkpoint"
+) -> dict[str, Any]:
     """The sections and keys of the yaml `text` that a checkpoint holds, by their present names.
 
     Old keys are an error elsewhere, but nobody can edit them in a checkpoint.

@@ -64,6 +64,8 @@ def with_device(cfg: CfgNode, *, training: bool) -> CfgNode:
         ValueError: as `resolve_device`.
     """
     device = resolve_device(cfg, training=training)
+    if device == "meta":
+        raise ValueError("'meta' computes nothing; set MODEL.DEVICE to cuda, cuda:1 or cpu")
     if device == cfg.MODEL.DEVICE:
         return cfg
     cfg = cfg.clone()
