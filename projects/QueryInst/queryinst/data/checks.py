@@ -173,9 +173,10 @@ def _check_coco(cfg: CfgNode, name: str, use: _Use) -> list[str]:
     content = read_coco_json(json_file, evaluated=use.evaluated, max_pixels=cfg.INPUT.MAX_PIXELS)
     registered = metadata.get("thing_classes")
     if registered is not None and list(registered) != content.thing_classes:
+        names = ", ".join(map(str, registered))
         raise ValueError(
-            f"data set {name!r} was registered with the classes {', '.join(map(str, registered))}, but "
-            f"'categories' of {json_file} are {', '.join(content.thing_classes)}"
+            f"data set {name!r} was registered with the classes {names}, but 'categories' of "
+            f"{json_file} are {', '.join(content.thing_classes)}"
         )
     _check_class_count(cfg, name, content.thing_classes)
     num_instances = check_instances(
