@@ -78,10 +78,10 @@ def tensors_of(checkpoint: Any, label: str) -> dict[str, Tensor]:
     if not isinstance(state, Mapping) or not state:
         raise ValueError(f"{label} holds no weights, but {_outline(checkpoint)}")
     if unnamed := [name for name in state if not _is_name(name)]:
-        kind = "odd texts" if isinstance(unnamed[0], str) else f"a {type(unnamed[0]).__name__}"
+        example = "odd texts" if isinstance(unnamed[0], str) else f"a {type(unnamed[0]).__name__}"
         raise ValueError(
             f"{label} is not a checkpoint of a known layout: {len(unnamed)} of its {len(state)}"
-            f" entries have no names, but {kind} for keys"
+            f" entries have no names, but {example} for keys"
         )
     for name, value in state.items():
         if kind := unsupported_kind(value):
