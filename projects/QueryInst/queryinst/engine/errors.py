@@ -15,7 +15,7 @@ from torch.multiprocessing import ProcessRaisedException
 
 # Raised on purpose, with messages that need no class name before them.
 _EXPLAINED = (ValueError, KeyError, OSError, ImportError, RuntimeError, FloatingPointError)
-_EXPLAINED_NAMES = {"RunFailedError"} | {
+_EXPLAINED_NAMES = {"RunFailedError", "LaterFormatError", "SizeMismatchError"} | {
     name
     for name, value in vars(builtins).items()
     if isinstance(value, type) and issubclass(value, _EXPLAINED)
