@@ -31,8 +31,8 @@ MAY_IMPORT = {
     "speedups": "modeling structures precision",
     "build": "modeling speedups checkpoint config config_limits",
     "engine": "yaml_files config config_files value_limits config_relations config_limits"
-    " structures precision"
-    " devices environment modeling data solver checkpoint model_zoo speedups build json_files",
+    " structures precision devices environment modeling data solver checkpoint model_zoo speedups"
+    " build json_files",
     "convert": "checkpoint config engine model_zoo yaml_files",
     "demo": "data engine",
     "report": "config data environment json_files yaml_files",

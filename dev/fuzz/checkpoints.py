@@ -24,7 +24,7 @@ _FEW_TENSORS: dict[str, Any] = {
     "MODEL__RESNETS__OUT_FEATURES": ["res2", "res3"],
     "MODEL__FPN__IN_FEATURES": ["res2", "res3"],
     "MODEL__ROI_HEADS__IN_FEATURES": ["p2", "p3"],
-    "MODEL__BACKBONE__FREEZE_AT": 2,
+    "MODEL__BACKBONE__FREEZE_AT": 5,
     "MODEL__ROI_MASK_HEAD__NUM_CONV": 1,
     "MODEL__QUERYINST__NUM_QUERIES": 4,
     "MODEL__QUERYINST__NUM_REG_FCS": 1,

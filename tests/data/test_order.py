@@ -61,6 +61,18 @@ def test_batches_of_one_process_are_those_of_detectron2():
     assert ours == [[x["image"] for x in batch] for batch in expected]
 
 
+@pytest.mark.parametrize("world_size", [2, 4])
+def test_batches_of_several_processes_are_one_process_s_part_by_part(world_size):
+    order = ImageOrder([0] * 11)
+    together = first(order, 5, images=8 // world_size, world_size=world_size)
+    for (shares, place), ([batch], expected) in zip(together, first(order, 5, images=8)):
+        for start in (0, 1):  # of two parts
+            size = 4 // world_size
+            part = [draw for share in shares for draw in share[start * size :][:size]]
+            assert sorted(part) == sorted(batch[start * 4 :][:4])
+        assert place == expected
+
+
 @pytest.mark.parametrize("after", [(4, 1), (1, 1), (1, 3), (3, 2)])
 def test_batches_of_another_size_take_each_image_once(after):
     order = ImageOrder(GROUPS)

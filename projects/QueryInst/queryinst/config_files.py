@@ -84,13 +84,14 @@ def _explain(error: Exception, cfg: CfgNode, source: str) -> Exception:
         return _unknown_key(unknown[1], cfg, source)
     if mismatch := _TYPE_MISMATCH.search(text):
         wanted, given, value, key = mismatch.group("wanted", "given", "value", "key")
-        hint = f"; a {wanted} of one is written ({value!r},)" if wanted in ("tuple", "list") else ""
+        is_example = wanted in ("tuple", "list") and len(value) <= 60
+        hint = f"; a {wanted} of one is written ({value!r},)" if is_example else ""
         return ValueError(
             f"{key} in {source} is {_shortened(value)}, of type {_plain_type(given)}; "
             f"it must be of type {_plain_type(wanted)}{hint if given == 'str' else ''}"
         )
     if isinstance(error, (KeyError, ValueError)):
-        return type(error)(f"{source}: {_shortened(text, 500)}")
+        return type(error)(f"{source}: {_shortened(text)}")
     reason = f" ({_shortened(text)})" if isinstance(error, AssertionError) and text else ""
     return ValueError(f"{source} is not a configuration, a yaml mapping of keys to values{reason}")
 
@@ -107,11 +108,13 @@ def _check_opts(cfg: CfgNode, opts: Sequence[Any]) -> None:
     known = set(_all_keys(cfg))
     for key in opts[::2]:
         if str(key).startswith("--"):
-            raise ValueError(f"{key} is too late; flags come before the first KEY VALUE pair")
+            raise ValueError(
+                f"{_shortened(key)} is too late; flags come before the first KEY VALUE pair"
+            )
     if len(opts) % 2:
         raise ValueError(
             f"{len(opts)} words after the flags, which must be KEY VALUE pairs: "
-            + _shortened(" ".join(map(str, opts)), 500)
+            + _shortened(" ".join(" ".join(map(str, opts)).split()))
         )
     for key in opts[::2]:
         if key not in known and key != "_BASE_" and not cfg.key_is_renamed(key):

@@ -17,6 +17,7 @@ _OPTIONAL = re.compile(r"(.+\.)?num_batches_tracked|pixel_mean|pixel_std")
 # The classifiers of backbones.
 _IGNORED = re.compile(re.escape(BOTTOM_UP) + r"(stem\.)?(fc|linear)\..+")
 _MASKS = "mask_head."
+_MAX_NAME = 80  # characters of a file's key that a message quotes
 
 
 @dataclass(frozen=True)
@@ -228,7 +229,9 @@ def _is_ignorable(name: str) -> bool:
 
 
 def _first(names: Sequence[str]) -> str:
-    return f"first {', '.join(names[:3])}" if len(names) > 3 else ", ".join(names)
+    if len(names) > 3:
+        return f"first {_first(names[:3])}"
+    return ", ".join(name if len(name) <= _MAX_NAME else f"{name[:_MAX_NAME]}..." for name in names)
 
 
 def _describe(tensor: Tensor) -> str:

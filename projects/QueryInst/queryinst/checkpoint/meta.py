@@ -63,8 +63,11 @@ _FIELDS: Mapping[str, tuple[Callable[[Any], bool], str]] = {
     "config": (lambda value: _is_text(value, _LONG_TEXT), "a yaml text"),
     "thing_classes": (are_names, f"a list of at most {_MAX_CLASSES} names"),
     "dataset_id_map": (_is_id_map, f"a dict of at most {_MAX_CLASSES} numbers to numbers"),
-    "input_format": (lambda value: value in _FORMATS, f"one of {_FORMATS}"),
-    "kind": (lambda value: value in (_FULL, _INFERENCE_ONLY), f"{_FULL!r} or {_INFERENCE_ONLY!r}"),
+    "input_format": (lambda value: _is_text(value) and value in _FORMATS, f"one of {_FORMATS}"),
+    "kind": (
+        lambda value: _is_text(value) and value in (_FULL, _INFERENCE_ONLY),
+        f"{_FULL!r} or {_INFERENCE_ONLY!r}",
+    ),
     **{
         field: (_is_text, "a short text")
         for field in ("source", "digest", "licence", "attribution", "training_data")

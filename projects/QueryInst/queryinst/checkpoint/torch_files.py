@@ -201,8 +201,7 @@ def load_zip(path: str, limit: MemoryLimit, with_tensors: bool) -> Any:
             if key not in storages:
                 values = None
                 if with_tensors:
-                    values = torch.UntypedStorage(num_bytes)
-                    _read_into(archive, f"{root}data/{key}", values)
+                    values = _read_storage(archive, f"{root}data/{key}", num_bytes)
                     if big != (sys.byteorder == "big"):
                         values.byteswap(dtype)
                 storages[key] = _Storage(dtype, num_bytes, values)
@@ -239,15 +238,17 @@ def _open_archive(file: IO[bytes], limit: MemoryLimit) -> zipfile.ZipFile:
     return archive
 
 
-def _read_into(archive: zipfile.ZipFile, name: str, storage: torch.UntypedStorage) -> None:
+def _read_storage(archive: zipfile.ZipFile, name: str, num_bytes: int) -> torch.UntypedStorage:
     entry = archive.getinfo(name)
-    if entry.file_size != storage.nbytes():
-        raise zipfile.BadZipFile(f"{name!r} has {entry.file_size} bytes, not {storage.nbytes()}")
-    if storage.nbytes():
+    if entry.file_size != num_bytes:  # before the memory is asked for
+        raise zipfile.BadZipFile(f"{name!r} has {entry.file_size} bytes, not {num_bytes}")
+    storage = torch.UntypedStorage(num_bytes)
+    if num_bytes:
         values = torch.empty(0, dtype=torch.uint8).set_(storage).numpy()
         with archive.open(entry) as part:
             if part.readinto(values.data) != len(values):  # type: ignore[attr-defined]
                 raise EOFError(f"{name!r} ends early")
+    return storage
 
 
 def load_legacy(path: str, limit: MemoryLimit, with_tensors: bool) -> Any:

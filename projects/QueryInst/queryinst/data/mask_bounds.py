@@ -22,6 +22,7 @@ _FIRST, _LAST = (
 )  # the characters of an RLE text, of six bits: five of a number, one for more
 _MAX_CHARACTERS = 6  # of a number
 
+_MAX_TEXT = 160  # characters that a message quotes
 _SHORT = reprlib.Repr()
 _SHORT.maxlevel, _SHORT.maxstring, _SHORT.maxother, _SHORT.maxlong = 3, 60, 60, 60
 
@@ -92,9 +93,10 @@ def is_integer(value: Any) -> TypeGuard[int]:
 def shorten(value: Any) -> str:
     """A value of unknown kind and size, for a message."""
     try:
-        return " ".join(_SHORT.repr(value).split())
+        text = " ".join(_SHORT.repr(value).split())
     except ValueError:  # Python's limit of digits
         return f"a {type(value).__name__} of thousands of digits"
+    return text if len(text) <= _MAX_TEXT else f"{text[:_MAX_TEXT]}..."
 
 
 def _as_numbers(polygon: Any) -> np.ndarray | None:

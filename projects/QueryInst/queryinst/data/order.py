@@ -126,8 +126,24 @@ class ImageOrder:
                 bucket.clear()
             if len(shares) == world_size:
                 rest = sorted(itertools.chain(held, *buckets.values()))
-                yield shares, Place(epoch, offset, tuple(x[:2] for x in rest))
+                yield self._deal(shares), Place(epoch, offset, tuple(x[:2] for x in rest))
                 shares = []
+
+    def _deal(self, shares: list[list[Draw]]) -> list[list[Draw]]:
+        """Deal the images of each group to its processes in turn.
+
+        So the n-th parts of all processes' shares (SOLVER.ACCUMULATE_STEPS) are together what one
+        process has as the n-th part of the same batch.
+        """
+        ranks: dict[int, list[int]] = {}
+        for rank, share in enumerate(shares):
+            ranks.setdefault(self.groups[share[0].image], []).append(rank)
+        dealt = list(shares)
+        for members in ranks.values():
+            images = [draw for rank in members for draw in shares[rank]]
+            for first, rank in enumerate(members):
+                dealt[rank] = images[first :: len(members)]
+        return dealt
 
     def _held(self, seed: int, place: Place) -> list[Draw]:
         epochs = {epoch: self.epoch(seed, epoch) for epoch in {x[0] for x in place.held}}

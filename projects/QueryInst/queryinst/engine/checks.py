@@ -52,8 +52,8 @@ def check_output_dir(path: str) -> None:
         os.makedirs(path, exist_ok=True)
         with tempfile.TemporaryFile(dir=path):
             pass
-    except OSError as error:
-        reason = error.strerror or error
+    except (OSError, ValueError) as error:  # the latter for a path with "\0"
+        reason = getattr(error, "strerror", None) or error
         raise PermissionError(f"cannot write to {path!r} ({reason}); set OUTPUT_DIR") from error
 
 

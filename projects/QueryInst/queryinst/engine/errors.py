@@ -18,7 +18,13 @@ from .stopping import stop
 
 # Raised on purpose, with messages that need no class name before them.
 _EXPLAINED = (ValueError, KeyError, OSError, ImportError, RuntimeError, FloatingPointError)
-_EXPLAINED_NAMES = {"RunFailedError", "FolderInUseError", "ProcessExitedException"} | {
+_EXPLAINED_NAMES = {
+    "RunFailedError",
+    "FolderInUseError",
+    "ProcessExitedException",
+    "LaterFormatError",
+    "SizeMismatchError",
+} | {
     name
     for name, value in vars(builtins).items()
     if isinstance(value, type) and issubclass(value, _EXPLAINED)
