@@ -201,7 +201,8 @@ def test_train_loader_shares_a_batch_among_processes(data, monkeypatch):
         loader = build(**overrides)
         shares.append(take(loader, 5))
         states.append(loader.state_dict())
-    assert [first + second for first, second in zip(*shares)] == whole
+    in_turn = [[image for pair in zip(*both) for image in pair] for both in zip(*shares)]
+    assert in_turn == whole
     assert states[0] == states[1]
 
 
