@@ -4,6 +4,7 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 from detectron2.config import CfgNode, get_cfg
 from detectron2.modeling import META_ARCH_REGISTRY, build_model
 from detectron2.solver import build_lr_scheduler
@@ -150,8 +151,8 @@ VALUES = [
     ("MODEL.KEYPOINT_ON", True, "True must be False (QueryInst has no keypoints)"),
     ("MODEL.PIXEL_STD", (58.4, 0.0, 57.4), "0.0 must be >= 0.001"),
     ("MODEL.PIXEL_STD", (58.4, -57.1, 57.4), "-57.1 must be >= 0.001"),
-    ("MODEL.PIXEL_STD", (58.4, 57.1), "(58.4, 57.1) must hold 3 values"),
-    ("MODEL.PIXEL_STD", (), "() must hold 3 values"),
+    ("MODEL.PIXEL_STD", (58.4, 57.1), "[58.4, 57.1] must hold 3 values"),
+    ("MODEL.PIXEL_STD", (), "() must hold 1 to 3 values"),
     ("MODEL.PIXEL_MEAN", (123.7, INF, 103.5), "inf must be <= 100000"),
     ("MODEL.PIXEL_MEAN", ((1.0,), 116.3, 103.5), "(1.0,) must be a number"),
     ("MODEL.BACKBONE.NAME", "build_resnet", "'build_resnet' must be a registered backbone"),
@@ -177,7 +178,7 @@ VALUES = [
     ("MODEL.ROI_HEADS.SCORE_THRESH_TEST", NAN, "nan must be >= 0"),
     ("MODEL.ROI_HEADS.SCORE_THRESH_TEST", 50.0, "50.0 must be <= 1"),
     ("INPUT.FORMAT", "", "'' must be one of RGB, BGR"),
-    ("INPUT.FORMAT", "L", "'L' must be one of RGB, BGR"),
+    ("INPUT.FORMAT", "HSV", "'HSV' must be one of RGB, BGR"),
     ("TEST.DETECTIONS_PER_IMAGE", 0, "0 must be >= 1"),
     ("TEST.DETECTIONS_PER_IMAGE", 10**9, "1000000000 must be <= 10000"),
 ]
@@ -306,3 +307,22 @@ def test_model_zoo_and_predictor_check_what_a_user_changed(monkeypatch):
 def test_limits_tell_inside_from_outside(limit, inside, outside):
     assert [limit.problem(value) for value in inside] == [None] * len(inside)
     assert all(limit.problem(value) for value in outside)
+
+
+@pytest.mark.parametrize("num_values", [1, 3])
+def test_check_limits_lets_gray_images_have_one_channel_or_three(num_values):
+    cfg = tiny_cfg(
+        INPUT__FORMAT="L",
+        MODEL__PIXEL_MEAN=(100.0,) * num_values,
+        MODEL__PIXEL_STD=(50.0,) * num_values,
+    )
+    model = build_model(cfg).eval()
+    image = torch.zeros(1, 32, 32, dtype=torch.uint8)
+    [output] = model([{"image": image, "height": 32, "width": 32}])
+    assert model.preprocess_image([{"image": image}]).tensor.shape[1] == num_values
+    assert len(output["instances"])
+
+
+def test_check_limits_wants_means_of_the_images_channels():
+    cfg = tiny_cfg(MODEL__PIXEL_MEAN=(1.0,), MODEL__PIXEL_STD=(1.0,))
+    assert "must hold 3 values, equally many" in refusal(check_limits, cfg)

@@ -12,7 +12,7 @@ from detectron2.config import CfgNode
 from detectron2.modeling import BACKBONE_REGISTRY, META_ARCH_REGISTRY
 
 from .config import CHECKPOINTED_PARTS
-from .config_relations import RELATIONS
+from .config_relations import CHANNELS, RELATIONS, pixels
 from .value_limits import Because, Each, Fits, OneOf, OrNone, real, text, whole
 
 
@@ -49,6 +49,14 @@ DEVICE = text(
     "cpu, cuda, cuda:1, ...",
 )
 
+SAMPLERS = (
+    "TrainingSampler",
+    "RepeatFactorTrainingSampler",
+    "RandomSubsetTrainingSampler",
+    "WeightedTrainingSampler",
+    "WeightedCategoryTrainingSampler",
+)
+
 LIMITS: dict[str, Any] = {
     "MODEL.META_ARCHITECTURE": text(lambda name: name in META_ARCH_REGISTRY, "a registered one"),
     "MODEL.DEVICE": DEVICE,
@@ -56,9 +64,9 @@ LIMITS: dict[str, Any] = {
     "MODEL.MASK_ON": FLAG,
     "MODEL.KEYPOINT_ON": Because(OneOf((False,)), "QueryInst has no keypoints"),
     "MODEL.LOAD_PROPOSALS": Because(OneOf((False,)), "the queries are QueryInst's proposals"),
-    "MODEL.PIXEL_MEAN": Each(real("[-100000, 100000]"), 3, 3),  # the channels of INPUT.FORMAT
+    "MODEL.PIXEL_MEAN": Each(real("[-100000, 100000]"), 1, 3),
     "MODEL.PIXEL_STD": Because(
-        Each(real("[0.001, 100000]"), 3, 3), "the channels are divided by it"
+        Each(real("[0.001, 100000]"), 1, 3), "the channels are divided by it"
     ),
     "MODEL.QUERYINST.NUM_QUERIES": whole("[1, 10000]"),
     "MODEL.QUERYINST.NUM_STAGES": whole("[1, 50]"),
@@ -118,7 +126,7 @@ LIMITS: dict[str, Any] = {
     "MODEL.ROI_MASK_HEAD.CONV_DIM": whole("[1, 4096]"),
     "MODEL.ROI_MASK_HEAD.NORM": NORM,
     "MODEL.ROI_MASK_HEAD.CLS_AGNOSTIC_MASK": FLAG,
-    "INPUT.FORMAT": OneOf(("RGB", "BGR")),
+    "INPUT.FORMAT": OneOf(tuple(CHANNELS)),
     "INPUT.MASK_FORMAT": OneOf(("bitmask", "polygon")),
     "INPUT.RESIZE_WITH": OneOf(("PIL", "OPENCV")),
     "INPUT.RANDOM_FLIP": OneOf(("horizontal", "vertical", "none")),
@@ -136,7 +144,7 @@ LIMITS: dict[str, Any] = {
     "DATASETS.TEST": NAMES,
     "DATALOADER.NUM_WORKERS": whole("[0, 256]"),  # processes, for each of the training's
     "DATALOADER.ASPECT_RATIO_GROUPING": FLAG,
-    "DATALOADER.SAMPLER_TRAIN": OneOf(("TrainingSampler", "RepeatFactorTrainingSampler")),
+    "DATALOADER.SAMPLER_TRAIN": OneOf(SAMPLERS),
     "DATALOADER.REPEAT_THRESHOLD": real("[0, 1]"),  # a share of the images
     "DATALOADER.FILTER_EMPTY_ANNOTATIONS": FLAG,
     "SOLVER.OPTIMIZER": OneOf(("ADAMW", "SGD")),
@@ -161,7 +169,9 @@ LIMITS: dict[str, Any] = {
     "SOLVER.WARMUP_METHOD": OneOf(("linear", "constant")),
     "SOLVER.RESCALE_INTERVAL": FLAG,
     "SOLVER.CHECKPOINT_PERIOD": whole("[1, 1000000000]"),
+    "SOLVER.CHECKPOINT_MINUTES": real("[0, 525600]"),
     "SOLVER.CHECKPOINT_KEEP": COUNT,
+    "SOLVER.SKIP_NONFINITE": COUNT,
     "SOLVER.IMS_PER_BATCH": whole("[1, 65536]"),
     "SOLVER.REFERENCE_WORLD_SIZE": whole("[0, 65536]"),
     "SOLVER.ACCUMULATE_STEPS": whole("[1, 65536]"),
@@ -178,6 +188,7 @@ LIMITS: dict[str, Any] = {
     "TEST.AUG.ENABLED": Because(OneOf((False,)), "there is no test-time augmentation"),
     "TEST.EXPECTED_RESULTS": Each(Fits(is_expected_result, "[task, metric, value, tolerance]")),
     "TEST.PRECISE_BN.NUM_ITER": whole("[1, 1000000000]"),
+    "DISTRIBUTED.TIMEOUT_MINUTES": real("[0.01, 525600]"),
     "OUTPUT_DIR": text(),
     "SEED": whole("[-9000000000000000000, 4294900000]"),  # NumPy's has 32 bits; plus the rank
     "CUDNN_BENCHMARK": FLAG,
@@ -206,9 +217,9 @@ def check_limits(cfg: CfgNode, *sections: str) -> None:
         if problem := limit.problem(value):
             raise ValueError(f"{problem}; set {key}")
     if not sections and _is_queryinst(cfg):
-        for relation in RELATIONS:
-            if problem := relation(cfg.MODEL):
-                raise ValueError(problem)
+        problems = (pixels(cfg), *(relation(cfg.MODEL) for relation in RELATIONS))
+        if problem := next(filter(None, problems), None):
+            raise ValueError(problem)
 
 
 def _is_queryinst(cfg: CfgNode) -> bool:

@@ -1,8 +1,24 @@
-"""What keys of the model have to do with each other: functions of cfg.MODEL, a problem or None."""
+"""What keys have to do with each other: functions of cfg.MODEL, which return a problem or None."""
 
 from detectron2.config import CfgNode
 
+# Numbers of values that MODEL.PIXEL_MEAN may hold; one channel also makes three by broadcasting.
+CHANNELS = {"RGB": (3,), "BGR": (3,), "YUV-BT.601": (3,), "L": (1, 3)}
 _MAX_WEIGHTS = 4_000_000_000  # 16 GB in float32
+
+
+def pixels(cfg: CfgNode) -> str | None:
+    """Of the whole configuration: means, deviations and the channels of an image."""
+    allowed = CHANNELS[cfg.INPUT.FORMAT]
+    for key in ("PIXEL_MEAN", "PIXEL_STD"):
+        values = list(cfg.MODEL[key])
+        if len(values) not in allowed or len(values) != len(cfg.MODEL.PIXEL_MEAN):
+            return (
+                f"{values} must hold {' or '.join(map(str, allowed))} values, equally many in both,"
+                f" with INPUT.FORMAT {cfg.INPUT.FORMAT!r}; set MODEL.PIXEL_MEAN and"
+                " MODEL.PIXEL_STD"
+            )
+    return None
 
 
 def _heads(model: CfgNode) -> str | None:
