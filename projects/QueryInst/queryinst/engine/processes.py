@@ -23,7 +23,7 @@ from torch.multiprocessing import ProcessExitedException
 
 from .stopping import FORWARDED, SIGNALS, Interrupted, Stopped
 
-_SECONDS_TO_END = 4.0  # for the other processes, once one has failed
+_SECONDS_TO_END = 2.0  # for the other processes, once one has failed
 _SECONDS_BETWEEN_LOOKS = 0.2
 
 
@@ -74,6 +74,9 @@ def _run_in_child(
     function: Callable, stopped_by: Any, args: argparse.Namespace, output_dir: str
 ) -> None:
     """Call `function` in a process of `launch`, which would make a failure of each interrupt."""
+    # The system's own way to start a loader's workers, as without `launch`, which hands down its
+    # own: a new interpreter for each, that knows nothing of `stopping`.
+    multiprocessing.set_start_method(None, force=True)
     try:
         function(args, output_dir)
     except KeyboardInterrupt as error:
