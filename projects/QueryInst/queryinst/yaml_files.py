@@ -131,6 +131,9 @@ def _load_with_bases(path: str, named_by: tuple[str, ...], left: Iterator[int]) 
         raise FileNotFoundError(
             f"{named_by[0]}: {path}, which a _BASE_ names, does not exist"
         ) from error
+    except OSError as error:  # no permission, a name that is too long
+        where = f"{named_by[0]}: {path[:200]}, which a _BASE_ names," if named_by else path[:200]
+        raise OSError(f"{where} cannot be read ({error.strerror})") from error
     if not isinstance(content, dict):
         raise ValueError(f"{path} is not a configuration, a yaml mapping of keys to values")
     merged: dict[str, Any] = {}
@@ -144,11 +147,14 @@ def _bases_of(content: dict[str, Any], path: str) -> list[str]:
     bases = content.pop(_BASE, [])
     paths = []
     for base in bases if isinstance(bases, list) else [bases]:
-        if not isinstance(base, str) or not base or "\0" in base:
+        if not isinstance(base, str) or not base or not base.isprintable():
             raise ValueError(f"{path} is not a configuration: its _BASE_ holds what is no path")
         if is_remote(base):
             raise ValueError(f"{path}: its _BASE_ {_NOT_LOCAL.format(base)}")
-        paths.append(os.path.join(os.path.dirname(path), os.path.expanduser(base)))
+        base = os.path.join(os.path.dirname(path), os.path.expanduser(base))
+        if os.path.isdir(base):
+            raise ValueError(f"{path}: its _BASE_ {base} is a folder")
+        paths.append(base)
     return paths
 
 

@@ -54,7 +54,9 @@ def check_output_dir(path: str) -> None:
             pass
     except (OSError, ValueError) as error:  # the latter for a path with "\0"
         reason = getattr(error, "strerror", None) or error
-        raise PermissionError(f"cannot write to {path!r} ({reason}); set OUTPUT_DIR") from error
+        raise PermissionError(
+            f"cannot write to {path[:200]!r} ({reason}); set OUTPUT_DIR"
+        ) from error
 
 
 def _check_full(cfg: CfgNode) -> None:
