@@ -58,6 +58,14 @@ def test_predictor_predicts_as_the_model_from_a_checkpoint_alone(
     assert torch.equal(instances.pred_masks, expected.pred_masks)
 
 
+def test_cfg_from_checkpoint_takes_no_pattern_that_could_search_for_ever(tmp_path, model):
+    meta = meta_of(tiny_cfg(MODEL__QUERYINST__ALLOW_UNLOADED=("(.+)+%",)))
+    path = save(tmp_path, model, meta)
+    assert cfg_from_checkpoint(path).MODEL.QUERYINST.ALLOW_UNLOADED == ()
+    own = cfg_from_checkpoint(path, ["MODEL.QUERYINST.ALLOW_UNLOADED", "('backbone',)"])
+    assert own.MODEL.QUERYINST.ALLOW_UNLOADED == ("backbone",)
+
+
 def test_cfg_from_checkpoint_lets_options_override(tmp_path, model):
     path = save(tmp_path, model, meta_of(tiny_cfg()))
     cfg = cfg_from_checkpoint(path, ["INPUT.MIN_SIZE_TEST", "32"])
