@@ -31,7 +31,10 @@ _SEEDS = Path(__file__).parent / "seeds"  # inputs that failed once, a file for 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command; the exit status is 1 if an input shows a defect."""
-    args = build_parser().parse_args(arguments)
+    parser = build_parser()
+    args = parser.parse_args(arguments)
+    if unknown := sorted(set(args.kinds) - KINDS.keys()):
+        parser.error(f"{unknown[0]!r} is no KIND; they are {', '.join(KINDS)}")
     counts, seconds, failed = {}, {}, False
     for name in args.kinds or KINDS:
         start = time.monotonic()
