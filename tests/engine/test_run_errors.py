@@ -8,7 +8,9 @@ import torch
 
 from queryinst.data.registration import register_from_args
 from queryinst.engine import main, run
+from queryinst.engine.checks import check_run
 from queryinst.modeling.meta_arch import QueryInst
+from queryinst.testing import tiny_cfg
 
 PREFIX = "train_net.py: error: "
 
@@ -102,9 +104,11 @@ def test_run_names_the_key_in_training_without_a_gpu(fails, monkeypatch):
     assert "MODEL.DEVICE cpu" in fails("MODEL.DEVICE", "cuda")
 
 
-def test_check_run_refuses_a_batch_that_the_processes_cannot_share(fails, monkeypatch):
+def test_check_run_refuses_a_batch_that_the_processes_cannot_share(monkeypatch):
     monkeypatch.setattr("queryinst.engine.checks.comm.get_world_size", lambda: 2)
-    assert fails("SOLVER.IMS_PER_BATCH", "3") == (
+    with pytest.raises(ValueError) as refused:
+        check_run(tiny_cfg(SOLVER__IMS_PER_BATCH=3), training=True)
+    assert str(refused.value) == (
         "a batch of 3 images cannot be shared by 2 processes; set SOLVER.IMS_PER_BATCH or "
         "--num-gpus"
     )
