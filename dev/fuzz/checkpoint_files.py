@@ -167,6 +167,7 @@ def _bomb(mebibytes: int) -> tuple[bytes, int, int]:
     return packed, crc, mebibytes << 20
 
 
+_MAX_CONTENT = 32 << 20  # bytes, inflated
 ZIP_EDITS = ("drop", "rename", "double", "deflate", "bomb", "size", "crc", "text", "move", "folder")
 
 
@@ -214,6 +215,8 @@ def _entries(data: bytes) -> list[_Entry]:
     """Those of an archive; none if it is no archive, or an earlier edit has damaged it."""
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            if sum(info.file_size for info in archive.infolist()) > _MAX_CONTENT:
+                return []  # an earlier edit has made a bomb of it
             return [_entry(info.filename, archive.read(info)) for info in archive.infolist()]
     except Exception:  # damaged archives raise nearly anything
         return []

@@ -21,9 +21,7 @@ from .outcomes import WrongResultError
 
 # A file of few tensors is quick to write and to read.
 _FEW_TENSORS: dict[str, Any] = {
-    "MODEL__RESNETS__OUT_FEATURES": ["res2", "res3"],
-    "MODEL__FPN__IN_FEATURES": ["res2", "res3"],
-    "MODEL__ROI_HEADS__IN_FEATURES": ["p2", "p3"],
+    "MODEL__RESNETS__NORM": "",
     "MODEL__BACKBONE__FREEZE_AT": 5,
     "MODEL__ROI_MASK_HEAD__NUM_CONV": 1,
     "MODEL__QUERYINST__NUM_QUERIES": 4,

@@ -59,7 +59,9 @@ def _fpn(model: CfgNode) -> str | None:
             f"{wanted} must be neighbours out of {stages} that MODEL.RESNETS.OUT_FEATURES {levels} "
             "has; set MODEL.FPN.IN_FEATURES"
         )
-    if "res5" in wanted and model.RESNETS.RES5_DILATION != 1:
+    if wanted[-1] != "res5":  # Detectron2 pools p6 from p5, whatever the coarsest level is
+        return f"{wanted} must end with res5; set MODEL.FPN.IN_FEATURES"
+    if model.RESNETS.RES5_DILATION != 1:
         return "2 must be 1 with res5 in MODEL.FPN.IN_FEATURES; set MODEL.RESNETS.RES5_DILATION"
     return None
 

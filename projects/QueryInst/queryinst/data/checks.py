@@ -14,6 +14,7 @@ from .coco_json import read_coco_json
 from .dict_checks import check_conversion, iterate_dicts, load_dicts
 from .images import check_image_size, read_image
 from .instance_checks import check_instances
+from .mask_bounds import shorten
 
 _NUM_FIRST_IMAGES = 5  # of each data set are read
 # Packages that read published data sets, by evaluator type. They are slow and strict: only files
@@ -100,7 +101,7 @@ def _check_registered(name: str, key: str) -> None:
         return
     near = difflib.get_close_matches(name, DatasetCatalog.keys(), n=3)
     advice = f"did you mean {' or '.join(map(repr, near))}" if near else "register it first"
-    raise ValueError(f"{key} names {name!r}, which is not a registered data set; {advice}")
+    raise ValueError(f"{key} names {shorten(name)}, which is not a registered data set; {advice}")
 
 
 def _check_paths(name: str) -> None:
