@@ -53,8 +53,10 @@ def own_logging() -> Iterator[None]:
     found = {name: logging.getLogger(name) for name in LOGGERS}
     before = {name: (x.handlers[:], x.level, x.propagate) for name, x in found.items()}
     detectron2_logger.setup_logger.cache_clear()
-    for name in LOGGERS:
-        logging.getLogger(name).handlers.clear()
+    for logger in found.values():
+        logger.handlers.clear()
+        logger.setLevel(logging.NOTSET)  # else a level of before seems to be that of a handler
+        logger.propagate = True
     try:
         yield
     finally:

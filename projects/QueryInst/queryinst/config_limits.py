@@ -152,7 +152,7 @@ LIMITS: dict[str, Any] = {
         ("WarmupMultiStepLR", "WarmupCosineLR", "WarmupStepWithFixedGammaLR")
     ),
     "SOLVER.MAX_ITER": whole("[1, 1000000000]"),
-    "SOLVER.BASE_LR": real("(0, 1000000]"),
+    "SOLVER.BASE_LR": real("(0, 1e+38]"),  # of float32: a run at a huge rate ends by itself
     "SOLVER.BASE_LR_END": RATE,
     "SOLVER.BACKBONE_MULTIPLIER": RATE,
     "SOLVER.BIAS_LR_FACTOR": RATE,

@@ -42,6 +42,8 @@ class Predictor(DefaultPredictor):
             ValueError, OSError: the weights, or a value of `cfg`, are invalid. One line.
         """
         check_limits(cfg)
+        if cfg.INPUT.FORMAT not in ("RGB", "BGR"):  # of its images, of three channels
+            raise ValueError(f"{cfg.INPUT.FORMAT!r} must be one of RGB, BGR; set INPUT.FORMAT")
         self.cfg = fit_to_weights(cfg).clone()
         self.cfg.defrost()
         self.cfg.MODEL.DEVICE = resolve_device(cfg, training=False)
