@@ -316,6 +316,7 @@ def test_check_limits_lets_gray_images_have_one_channel_or_three(num_values):
         MODEL__PIXEL_MEAN=(100.0,) * num_values,
         MODEL__PIXEL_STD=(50.0,) * num_values,
     )
+    torch.manual_seed(0)
     model = build_model(cfg).eval()
     image = torch.zeros(1, 32, 32, dtype=torch.uint8)
     [output] = model([{"image": image, "height": 32, "width": 32}])
