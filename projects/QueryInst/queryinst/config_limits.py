@@ -78,7 +78,7 @@ LIMITS: dict[str, Any] = {
     "MODEL.QUERYINST.NUM_REG_FCS": whole("[0, 50]"),
     "MODEL.QUERYINST.DROPOUT": real("[0, 1)"),
     "MODEL.QUERYINST.INFERENCE_ONLY": FLAG,
-    "MODEL.QUERYINST.SPEEDUPS": NAMES,
+    "MODEL.QUERYINST.SPEEDUPS": Each(ANY_TEXT),  # `speedups.resolve` knows the names
     "MODEL.QUERYINST.ALLOW_UNLOADED": Each(text(is_pattern, "a regular expression")),
     "MODEL.QUERYINST.ACTIVATION_CHECKPOINTING": Each(OneOf(CHECKPOINTED_PARTS)),
     "MODEL.QUERYINST.PRIOR_PROB": real("[1e-09, 0.999999]"),

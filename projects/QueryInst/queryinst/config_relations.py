@@ -14,9 +14,8 @@ def pixels(cfg: CfgNode) -> str | None:
         values = list(cfg.MODEL[key])
         if len(values) not in allowed or len(values) != len(cfg.MODEL.PIXEL_MEAN):
             return (
-                f"{values} must hold {' or '.join(map(str, allowed))} values, equally many in both,"
-                f" with INPUT.FORMAT {cfg.INPUT.FORMAT!r}; set MODEL.PIXEL_MEAN and"
-                " MODEL.PIXEL_STD"
+                f"{values} must hold {' or '.join(map(str, allowed))} values (equally many in mean"
+                f" and deviation, with INPUT.FORMAT {cfg.INPUT.FORMAT!r}); set MODEL.{key}"
             )
     return None
 

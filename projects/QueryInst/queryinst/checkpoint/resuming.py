@@ -134,5 +134,6 @@ def remove_leftovers(folder: str) -> None:
     Only the process that writes may call this.
     """
     for name in os.listdir(folder) if os.path.isdir(folder) else ():
-        if _LEFTOVER.fullmatch(name):
-            remove_quietly(os.path.join(folder, name))
+        path = os.path.join(folder, name)
+        if _LEFTOVER.fullmatch(name) and not os.path.islink(path):  # a run writes no links
+            remove_quietly(path)
