@@ -77,7 +77,7 @@ def test_keep_newest_keeps_the_newest_and_all_other_files(tmp_path, keep, remain
     for name in others:
         (tmp_path / name).touch()
     hook = KeepNewest(str(tmp_path), keep, period=2)
-    hook.trainer = SimpleNamespace(iter=9)
+    hook.trainer = SimpleNamespace(start_iter=0, iter=9)
     hook.after_step()
     assert left(tmp_path) == sorted(remaining + others)
 
@@ -85,7 +85,7 @@ def test_keep_newest_keeps_the_newest_and_all_other_files(tmp_path, keep, remain
 def test_keep_newest_goes_by_time(tmp_path):
     checkpoints(tmp_path, 79999, 89999, 1, 3)
     hook = KeepNewest(str(tmp_path), 2, period=2)
-    hook.trainer = SimpleNamespace(iter=3)
+    hook.trainer = SimpleNamespace(start_iter=0, iter=3)
     hook.after_step()
     assert left(tmp_path) == ["model_0000001.pth", "model_0000003.pth"]
 
@@ -93,7 +93,7 @@ def test_keep_newest_goes_by_time(tmp_path):
 def test_keep_newest_deletes_nothing_between_checkpoints(tmp_path):
     checkpoints(tmp_path, 1, 3, 5)
     hook = KeepNewest(str(tmp_path), 1, period=2)
-    hook.trainer = SimpleNamespace(iter=6)
+    hook.trainer = SimpleNamespace(start_iter=0, iter=6)
     hook.after_step()
     assert len(left(tmp_path)) == 3
 
@@ -102,7 +102,7 @@ def test_keep_newest_keeps_the_one_to_resume_from_whatever_the_clock_says(tmp_pa
     checkpoints(tmp_path, 9, 5, 7)  # 9 looks the oldest
     (tmp_path / "last_checkpoint").write_text("model_0000009.pth")
     hook = KeepNewest(str(tmp_path), 1, period=2)
-    hook.trainer = SimpleNamespace(iter=9)
+    hook.trainer = SimpleNamespace(start_iter=0, iter=9)
     hook.after_step()
     assert left(tmp_path) == ["last_checkpoint", "model_0000007.pth", "model_0000009.pth"]
 
@@ -121,7 +121,7 @@ class Saved:
 
 def periodic(period, minutes, keep=lambda: None):
     hook = PeriodicCheckpointer(Saved(), period, minutes, SimpleNamespace(delete_old=keep))
-    hook.trainer = SimpleNamespace(iter=0, max_iter=12)
+    hook.trainer = SimpleNamespace(start_iter=0, iter=0, max_iter=12)
     hook.before_train()
     return hook
 

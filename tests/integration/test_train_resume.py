@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from queryinst.engine import Trainer, main, setup_cfg
+from queryinst.engine import Trainer, main, run, setup_cfg
 from queryinst.testing import random_batch
 
 SCHEDULE = ("SOLVER.MAX_ITER", 4, "SOLVER.CHECKPOINT_PERIOD", 2, "SOLVER.BASE_LR", 0.001)
@@ -85,6 +85,20 @@ def test_resume_logs_once_that_there_is_nothing_and_starts_from_the_weights(make
     final = torch.load(tmp_path / "output" / "model_final.pth")["model"]
     for name, value in first.model.named_parameters():
         torch.testing.assert_close(final[name], value.data, rtol=0, atol=1e-6, msg=name)
+
+
+def test_resume_writes_the_final_checkpoint_of_a_run_that_was_killed_before_it(make_args, tmp_path):
+    opts = ("SOLVER.MAX_ITER", 2, "SOLVER.CHECKPOINT_PERIOD", 2)
+    train(make_args(*opts))
+    output = tmp_path / "output"
+    expected = torch.load(output / "model_final.pth")
+    (output / "model_final.pth").unlink()
+    (output / "last_checkpoint").write_text("model_0000001.pth")
+    assert run(make_args(*opts, resume=True)) == 0
+    final = torch.load(output / "model_final.pth")
+    assert final["iteration"] == 1 and final["trainer"]["iteration"] == 1
+    assert all(x.equal(final["model"][name]) for name, x in expected["model"].items())
+    assert (output / "last_checkpoint").read_text() == "model_final.pth"
 
 
 def test_resume_only_evaluates_a_finished_run(make_args, tmp_path):

@@ -8,6 +8,7 @@ import torch
 from detectron2.engine import hooks
 from detectron2.engine.train_loop import HookBase
 from detectron2.utils.events import CommonMetricPrinter, EventStorage, get_event_storage
+from detectron2.utils.file_io import PathManager
 
 from ..checkpoint import QueryInstCheckpointer
 from ..json_files import read_json
@@ -70,9 +71,11 @@ class PeriodicCheckpointer(hooks.PeriodicCheckpointer):
         self._last_iteration: int | None = None
 
     def before_train(self):
-        """Start the clock."""
+        """Start the clock; write model_final if the run ended before that, behind the last step."""
         super().before_train()
         self._saved_at = time.monotonic()
+        if self.trainer.start_iter == self.trainer.max_iter and not self._has_final():
+            self.save_now()
 
     def after_step(self):
         """Write a checkpoint if it is time."""
@@ -97,6 +100,10 @@ class PeriodicCheckpointer(hooks.PeriodicCheckpointer):
         """The same, unless this iteration has one."""
         if self._last_iteration != self.trainer.iter:
             self.save_now()
+
+    def _has_final(self) -> bool:
+        name = f"{self.file_prefix}_final.pth"
+        return PathManager.exists(os.path.join(self.checkpointer.save_dir, name))
 
     def _note(self, iteration: int) -> None:
         self._last_iteration, self._saved_at = iteration, time.monotonic()
