@@ -124,9 +124,9 @@ def _problems(whole: Path, output: Path, status: int) -> list[str]:
     last = output / (output / "last_checkpoint").read_text()
     torch.load(last, weights_only=True)
     problems += [f"{path.name} is left" for path, *_ in unfinished(output)]
-    lines = [json.loads(line) for line in (output / "metrics.json").read_text().splitlines()]
-    if not lines:
-        problems.append("metrics.json is empty")
+    # It may be empty: Detectron2 writes every 20 iterations and at the end of a life with a step.
+    for line in (output / "metrics.json").read_text().splitlines():
+        json.loads(line)
     return problems
 
 
