@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+import torch
 import yaml
 from detectron2.engine import defaults
 from detectron2.utils import logger as detectron2_logger
@@ -32,6 +33,12 @@ def untouched_allocator():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("queryinst.speedups.malloc.apply_to_process", lambda cfg: "")
         yield
+
+
+@pytest.fixture
+def without_gpu(monkeypatch):
+    """On a machine with a GPU too."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
 
 
 @pytest.fixture(scope="session")

@@ -226,7 +226,11 @@ def test_lr_scheduler_changes_the_rate_of_an_optimizer_that_clips():
         ("MAX_ITER", 0, "0 must be >= 1; set SOLVER.MAX_ITER"),
         ("CLIP_GRADIENTS.CLIP_TYPE", "all", "'all' must be one of full_model, norm, value; set"),
         ("CLIP_GRADIENTS.CLIP_VALUE", 0.0, "0.0 must be > 0; set SOLVER.CLIP_GRADIENTS.CLIP"),
-        ("CLIP_GRADIENTS.NORM_TYPE", -2.0, "-2.0 must be > 0; set SOLVER.CLIP_GRADIENTS.NORM"),
+        (
+            "CLIP_GRADIENTS.NORM_TYPE",
+            -2.0,
+            "-2.0 must be from 1 to 4, or inf for the largest; set SOLVER.CLIP_GRADIENTS.NORM",
+        ),
         ("STEPS", (9, 5), "(9, 5) must increase between 0 and SOLVER.MAX_ITER 40000; set"),
         ("STEPS", (40000,), "(40000,) must increase between 0 and SOLVER.MAX_ITER 40000; set"),
     ],

@@ -179,7 +179,7 @@ def test_load_supports_detectron2s_query(make_model, tmp_path):
         QueryInstCheckpointer(other).load(f"{tmp_path}/model.pth?version=2")
 
 
-def test_load_removes_the_prefix_of_distributed_training(make_model, tmp_path):
+def test_load_removes_the_prefix_of_distributed_training(make_model, tmp_path, without_gpu):
     model, other = make_model(1), make_model(2)
     torch.save({f"module.{n}": v for n, v in model.state_dict().items()}, tmp_path / "m.pth")
     QueryInstCheckpointer(nn.DataParallel(other)).load(str(tmp_path / "m.pth"))

@@ -60,7 +60,7 @@ def test_detection_checkpointer_loads_all_of_a_bare_state_dict(
     assert [line for line in warnings() if "match" not in line] == []
 
 
-def test_detection_checkpointer_supports_wrapped_models(make_model, tmp_path):
+def test_detection_checkpointer_supports_wrapped_models(make_model, tmp_path, without_gpu):
     model, other = make_model(1), make_model(2)
     state = to_mmdet_state_dict(model.state_dict())
     torch.save({f"module.{name}": value for name, value in state.items()}, tmp_path / "bare.pth")

@@ -99,7 +99,7 @@ def test_load_fills_an_inference_only_model(
 
 @pytest.mark.parametrize("wrap", [lambda model: model, nn.DataParallel])
 def test_load_makes_a_full_model_in_evaluation_inference_only(
-    make_model, source, inference_only_file, messages, wrap
+    make_model, source, inference_only_file, messages, without_gpu, wrap
 ):
     model = make_model(2).eval()
     QueryInstCheckpointer(wrap(model)).load(inference_only_file)

@@ -23,7 +23,7 @@ def printed(printer, monkeypatch):
     return lines
 
 
-def test_stage_sum_printer_sums_each_loss_over_the_stages(monkeypatch):
+def test_stage_sum_printer_sums_each_loss_over_the_stages(monkeypatch, without_gpu):
     with EventStorage(0) as storage:
         for step in range(3):
             storage.iter = step
@@ -38,7 +38,7 @@ def test_stage_sum_printer_sums_each_loss_over_the_stages(monkeypatch):
     ]
 
 
-def test_stage_sum_printer_prints_the_first_step(monkeypatch):
+def test_stage_sum_printer_prints_the_first_step(monkeypatch, without_gpu):
     with EventStorage(0) as storage:
         storage.put_scalars(total_loss=3.0, loss_cls_stage0=3.0)
         (line,) = printed(StageSumPrinter(10), monkeypatch)
