@@ -6,11 +6,13 @@ import multiprocessing
 import os
 import signal
 import socket
+import threading
 from pathlib import Path
 
 import pytest
 import torch
 from detectron2.utils.file_io import PathManager
+from tqdm import tqdm
 
 from queryinst.model_zoo import downloads
 from queryinst.model_zoo.handler import cache_path, find_entry
@@ -128,6 +130,15 @@ def test_ensure_file_starts_again_after_a_killed_download(zoo, server, entry, wa
     converted = PathManager.get_local_path(stable(entry))
     assert zoo.files() == sorted([Path(converted).name, file_name(entry)])
     assert len(server.requests) == 2
+
+
+def test_ensure_file_does_not_wait_for_a_lock_of_another_process(zoo, server, entry):
+    """As if a child had been killed that held what tqdm shares with forked processes."""
+    with tqdm.get_lock():
+        thread = threading.Thread(target=PathManager.get_local_path, args=(stable(entry),))
+        thread.start()
+        thread.join(20)
+    assert not thread.is_alive() and file_name(entry) in zoo.files()
 
 
 def test_ensure_file_removes_the_remains_of_a_killed_download(zoo, server, entry):

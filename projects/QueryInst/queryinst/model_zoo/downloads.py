@@ -137,6 +137,13 @@ class _Partial:
         return self._file.fileno()
 
 
+class _Bar(tqdm):
+    """With a lock of this process alone: a forked child that is killed could keep tqdm's own."""
+
+
+_Bar.set_lock(threading.RLock())
+
+
 def _receive(url: str, file: _Partial) -> None:
     """Write what the address gives to a file, and give up if too little arrives.
 
@@ -177,7 +184,7 @@ def _copy(url: str, file: _Partial, results: "queue.SimpleQueue[Exception | None
         with opener.open(request, timeout=_TIMEOUT) as response:
             length = response.length  # None if the head doesn't say: the digest alone tells the end
             file.check(length or 0, "it promises")
-            with tqdm(total=length, unit="B", unit_scale=True, disable=None) as bar:
+            with _Bar(total=length, unit="B", unit_scale=True, disable=None) as bar:
                 while chunk := response.read1(_CHUNK):  # what is there, without waiting for more
                     bar.update(file.write(chunk))
             if response.length:
