@@ -104,10 +104,10 @@ class Case:
         """Wait until all processes of the run have ended."""
         assert self._process is not None
         status = self._process.wait(SECONDS)
-        while self._is_group_alive() and time.monotonic() < self._fault_at + SECONDS:
+        while is_group_alive(self.pid) and time.monotonic() < self._fault_at + SECONDS:
             time.sleep(0.02)
         seconds = time.monotonic() - self._fault_at
-        if self._is_group_alive():
+        if is_group_alive(self.pid):
             os.killpg(self.pid, signal.SIGKILL)
         lines = (self.folder / "err").read_text().splitlines()
         traces = [x for x in lines if x.startswith(("Traceback", "  File ", "--- Logging error"))]
@@ -120,21 +120,23 @@ class Case:
         self.start(*opts, **kwargs)
         return self.end()
 
-    def _is_group_alive(self) -> bool:
-        for path in Path("/proc").glob("[0-9]*/stat"):
-            try:
-                state, _, group = path.read_text().rpartition(")")[2].split()[:3]
-            except OSError:  # it has just ended
-                continue
-            if int(group) == self.pid and state != "Z":  # a zombie only waits for the system
-                return True
-        return False
-
     def _checkpoints(self) -> str:
         paths = list(self.output.glob("model_*.pth"))
         tag = self.output / "last_checkpoint"
         last = tag.read_text(errors="replace")[:40] if tag.exists() else "none"
         return f"{sum(map(_is_readable, paths))}/{len(paths)} checkpoints, last {last}"
+
+
+def is_group_alive(group: int) -> bool:
+    """Whether a process of this group runs."""
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            state, _, other = path.read_text().rpartition(")")[2].split()[:3]
+        except OSError:  # it has just ended
+            continue
+        if int(other) == group and state != "Z":  # a zombie only waits for the system
+            return True
+    return False
 
 
 def _is_readable(path: Path) -> bool:

@@ -6,11 +6,10 @@ import pytest
 import torch
 from detectron2.modeling import build_model
 from detectron2.utils.events import EventStorage
-from torch import nn
 
 from queryinst.engine.steps import StepTrainer
 from queryinst.solver import build_optimizer
-from queryinst.testing import random_batch, tiny_cfg
+from queryinst.testing import random_batch, spread_queries, tiny_cfg
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 BOTH = pytest.mark.parametrize("speedups", [(), ("auto",)], ids=["plain", "auto"])
@@ -35,11 +34,7 @@ def distinct_model(cfg):
     """One whose queries differ, so that rounding does not decide which of them is matched."""
     torch.manual_seed(0)
     model = build_model(cfg)
-    for stage in model.cascade.stages:
-        nn.init.normal_(stage.cls_logits.weight, std=1.0)
-        nn.init.zeros_(stage.cls_logits.bias)
-    boxes = model.initial_queries.boxes_cxcywh_norm.data
-    boxes.copy_(0.2 + 0.6 * torch.rand(boxes.shape))
+    spread_queries(model)
     return model
 
 

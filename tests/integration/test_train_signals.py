@@ -14,6 +14,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from dev.reliability.fault_runs import is_group_alive
 from queryinst.engine import run
 from queryinst.engine.run_lock import locked
 from queryinst.modeling.meta_arch import QueryInst
@@ -235,24 +236,13 @@ def wait_for(condition, seconds=120):
         time.sleep(0.05)
 
 
-def is_group_alive(process):
-    for path in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            state, _, group = path.read_text().rpartition(")")[2].split()[:3]
-        except OSError:  # it has just ended
-            continue
-        if int(group) == process.pid and state != "Z":  # a zombie only waits for the system
-            return True
-    return False
-
-
 def test_run_stops_all_of_two_processes_and_leaves_none(start, output, tmp_path):
     opts = ("SOLVER.MAX_ITER", 100_000, "SOLVER.IMS_PER_BATCH", 4, "DATALOADER.NUM_WORKERS", 1)
     process = start("--num-gpus", 2, "--dist-url", "auto", *opts)
     wait_for(lambda: "iter: 40/" in (tmp_path / "stdout").read_text())
     os.kill(process.pid, signal.SIGINT)  # the launcher alone
     assert process.wait(60) == 75
-    wait_for(lambda: not is_group_alive(process), 10)
+    wait_for(lambda: not is_group_alive(process.pid), 10)
     assert not [x for x in (tmp_path / "stderr").read_text().splitlines() if "train_net.py" in x]
     last = torch.load(output / (output / "last_checkpoint").read_text())
     assert last["iteration"] >= 39

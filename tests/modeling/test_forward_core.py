@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from queryinst.modeling import QueryInst
 from queryinst.structures import Detections
-from queryinst.testing import random_batch, tiny_cfg
+from queryinst.testing import random_batch, spread_queries, tiny_cfg
 
 NUM_QUERIES = 6
 
@@ -17,11 +17,7 @@ def make(**overrides) -> QueryInst:
     """A model in float64 whose scores, boxes and queries differ from each other."""
     torch.manual_seed(0)
     model = QueryInst(tiny_cfg(**overrides)).double().eval()
-    for stage in model.cascade.stages:
-        nn.init.normal_(stage.cls_logits.weight, std=1.0)
-        nn.init.zeros_(stage.cls_logits.bias)
-    boxes = model.initial_queries.boxes_cxcywh_norm.data
-    boxes.copy_(0.2 + 0.6 * torch.rand(boxes.shape))
+    spread_queries(model)
     return model
 
 

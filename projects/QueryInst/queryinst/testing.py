@@ -1,8 +1,11 @@
 """Small configurations and random data, for tests of this project and of code that uses it."""
 
+from typing import Any
+
 import torch
 from detectron2.config import CfgNode, get_cfg
 from detectron2.structures import BitMasks, Boxes, Instances
+from torch import nn
 
 from .config import add_queryinst_config
 
@@ -61,6 +64,15 @@ def tiny_cfg(**overrides) -> CfgNode:
     for key, value in (_TINY | {k.replace("__", "."): v for k, v in overrides.items()}).items():
         cfg.merge_from_list([key, value])
     return cfg
+
+
+def spread_queries(model: Any) -> None:
+    """Let the queries of a new model differ, so that rounding does not decide between them."""
+    for stage in model.cascade.stages:
+        nn.init.normal_(stage.cls_logits.weight, std=1.0)
+        nn.init.zeros_(stage.cls_logits.bias)
+    boxes = model.initial_queries.boxes_cxcywh_norm.data
+    boxes.copy_(0.2 + 0.6 * torch.rand(boxes.shape))
 
 
 def random_instances(
