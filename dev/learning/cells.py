@@ -10,7 +10,9 @@ A mask is one label of the package's label images, as it is: nothing is computed
 the second and the fourth image are held out, the others train, so no image is in both splits.
 Training sees whole images, which it crops. Held-out images are cut into tiles about as large as
 these crops; what a cut leaves of a cell is a crowd if it is less than half of it, which COCO's
-evaluation neither asks for nor counts as wrong.
+evaluation neither asks for nor counts as wrong. That makes 9 images of 400 to 512 pixels with 541
+cells to train on, and 37 tiles of 150 to 200 pixels with 445 cells, at most 23 in one, and 142
+crowds held out; half of the cells measure 30 pixels (square root of the area) or more.
 """
 
 import json
@@ -67,7 +69,9 @@ def read_examples(package: Path, folder: str) -> list[Example]:
         return [
             (
                 f"{folder}_{name}",
-                np.asarray(Image.open(archive.extractfile(paths[f"{name}_img.png"])).convert("RGB")),
+                np.asarray(
+                    Image.open(archive.extractfile(paths[f"{name}_img.png"])).convert("RGB")
+                ),
                 np.asarray(Image.open(archive.extractfile(paths[f"{name}_masks.png"]))),
             )
             for name in names

@@ -40,7 +40,9 @@ class DataSet(NamedTuple):
     options: tuple[Any, ...]  # Detectron2's keys and values in turn, for `merge_from_list`
 
 
-def _options(crop: int | None, train: tuple[int, ...], max_train: int, test: int, max_test: int):
+def _options(
+    crop: int | None, train: tuple[int, ...], max_train: int, test: int, max_test: int
+) -> tuple[Any, ...]:
     """INPUT's keys: side of a random square that is cut out first, then shorter and longest side.
 
     All in pixels; without a crop the whole image is taken.
@@ -119,7 +121,9 @@ def write_subset(source: Path, target: Path, num_images: int) -> Path:
 def _make_folder(folder: Path, write: Callable[[Path], None]) -> None:
     """Let `write` fill a folder that gets its name only when complete, unless it has it already."""
     if folder.exists():
-        if not all((folder / "annotations" / f"{split}.json").exists() for split in ("train", "val")):
+        if not all(
+            (folder / "annotations" / f"{split}.json").exists() for split in ("train", "val")
+        ):
             raise FileExistsError(f"{folder} holds no such data set; move it or name another root")
         return
     building = folder.with_name(f".{folder.name}-{os.getpid()}.part")
