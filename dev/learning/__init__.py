@@ -1,0 +1,1 @@
+"""How much mask AP a model learns in the same seconds, beside Mask R-CNN and MMDetection."""
