@@ -61,4 +61,5 @@ def load_weights(model: nn.Module, path: str) -> None:
         raise ValueError(f"{path} is of another model: {len(wrong)} names, first {min(wrong)!r}")
     skipped = [name for name, value in own.items() if weights[name].shape != value.shape]
     model.load_state_dict(weights | {name: own[name] for name in skipped})
-    print(f"{path}: {len(own) - len(skipped)} tensors loaded; of other shapes, skipped: {skipped}")
+    left = ", ".join(skipped) or "none"
+    print(f"{path}: loaded {len(own) - len(skipped)} tensors; skipped, of other shapes: {left}")
