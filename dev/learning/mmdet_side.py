@@ -19,6 +19,7 @@ import time
 import mmdet_peer  # before anything of mmdet
 import numpy as np
 import torch
+from comparison import clip_boxes
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog, build_detection_test_loader
 from detectron2.evaluation import inference_on_dataset
@@ -71,10 +72,14 @@ class AsDetectron2(nn.Module):
 
 
 def instances_of(sample) -> Instances:
-    """Detections of an image; its size is that of the output."""
-    predictions = sample.pred_instances
-    instances = Instances(tuple(sample.ori_shape))
-    instances.pred_boxes = Boxes(predictions.bboxes)
+    """Detections of an image of the output's size.
+
+    Boxes are clipped to it, as Detectron2's models do and MMDetection does not: without, objects
+    that the border cuts cost it box AP.
+    """
+    predictions, size = sample.pred_instances, tuple(sample.ori_shape)
+    instances = Instances(size)
+    instances.pred_boxes = Boxes(clip_boxes(predictions.bboxes, size))
     instances.scores, instances.pred_classes = predictions.scores, predictions.labels
     instances.pred_masks = predictions.masks
     return instances
