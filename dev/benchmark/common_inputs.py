@@ -1,6 +1,5 @@
 """Images, objects and weights that all measurements share; no Detectron2."""
 
-import numpy as np
 import torch
 from parity_cases import Batch, make_batch
 
@@ -19,11 +18,6 @@ def batch_of(run: dict) -> Batch:
     number = run["batch"] or BATCHES[task]
     counts = [OBJECTS[image % len(OBJECTS)] for image in range(number)]
     return make_batch(IMAGE_SEED, [SIZES[task]] * number, counts, NUM_CLASSES)
-
-
-def pixels(image: np.ndarray) -> torch.Tensor:
-    """(H, W, 3) -> (3, H, W)."""
-    return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
 
 
 def load_weights(path: str) -> dict[str, torch.Tensor]:

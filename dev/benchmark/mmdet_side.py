@@ -4,19 +4,15 @@ from collections.abc import Callable
 from typing import Any
 
 import mmdet_peer  # before anything of mmdet
-import numpy as np
 import torch
 from comparison import clip_boxes
-from mmdet.structures import DetDataSample
-from mmdet.structures.mask import BitmapMasks
 from mmdet_optimizer import build_optimizer
 from mmengine.optim import AmpOptimWrapper
 from mmengine.runner.amp import autocast
-from mmengine.structures import InstanceData
-from parity_cases import Batch
 from torch import Tensor
 
-from .common_inputs import MODELS, OUTPUT_SIZE, batch_of, load_weights, pixels
+from ..mmdet_data import as_mmdet_data
+from .common_inputs import MODELS, OUTPUT_SIZE, batch_of, load_weights
 
 _LOSSES = {"cls": "cls", "bbox": "box_l1", "iou": "box_giou", "mask": "mask"}
 
@@ -27,7 +23,9 @@ def build(run: dict) -> tuple[Callable[[], Any], Callable[[Any], Any]]:
     model = mmdet_peer.build(cfg)
     model.load_state_dict(load_weights(run["weights"]), strict=True)
     model.to(run["device"])
-    data = _data(batch_of(run))
+    batch = batch_of(run)
+    sizes = [OUTPUT_SIZE] * len(batch.images)
+    data = as_mmdet_data(batch._replace(output_sizes=sizes))
     if run["task"] == "inference":
         return _inference(model, data, run["device"], run["amp"])
     return _training(cfg, model, data, run["amp"])
@@ -90,22 +88,3 @@ def _training(cfg, model: torch.nn.Module, data: dict, amp: bool):
         history.append(stage_losses)
 
     return step, lambda last: history
-
-
-def _data(batch: Batch) -> dict:
-    """What the data loader gives: BGR images of uint8 and their samples."""
-    samples = []
-    for image, truth in zip(batch.images, batch.objects):
-        height, width = image.shape[:2]
-        ratios = (width / OUTPUT_SIZE[1], height / OUTPUT_SIZE[0])
-        sample = DetDataSample(
-            metainfo=dict(img_shape=(height, width), ori_shape=OUTPUT_SIZE, scale_factor=ratios)
-        )
-        sample.gt_instances = InstanceData(
-            bboxes=torch.from_numpy(truth.boxes),
-            labels=torch.from_numpy(truth.classes),
-            masks=BitmapMasks(truth.masks.astype(np.uint8), height, width),
-        )
-        samples.append(sample)
-    inputs = [pixels(image[:, :, ::-1]) for image in batch.images]
-    return {"inputs": inputs, "data_samples": samples}

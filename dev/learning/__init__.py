@@ -1,1 +1,1 @@
-"""What a model learns from little data in a given time: data sets, training runs, comparison."""
+"""How fast QueryInst, Detectron2's Mask R-CNN and MMDetection's QueryInst learn from small data sets."""
