@@ -10,6 +10,7 @@ from torch import nn
 from torchvision.ops import roi_align
 
 from queryinst.modeling.cascade import InitialQueries, QueryCascade, TwoSidedBox2BoxTransform
+from queryinst.modeling.initial_boxes import grid_boxes
 from queryinst.testing import tiny_cfg
 
 SHAPES = {f"p{i}": ShapeSpec(channels=16, stride=2**i) for i in range(2, 6)}
@@ -24,6 +25,35 @@ def test_initial_queries_start_as_the_whole_image(num_queries, embed_dim):
     assert boxes.tolist() == [[[0, 0, 96, 64]] * num_queries, [[0, 0, 50, 70]] * num_queries]
     assert query_feats.shape == (2, num_queries, embed_dim)
     assert torch.equal(query_feats[0], query_feats[1])
+
+
+@pytest.mark.parametrize("num_boxes", [1, 2, 7, 30, 100, 300])
+def test_grid_boxes_lie_near_every_point_of_the_image(num_boxes):
+    boxes = grid_boxes(num_boxes, (0.25, 0.5))
+    assert boxes.shape == (num_boxes, 4)
+    assert (
+        boxes[:, 2].tolist()
+        == boxes[:, 3].tolist()
+        == [(0.25, 0.5)[i % 2] for i in range(num_boxes)]
+    )
+    assert len(set(map(tuple, boxes[:, :2].tolist()))) == num_boxes
+    axis = (torch.arange(50) + 0.5) / 50
+    points = torch.cartesian_prod(axis, axis)
+    nearest = torch.cdist(points, boxes[:, :2], p=float("inf")).min(1).values
+    rows = round(math.sqrt(num_boxes))
+    assert nearest.max() <= 0.5 / min(rows, num_boxes // rows) + 1e-6  # half the widest cell
+
+
+def test_grid_boxes_of_a_square_number_are_the_cells():
+    boxes = grid_boxes(4, (0.5,))
+    assert boxes.tolist() == [[x, y, 0.5, 0.5] for y in (0.25, 0.75) for x in (0.25, 0.75)]
+
+
+def test_initial_queries_start_on_the_grid_that_the_configuration_asks_for():
+    keys = {"NUM_QUERIES": 6, "INITIAL_BOXES": "grid", "INITIAL_BOX_SIZES": (0.3,)}
+    cfg = tiny_cfg(**{f"MODEL__QUERYINST__{key}": value for key, value in keys.items()})
+    assert torch.equal(InitialQueries(cfg).boxes_cxcywh_norm, grid_boxes(6, (0.3,)))
+    assert InitialQueries(tiny_cfg()).boxes_cxcywh_norm.unique(dim=0).tolist() == [[0.5, 0.5, 1, 1]]
 
 
 def test_initial_queries_have_standard_normal_features():

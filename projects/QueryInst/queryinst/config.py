@@ -79,6 +79,11 @@ def _section(keys: dict[str, Any], name: str) -> dict[str, Any]:
 def _add_model_keys(cfg: CN) -> None:
     queryinst = cfg.MODEL.QUERYINST = CN()
     queryinst.NUM_QUERIES = 100  # learned queries, equal for all images
+    # Where untrained initial boxes lie: "image", each the whole image, or "grid", their centers
+    # spread over it.
+    queryinst.INITIAL_BOXES = "image"
+    # Their sides on the grid, in sides of the image, > 0 and <= 1; several take turns.
+    queryinst.INITIAL_BOX_SIZES = (0.25,)
     queryinst.NUM_STAGES = 6  # box heads, and mask heads, in the cascade
     queryinst.EMBED_DIM = 256  # channels of a query and of the FPN's levels
     queryinst.NUM_HEADS = 8  # heads of the self-attention; divides EMBED_DIM
@@ -112,6 +117,11 @@ def _add_loss_keys(cfg: CN) -> None:
     queryinst.L1_WEIGHT = 5.0
     queryinst.GIOU_WEIGHT = 2.0
     queryinst.DICE_WEIGHT = 8.0
+    # Groups of further queries in training, which start at noised boxes of the objects; 0 for none.
+    queryinst.DENOISING_GROUPS = 0
+    queryinst.DENOISING_QUERIES = 10  # in a group; those beyond an image's objects start anywhere
+    queryinst.DENOISING_NOISE = 0.5  # of center and sides, in sides of the object's box
+    queryinst.DENOISING_WEIGHT = 1.0  # of their losses
     # Weights of the matching costs.
     queryinst.COST_CLASS = 2.0
     queryinst.COST_L1 = 5.0

@@ -74,6 +74,8 @@ LIMITS: dict[str, Any] = {
         Each(real("[0.001, 100000]"), 1, 3), "the channels are divided by it"
     ),
     "MODEL.QUERYINST.NUM_QUERIES": whole("[1, 10000]"),
+    "MODEL.QUERYINST.INITIAL_BOXES": OneOf(("image", "grid")),
+    "MODEL.QUERYINST.INITIAL_BOX_SIZES": Each(real("[0.001, 1]"), 1),
     "MODEL.QUERYINST.NUM_STAGES": whole("[1, 50]"),
     "MODEL.QUERYINST.EMBED_DIM": whole("[1, 4096]"),
     "MODEL.QUERYINST.NUM_HEADS": whole("[1, 4096]"),
@@ -96,6 +98,10 @@ LIMITS: dict[str, Any] = {
     "MODEL.QUERYINST.COST_CLASS": WEIGHT,
     "MODEL.QUERYINST.COST_L1": WEIGHT,
     "MODEL.QUERYINST.COST_GIOU": WEIGHT,
+    "MODEL.QUERYINST.DENOISING_GROUPS": whole("[0, 1000]"),
+    "MODEL.QUERYINST.DENOISING_QUERIES": whole("[1, 10000]"),
+    "MODEL.QUERYINST.DENOISING_NOISE": real("[0, 10]"),
+    "MODEL.QUERYINST.DENOISING_WEIGHT": WEIGHT,
     "MODEL.BACKBONE.NAME": text(lambda name: name in BACKBONE_REGISTRY, "a registered backbone"),
     "MODEL.BACKBONE.FREEZE_AT": whole("[0, 5]"),  # stages of a ResNet, the stem included
     "MODEL.BACKBONE.NORM_EVAL": FLAG,

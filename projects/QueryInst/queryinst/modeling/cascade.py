@@ -1,5 +1,6 @@
 """The box cascade: initial queries, box decoding, and the loop over the stages."""
 
+from collections.abc import Sequence
 from functools import partial
 
 import torch
@@ -11,6 +12,7 @@ from ..precision import at_least_fp32
 from ..structures import StageOutput
 from .activation_checkpointing import checkpoint_call
 from .box_head import DynamicBoxHead
+from .initial_boxes import initial_boxes
 from .pooler import RoIFeaturePooler, to_rois
 
 
@@ -18,16 +20,20 @@ class InitialQueries(nn.Module):
     """The learned boxes and features, equal for all images, that enter the first stage."""
 
     @configurable
-    def __init__(self, *, num_queries: int, embed_dim: int):
+    def __init__(self, *, num_queries: int, embed_dim: int, grid_sizes: Sequence[float] = ()):
         super().__init__()
-        whole_image = torch.tensor([0.5, 0.5, 1.0, 1.0])
-        self.boxes_cxcywh_norm = nn.Parameter(whole_image.repeat(num_queries, 1))  # (Q, 4)
+        self.boxes_cxcywh_norm = nn.Parameter(initial_boxes(num_queries, grid_sizes))  # (Q, 4)
         self.query_feats = nn.Parameter(torch.randn(num_queries, embed_dim))  # (Q, C)
 
     @classmethod
     def from_config(cls, cfg):
         queryinst = cfg.MODEL.QUERYINST
-        return {"num_queries": queryinst.NUM_QUERIES, "embed_dim": queryinst.EMBED_DIM}
+        on_grid = queryinst.INITIAL_BOXES == "grid"
+        return {
+            "num_queries": queryinst.NUM_QUERIES,
+            "embed_dim": queryinst.EMBED_DIM,
+            "grid_sizes": queryinst.INITIAL_BOX_SIZES if on_grid else (),
+        }
 
     def forward(self, whwh: Tensor) -> tuple[Tensor, Tensor]:
         """Return the queries of each image of a batch.
@@ -115,22 +121,23 @@ class QueryCascade(nn.Module):
         }
 
     def forward(
-        self, features: list[Tensor], boxes: Tensor, query_feats: Tensor
+        self, features: list[Tensor], boxes: Tensor, query_feats: Tensor, num_groups: int = 1
     ) -> list[StageOutput]:
         """Refine the boxes of all queries, stage by stage.
 
         Args:
             features: one (N, C, H, W) per level.
-            boxes: (N, Q, 4) XYXY_ABS.
-            query_feats: (N, Q, C).
+            boxes: (N*G, Q, 4) XYXY_ABS, image after image.
+            query_feats: (N*G, Q, C).
+            num_groups: G, of queries of an image that do not see those of other groups.
 
         Returns:
             NUM_STAGES outputs. Their boxes carry the gradient of their own stage's deltas alone.
         """
         outputs: list[StageOutput] = []
-        num_images, num_queries = boxes.shape[:2]
-        image_idx = torch.arange(num_images, device=boxes.device)
-        image_idx = image_idx[:, None].expand(-1, num_queries).flatten()
+        num_rows, num_queries = boxes.shape[:2]
+        image_idx = torch.arange(num_rows // num_groups, device=boxes.device)
+        image_idx = image_idx[:, None].expand(-1, num_groups * num_queries).flatten()
         for stage in self.stages:
             if outputs:
                 boxes = boxes.detach()

@@ -148,22 +148,27 @@ class MaskBranch(nn.Module):
             self.stages[index] = nn.Identity()
 
     def forward(
-        self, features: list[Tensor], outputs: list[StageOutput], matches: list[MatchedIndices]
+        self,
+        features: list[Tensor],
+        outputs: list[StageOutput],
+        matches: list[MatchedIndices],
+        num_groups: int = 1,
     ) -> list[Tensor]:
         """Return mask logits of the matched queries of every stage, on its detached boxes.
 
         Args:
             features: one (N, C, H, W) per level.
             outputs, matches: one per stage; M matched queries in each.
+            num_groups: rows of each image, as of QueryCascade.
 
         Returns:
             One (M, K, 2H, 2W) per stage. With M = 0 and norms that do not talk to other processes
             an empty one that keeps the head's parameters in the graph.
         """
-        num_queries = outputs[0].boxes.shape[1]
+        queries_per_image = num_groups * outputs[0].boxes.shape[1]
         rows = [match.query_idx for match in matches]
         boxes = [output.boxes.detach().flatten(0, 1)[idx] for output, idx in zip(outputs, rows)]
-        image_idx = torch.cat(rows).div(num_queries, rounding_mode="floor")
+        image_idx = torch.cat(rows).div(queries_per_image, rounding_mode="floor")
         roi_feats = self.pooler(features, to_rois(torch.cat(boxes), image_idx))
         roi_feats = roi_feats.unflatten(0, (len(outputs), len(rows[0])))  # (S, M, C, H, W)
         mask_queries = [o.mask_queries.flatten(0, 1)[idx] for o, idx in zip(outputs, rows)]

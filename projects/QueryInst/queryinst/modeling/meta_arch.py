@@ -3,7 +3,8 @@
 The plain algorithm. `queryinst.build` makes the model that a configuration asks for out of it.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 from detectron2.config import configurable
@@ -12,10 +13,11 @@ from detectron2.structures import ImageList, Instances
 from detectron2.utils.events import get_event_storage
 from torch import Tensor, nn
 
-from ..structures import PreciseBoxes, StageOutput, WholeBatch
+from ..structures import BatchTargets, PreciseBoxes, StageOutput, WholeBatch
 from .backbone import build_fpn_backbone, extract_features, pad_images, use_running_statistics
 from .cascade import InitialQueries, QueryCascade
 from .criterion import SetCriterion
+from .denoising import DenoisingQueries
 from .mask_head import MaskBranch
 from .matcher import HungarianMatcher
 from .postprocessing import (
@@ -62,6 +64,7 @@ class QueryInst(nn.Module):
         norm_eval: bool,
         paste_masks: PasteMasks = paste_masks,
         split_batch: Callable[[ImageList], list[ImageList]] = whole_batch,
+        denoising: DenoisingQueries | None = None,
     ):
         """
         Args:
@@ -73,6 +76,7 @@ class QueryInst(nn.Module):
             norm_eval: batch norms of ``bottom_up`` use running statistics in training too.
             paste_masks: called as `postprocessing.paste_masks`.
             split_batch: parts of a batch that are predicted one after the other.
+            denoising: further queries of training.
         """
         super().__init__()
         self.backbone = backbone
@@ -88,6 +92,7 @@ class QueryInst(nn.Module):
         self.norm_eval = norm_eval
         self.paste_masks = paste_masks
         self.split_batch = split_batch
+        self.denoising = denoising
         self.inference_only = mask_head is not None and not mask_head.has_all_heads()
         self.register_buffer("pixel_mean", torch.tensor(pixel_mean).view(-1, 1, 1), False)
         self.register_buffer("pixel_std", torch.tensor(pixel_std).view(-1, 1, 1), False)
@@ -110,6 +115,7 @@ class QueryInst(nn.Module):
             "score_threshold": cfg.MODEL.ROI_HEADS.SCORE_THRESH_TEST,
             "max_detections": cfg.TEST.DETECTIONS_PER_IMAGE,
             "norm_eval": cfg.MODEL.BACKBONE.NORM_EVAL,
+            "denoising": DenoisingQueries(cfg) if cfg.MODEL.QUERYINST.DENOISING_GROUPS else None,
         }
 
     @property
@@ -156,18 +162,14 @@ class QueryInst(nn.Module):
         whwh = self._whwh(torch.tensor(images.image_sizes, device=self.device))
         instances = [x["instances"].to(self.device) for x in batched_inputs]
         targets = batch_targets(instances, whwh, with_masks=self.mask_head is not None)
-        features, outputs = self._run_cascade(images.tensor, whwh)
-        matches = self.matcher(outputs, targets)
-        mask_logits = None
-        if self.mask_head is not None:
-            mask_logits = self.mask_head(features, outputs, matches)
-        padded_size = tuple(images.tensor.shape[-2:])
-        num_queries = outputs[0].boxes.shape[1]
         num_instances = whole.num_instances if whole else targets.num_per_image
-        num_matched = sum(min(num_queries, num) for num in num_instances)
-        losses = self.criterion(
-            outputs, mask_logits, matches, targets, padded_size, num_matched=num_matched
-        )
+        features = extract_features(self.backbone, images.tensor, self.in_features)
+        losses_of = partial(self._losses, features, tuple(images.tensor.shape[-2:]))
+        boxes, query_feats = self.initial_queries(whwh)
+        losses, num_matched = losses_of(boxes, query_feats, targets, num_instances)
+        if self.denoising is not None:
+            learned = self.initial_queries.query_feats
+            losses |= self.denoising(losses_of, learned, targets, num_instances)
         get_event_storage().put_scalar("queryinst/num_matched", num_matched)
         return losses
 
@@ -225,6 +227,33 @@ class QueryInst(nn.Module):
         images = [x["image"].to(self.device) for x in batched_inputs]
         images = [(image - self.pixel_mean) / self.pixel_std for image in images]
         return pad_images(self.backbone, images, min_size)
+
+    def _losses(
+        self,
+        features: list[Tensor],
+        padded_size: tuple[int, int],
+        boxes: Tensor,
+        query_feats: Tensor,
+        targets: BatchTargets,
+        num_instances: Sequence[int],
+        num_groups: int = 1,
+    ) -> tuple[dict[str, Tensor], int]:
+        """Run all stages on these queries; the losses, and the number of matches they are over.
+
+        Args:
+            num_instances: of each row of the whole batch, which `targets` may be a part of.
+            num_groups: rows of each image, as of QueryCascade.
+        """
+        outputs = self.cascade(features, boxes, query_feats, num_groups)
+        matches = self.matcher(outputs, targets)
+        mask_logits = None
+        if self.mask_head is not None:
+            mask_logits = self.mask_head(features, outputs, matches, num_groups)
+        num_matched = sum(min(boxes.shape[1], num) for num in num_instances)
+        losses = self.criterion(
+            outputs, mask_logits, matches, targets, padded_size, num_matched=num_matched
+        )
+        return losses, num_matched
 
     def _run_cascade(self, images: Tensor, whwh: Tensor) -> tuple[list[Tensor], list[StageOutput]]:
         """Return the features of `in_features` and the output of every box stage."""

@@ -73,10 +73,12 @@ def crop_gt_masks(
     first_gt = 0
     align = ROIAlign((mask_size, mask_size), spatial_scale=1.0, sampling_ratio=0, aligned=True)
     per_image = zip(targets.masks, boxes.split(num_matched, 1), gt_idx.split(num_matched, 1))
+    padded_of, padded = None, boxes
     for (masks, image_boxes, image_gts), num_gts in zip(per_image, targets.num_per_image):
         rois = torch.cat([(image_gts - first_gt)[..., None].to(boxes), image_boxes], dim=-1)
-        image_masks = _pad_masks(masks, padded_size).to(boxes)[:, None]
-        aligned = align(image_masks, rois.flatten(0, 1)).unflatten(0, rois.shape[:2])
+        if masks is not padded_of:  # rows of groups come one behind the other
+            padded_of, padded = masks, _pad_masks(masks, padded_size).to(boxes)[:, None]
+        aligned = align(padded, rois.flatten(0, 1)).unflatten(0, rois.shape[:2])
         cropped.append(aligned[:, :, 0] >= 0.5)
         first_gt += num_gts
     return torch.cat(cropped, dim=1)
