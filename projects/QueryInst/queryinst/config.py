@@ -149,6 +149,8 @@ def _add_training_keys(cfg: CN) -> None:
     # Short sides in pixels, one of which an image is resized to before INPUT.CROP cuts it
     # (TYPE "absolute_range"): the second branch of DETR's augmentation.
     cfg.INPUT.CROP.RESIZE_BEFORE = (400, 500, 600)
+    # Probability that objects of another image are pasted into an image of the training.
+    cfg.INPUT.COPY_PASTE = 0.0
     cfg.INPUT.MAX_PIXELS = MAX_PIXELS  # height x width of an image file; a larger one is refused
     # Parts whose activations the backward pass computes again, which costs time and saves memory:
     # any of "backbone" (the stages of bottom_up), "box_heads" (with their pooling), "mask_heads".

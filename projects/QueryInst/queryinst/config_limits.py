@@ -147,6 +147,7 @@ LIMITS: dict[str, Any] = {
     "INPUT.MIN_SIZE_TEST": SIDE,
     "INPUT.MAX_SIZE_TEST": whole("[1, 20000]"),
     "INPUT.MAX_PIXELS": whole("[1, 10000000000]"),
+    "INPUT.COPY_PASTE": real("[0, 1]"),
     "INPUT.CROP.ENABLED": FLAG,
     "INPUT.CROP.TYPE": OneOf(("relative", "relative_range", "absolute", "absolute_range")),
     "INPUT.CROP.SIZE": Each(real("(0, 20000]"), 2, 2),

@@ -19,6 +19,7 @@ from detectron2.utils import comm
 from torch import Generator
 from torch.utils.data import DataLoader, Dataset
 
+from .copy_paste import copy_paste
 from .order import Draw, ImageOrder, Place
 from .seeds import IMAGE, seeded_generators
 
@@ -35,7 +36,10 @@ _UNDECLARED |= {name: ("DATASETS", "TRAIN_REPEAT_FACTOR") for name in _WEIGHTED}
 
 
 def build_train_loader(cfg: CfgNode, mapper: Mapper) -> Iterable[list[dict[str, Any]]]:
-    """The training loader of `cfg`; reads DATASETS, DATALOADER, SEED and SOLVER.IMS_PER_BATCH.
+    """The training loader of `cfg`.
+
+    Reads DATASETS, DATALOADER, SEED, SOLVER.IMS_PER_BATCH and INPUT.COPY_PASTE, which Detectron2's
+    loader does not know.
 
     A data set that is not a list of dicts gets Detectron2's loader, which starts from its
     beginning when a training resumes.
@@ -45,8 +49,14 @@ def build_train_loader(cfg: CfgNode, mapper: Mapper) -> Iterable[list[dict[str, 
             draws from the global generators of Python, NumPy and torch, if at all.
 
     Raises:
-        ValueError: DATALOADER.SAMPLER_TRAIN or its settings are invalid.
+        ValueError: DATALOADER.SAMPLER_TRAIN or its settings are invalid, or INPUT.COPY_PASTE has
+            no masks to cut out.
     """
+    if cfg.INPUT.COPY_PASTE and not cfg.MODEL.MASK_ON:
+        raise ValueError(
+            f"INPUT.COPY_PASTE {cfg.INPUT.COPY_PASTE} cuts objects out by their masks; set it to "
+            "0.0, or MODEL.MASK_ON True"
+        )
     dicts = get_detection_dataset_dicts(
         cfg.DATASETS.TRAIN,
         filter_empty=cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS,
@@ -65,6 +75,7 @@ def build_train_loader(cfg: CfgNode, mapper: Mapper) -> Iterable[list[dict[str, 
         datasets=tuple(cfg.DATASETS.TRAIN),
         images_per_process=cfg.SOLVER.IMS_PER_BATCH // world_size,
         num_workers=cfg.DATALOADER.NUM_WORKERS,
+        copy_paste=cfg.INPUT.COPY_PASTE,
     )
     logger.info(
         f"Using training sampler {cfg.DATALOADER.SAMPLER_TRAIN} with seed {seed}, "
@@ -119,10 +130,12 @@ class TrainLoader:
         datasets: tuple[str, ...],
         images_per_process: int,
         num_workers: int,
+        copy_paste: float = 0.0,
     ):
         """
         Args:
             seed: >= 0, the same in all processes.
+            copy_paste: probability that objects of another image are pasted into an image.
             sampler, datasets: names, by which a checkpoint's state is known to be of this order.
         """
         self.seed = seed
@@ -134,6 +147,7 @@ class TrainLoader:
         self._sampler = sampler
         self._datasets = datasets
         self._num_workers = num_workers
+        self._copy_paste = copy_paste
         self._place = Place(0, 0)
 
     def __iter__(self) -> Iterator[list[dict[str, Any]]]:
@@ -141,7 +155,7 @@ class TrainLoader:
         places: deque[Place] = deque()
         workers, size = self._num_workers, self.images_per_process
         loader = DataLoader(
-            _SeededImages(self._dicts, self._mapper, self.seed),
+            _SeededImages(self._dicts, self._mapper, self.seed, self._copy_paste),
             batch_size=None,  # workers map single images, so that none waits for a whole batch
             sampler=self._draws(places),
             num_workers=workers,
@@ -247,22 +261,29 @@ def _changes(before: dict[str, Any], now: dict[str, Any]) -> str:
 class _SeededImages(Dataset):
     """Maps each image with generators that are seeded for its position in the order."""
 
-    def __init__(self, dicts: DatasetFromList, mapper: Mapper, seed: int):
+    def __init__(self, dicts: DatasetFromList, mapper: Mapper, seed: int, copy_paste: float):
         self._dicts = dicts
         self._mapper = mapper
         self._seed = seed
+        self._copy_paste = copy_paste
 
     def __getitem__(self, draw: Draw) -> dict[str, Any]:
         with seeded_generators(self._seed, IMAGE, draw.epoch, draw.offset):
             image = self._mapper(self._dicts[draw.image])
             if image is not None:
-                return image
+                return self._with_objects_of_another(image)
             for other in random.sample(range(len(self._dicts)), len(self._dicts)):
                 if (image := self._mapper(self._dicts[other])) is not None:
                     return image
         raise ValueError(
             f"the mapper of the training loader returns None for all {len(self._dicts)} images"
         )
+
+    def _with_objects_of_another(self, image: dict[str, Any]) -> dict[str, Any]:
+        if not self._copy_paste or random.random() >= self._copy_paste:
+            return image
+        other = self._mapper(self._dicts[random.randrange(len(self._dicts))])
+        return image if other is None else copy_paste(image, other)
 
 
 def _as_it_is(image: Any) -> Any:
