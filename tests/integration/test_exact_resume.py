@@ -58,7 +58,7 @@ def resumes_exactly(run, tmp_path, opts, workers=(0, 2, 1)):
 
 
 def test_resume_is_exact_with_all_at_once(run, tmp_path):
-    """Accumulation, bf16, activation checkpointing, crops, dropout, evaluation in between."""
+    """Accumulation, bf16, activation checkpointing, crops, dropout, denoising, copy-paste, ..."""
     resumes_exactly(run, tmp_path, SETTINGS["all of these"])
 
 
