@@ -44,7 +44,7 @@ SETTINGS = {
         *("INPUT.CROP.SIZE", (32, 64), "INPUT.CROP.RESIZE_BEFORE", (60, 90)),
     ),
     "learning from little": (
-        *("MODEL.QUERYINST.INITIAL_BOXES", "grid", "MODEL.QUERYINST.DENOISING_GROUPS", 2),
+        *("MODEL.QUERYINST.INITIAL_GRID_SIZES", (0.3,), "MODEL.QUERYINST.DENOISING_GROUPS", 2),
         *("MODEL.QUERYINST.DENOISING_QUERIES", 3, "INPUT.COPY_PASTE", 0.7),
     ),
     "evaluation": ("DATASETS.TEST", ("reliability_val",), "TEST.EVAL_PERIOD", 4),

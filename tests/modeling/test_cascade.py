@@ -50,7 +50,7 @@ def test_grid_boxes_of_a_square_number_are_the_cells():
 
 
 def test_initial_queries_start_on_the_grid_that_the_configuration_asks_for():
-    keys = {"NUM_QUERIES": 6, "INITIAL_BOXES": "grid", "INITIAL_BOX_SIZES": (0.3,)}
+    keys = {"NUM_QUERIES": 6, "INITIAL_GRID_SIZES": (0.3,)}
     cfg = tiny_cfg(**{f"MODEL__QUERYINST__{key}": value for key, value in keys.items()})
     assert torch.equal(InitialQueries(cfg).boxes_cxcywh_norm, grid_boxes(6, (0.3,)))
     assert InitialQueries(tiny_cfg()).boxes_cxcywh_norm.unique(dim=0).tolist() == [[0.5, 0.5, 1, 1]]

@@ -85,8 +85,8 @@ def test_forward_core_and_inference_share_one_selection(monkeypatch):
     """Of detections that no score would choose: the worst, with one query for two classes."""
     query_idx, classes = torch.tensor([[5, 0, 5], [2, 2, 3]]), torch.tensor([[2, 1, 0], [1, 0, 2]])
 
-    def select(output, max_detections):
-        assert max_detections == 100
+    def select(output, max_detections, nms_threshold):
+        assert max_detections == 100 and nms_threshold == 1
         scores = torch.full((2, 3), 0.5, dtype=torch.float64)
         boxes = output.boxes.gather(1, query_idx[..., None].expand(-1, -1, 4))
         return Detections(boxes, scores, classes, query_idx)

@@ -79,11 +79,9 @@ def _section(keys: dict[str, Any], name: str) -> dict[str, Any]:
 def _add_model_keys(cfg: CN) -> None:
     queryinst = cfg.MODEL.QUERYINST = CN()
     queryinst.NUM_QUERIES = 100  # learned queries, equal for all images
-    # Where untrained initial boxes lie: "image", each the whole image, or "grid", their centers
-    # spread over it.
-    queryinst.INITIAL_BOXES = "image"
-    # Their sides on the grid, in sides of the image, > 0 and <= 1; several take turns.
-    queryinst.INITIAL_BOX_SIZES = (0.25,)
+    # Sides of the initial boxes of a model without weights, in sides of the image, which take turns
+    # on a grid over it; () for boxes that are each the whole image.
+    queryinst.INITIAL_GRID_SIZES = ()
     queryinst.NUM_STAGES = 6  # box heads, and mask heads, in the cascade
     queryinst.EMBED_DIM = 256  # channels of a query and of the FPN's levels
     queryinst.NUM_HEADS = 8  # heads of the self-attention; divides EMBED_DIM
@@ -92,6 +90,9 @@ def _add_model_keys(cfg: CN) -> None:
     queryinst.NUM_CLS_FCS = 1  # hidden layers of the class branch
     queryinst.NUM_REG_FCS = 3  # hidden layers of the box branch
     queryinst.DROPOUT = 0.0  # probability, in self-attention and feed-forward network
+    # Of two detections of a class whose boxes' IoU is larger, the one with the lower score is
+    # dropped; 1.0 for none. It helps models that were trained for a short time.
+    queryinst.NMS_THRESH_TEST = 1.0
     # Build only the last mask head, which is the one that inference runs. A model that is built
     # from an inference-only checkpoint is inference-only without this key.
     queryinst.INFERENCE_ONLY = False

@@ -74,8 +74,7 @@ LIMITS: dict[str, Any] = {
         Each(real("[0.001, 100000]"), 1, 3), "the channels are divided by it"
     ),
     "MODEL.QUERYINST.NUM_QUERIES": whole("[1, 10000]"),
-    "MODEL.QUERYINST.INITIAL_BOXES": OneOf(("image", "grid")),
-    "MODEL.QUERYINST.INITIAL_BOX_SIZES": Each(real("[0.001, 1]"), 1),
+    "MODEL.QUERYINST.INITIAL_GRID_SIZES": Each(real("[0.001, 1]")),
     "MODEL.QUERYINST.NUM_STAGES": whole("[1, 50]"),
     "MODEL.QUERYINST.EMBED_DIM": whole("[1, 4096]"),
     "MODEL.QUERYINST.NUM_HEADS": whole("[1, 4096]"),
@@ -83,6 +82,7 @@ LIMITS: dict[str, Any] = {
     "MODEL.QUERYINST.DYNAMIC_DIM": whole("[1, 2048]"),
     "MODEL.QUERYINST.NUM_CLS_FCS": whole("[0, 50]"),
     "MODEL.QUERYINST.NUM_REG_FCS": whole("[0, 50]"),
+    "MODEL.QUERYINST.NMS_THRESH_TEST": real("(0, 1]"),
     "MODEL.QUERYINST.DROPOUT": real("[0, 1)"),
     "MODEL.QUERYINST.INFERENCE_ONLY": FLAG,
     "MODEL.QUERYINST.SPEEDUPS": Each(ANY_TEXT),  # `speedups.resolve` knows the names

@@ -28,11 +28,10 @@ class InitialQueries(nn.Module):
     @classmethod
     def from_config(cls, cfg):
         queryinst = cfg.MODEL.QUERYINST
-        on_grid = queryinst.INITIAL_BOXES == "grid"
         return {
             "num_queries": queryinst.NUM_QUERIES,
             "embed_dim": queryinst.EMBED_DIM,
-            "grid_sizes": queryinst.INITIAL_BOX_SIZES if on_grid else (),
+            "grid_sizes": queryinst.INITIAL_GRID_SIZES,
         }
 
     def forward(self, whwh: Tensor) -> tuple[Tensor, Tensor]:

@@ -3,7 +3,7 @@
 The plain algorithm. `queryinst.build` makes the model that a configuration asks for out of it.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 
 import torch
@@ -13,7 +13,7 @@ from detectron2.structures import ImageList, Instances
 from detectron2.utils.events import get_event_storage
 from torch import Tensor, nn
 
-from ..structures import BatchTargets, PreciseBoxes, StageOutput, WholeBatch
+from ..structures import PreciseBoxes, StageOutput, WholeBatch
 from .backbone import build_fpn_backbone, extract_features, pad_images, use_running_statistics
 from .cascade import InitialQueries, QueryCascade
 from .criterion import SetCriterion
@@ -65,6 +65,7 @@ class QueryInst(nn.Module):
         paste_masks: PasteMasks = paste_masks,
         split_batch: Callable[[ImageList], list[ImageList]] = whole_batch,
         denoising: DenoisingQueries | None = None,
+        nms_threshold: float = 1.0,
     ):
         """
         Args:
@@ -77,6 +78,7 @@ class QueryInst(nn.Module):
             paste_masks: called as `postprocessing.paste_masks`.
             split_batch: parts of a batch that are predicted one after the other.
             denoising: further queries of training.
+            nms_threshold: of `select_detections`.
         """
         super().__init__()
         self.backbone = backbone
@@ -93,6 +95,7 @@ class QueryInst(nn.Module):
         self.paste_masks = paste_masks
         self.split_batch = split_batch
         self.denoising = denoising
+        self.nms_threshold = nms_threshold
         self.inference_only = mask_head is not None and not mask_head.has_all_heads()
         self.register_buffer("pixel_mean", torch.tensor(pixel_mean).view(-1, 1, 1), False)
         self.register_buffer("pixel_std", torch.tensor(pixel_std).view(-1, 1, 1), False)
@@ -115,6 +118,7 @@ class QueryInst(nn.Module):
             "score_threshold": cfg.MODEL.ROI_HEADS.SCORE_THRESH_TEST,
             "max_detections": cfg.TEST.DETECTIONS_PER_IMAGE,
             "norm_eval": cfg.MODEL.BACKBONE.NORM_EVAL,
+            "nms_threshold": cfg.MODEL.QUERYINST.NMS_THRESH_TEST,
             "denoising": DenoisingQueries(cfg) if cfg.MODEL.QUERYINST.DENOISING_GROUPS else None,
         }
 
@@ -208,7 +212,7 @@ class QueryInst(nn.Module):
             (N, k, 28, 28), without the last for a box detector.
         """
         features, outputs = self._run_cascade(images, self._whwh(image_sizes))
-        detections = select_detections(outputs[-1], self.max_detections)
+        detections = select_detections(outputs[-1], self.max_detections, self.nms_threshold)
         if self.mask_head is None:
             return tuple(detections)
         num_queries = outputs[-1].boxes.shape[1]
@@ -229,20 +233,12 @@ class QueryInst(nn.Module):
         return pad_images(self.backbone, images, min_size)
 
     def _losses(
-        self,
-        features: list[Tensor],
-        padded_size: tuple[int, int],
-        boxes: Tensor,
-        query_feats: Tensor,
-        targets: BatchTargets,
-        num_instances: Sequence[int],
-        num_groups: int = 1,
+        self, features, padded_size, boxes, query_feats, targets, num_instances, num_groups=1
     ) -> tuple[dict[str, Tensor], int]:
         """Run all stages on these queries; the losses, and the number of matches they are over.
 
-        Args:
-            num_instances: of each row of the whole batch, which `targets` may be a part of.
-            num_groups: rows of each image, as of QueryCascade.
+        The rows are those of QueryCascade, `targets` and `num_instances`, which are of the whole
+        batch if this is a part of one.
         """
         outputs = self.cascade(features, boxes, query_feats, num_groups)
         matches = self.matcher(outputs, targets)
@@ -265,7 +261,7 @@ class QueryInst(nn.Module):
         """Return detections above the threshold in the resized images; masks for these alone."""
         image_sizes = torch.tensor(images.image_sizes, device=self.device)
         features, outputs = self._run_cascade(images.tensor, self._whwh(image_sizes))
-        detections = select_detections(outputs[-1], self.max_detections)
+        detections = select_detections(outputs[-1], self.max_detections, self.nms_threshold)
         keep = detections.scores > self.score_threshold  # (N, k)
         boxes, scores, classes, query_idx = (field[keep] for field in detections)  # (D, ...)
         fields = {"scores": scores, "pred_classes": classes, "query_idx": query_idx}

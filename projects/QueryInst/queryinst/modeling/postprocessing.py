@@ -10,23 +10,28 @@ from torch import Tensor
 
 from ..precision import at_least_fp32
 from ..structures import Detections, StageOutput
+from .nms import suppress_duplicates
 
 PasteMasks = Callable[[Tensor, Tensor, tuple[int, int]], Tensor]
 
 
-def select_detections(output: StageOutput, max_detections: int) -> Detections:
-    """Return the best pairs of query and class of each image, without NMS (paper, section 3.1).
+def select_detections(
+    output: StageOutput, max_detections: int, nms_threshold: float = 1.0
+) -> Detections:
+    """Return the best pairs of query and class of each image (paper, section 3.1).
 
     Args:
         output: of the last box stage.
         max_detections: k, or Q*K if that is less.
+        nms_threshold: of `suppress_duplicates`; 1.0 for none, as in the paper.
     """
     num_classes = output.class_logits.shape[2]
     scores = at_least_fp32(output.class_logits).sigmoid().flatten(1)  # (N, Q*K)
     scores, index = scores.topk(min(max_detections, scores.shape[1]), dim=1)
     query_idx = index.div(num_classes, rounding_mode="floor")
     boxes = output.boxes.gather(1, query_idx[..., None].expand(-1, -1, 4))
-    return Detections(boxes, scores, index % num_classes, query_idx)
+    detections = Detections(boxes, scores, index % num_classes, query_idx)
+    return detections if nms_threshold == 1 else suppress_duplicates(detections, nms_threshold)
 
 
 def unique_queries(query_idx: Tensor, num_queries: int) -> tuple[Tensor, Tensor]:
