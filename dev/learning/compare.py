@@ -1,0 +1,210 @@
+"""Fill the table of QueryInst, Mask R-CNN and MMDetection's QueryInst after the same seconds.
+
+python -m dev.learning.compare time     seconds of a step of each model, on a quiet machine
+python -m dev.learning.compare train    all runs that are missing, several at once, a thread each
+python -m dev.learning.compare table    tables and curves, out of the records
+
+Every model gets BUDGET seconds of training steps on a set: as many steps as fit, by the quiet
+machine's seconds per step. AP after a number of steps does not depend on how busy the machine is.
+Each model's learning rate is the best of three by mask AP with the first seed; the table has the
+mean over three seeds.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from queryinst.json_files import read_json
+
+from .curves import draw_curves
+from .data_sets import NAMES, prepare
+from .runs import MODELS, Run, with_output
+from .tables import goal_table
+from .train import ROOT, WEIGHTS, machine
+
+BUDGET = {"shapes": 390, "shapes-500": 200, "shapes-50": 80, "coins": 60, "cells": 100}  # seconds
+SEEDS = (1, 2, 3)
+RATES = {
+    "queryinst": (0.0005, 0.001, 0.002),
+    "maskrcnn": (0.0005, 0.001, 0.002),
+    "mmdet": (0.0003, 0.0005, 0.001),
+}
+# The set whose best run with the first seed gives the weights that a set starts from.
+SOURCE = {name: "cells" if name.startswith("shapes") else "shapes" for name in NAMES}
+QUERYINST_OPTS: tuple[Any, ...] = ()
+FOLDER = ROOT / "docs" / "learning"
+SECONDS, RECORDS = FOLDER / "step_seconds.json", FOLDER / "runs.jsonl"
+TIMED_STEPS = 60
+STARTS = ("random", "pretrained")
+
+
+class Cell(NamedTuple):
+    """A model on a data set, from random weights or from those of another set."""
+
+    model: str
+    data: str
+    pretrained: bool
+
+
+class Comparison:
+    """The runs of the table: those that exist, and those that are missing."""
+
+    def __init__(self, args: argparse.Namespace):
+        self.args = args
+        self.folder = Path(args.output)
+        self.seconds: dict[str, dict[str, float]] = read_json(str(SECONDS), dict)["seconds"]
+
+    def run(self, cell: Cell, lr: float, seed: int) -> Run:
+        """A run of a cell; its weights, if any, are of the best run on the other set."""
+        data = prepare(cell.data, self.args.datasets)
+        steps = int(BUDGET[cell.data] / self.seconds[cell.model][cell.data])
+        opts = QUERYINST_OPTS if cell.model == "queryinst" else ()
+        run = Run(cell.model, data, steps, lr, seed, output="", opts=opts)
+        if cell.pretrained:
+            source = Cell(cell.model, SOURCE[cell.data], False)
+            best = self.run(source, self.best_rate(source), SEEDS[0])
+            run = replace(run, weights=str(Path(best.output, WEIGHTS[cell.model])))
+        return with_output(run, self.folder)
+
+    def record(self, run: Run) -> dict[str, Any] | None:
+        path = Path(run.output, "record.json")
+        return read_json(str(path), dict) if path.exists() else None
+
+    def best_rate(self, cell: Cell) -> float:
+        """The rate of most mask AP with the first seed; 0.0 while runs are missing."""
+        records = [self.record(self.run(cell, lr, SEEDS[0])) for lr in RATES[cell.model]]
+        done = [record for record in records if record]
+        if len(done) < len(records):
+            return 0.0
+        return max(done, key=lambda record: record["curve"][-1]["mask_ap"])["lr"]
+
+    def records(self, cells: list[Cell]) -> list[dict[str, Any]]:
+        """Of all runs of these cells that have ended."""
+        records = []
+        for cell in cells:
+            if cell.pretrained and not self.best_rate(Cell(cell.model, SOURCE[cell.data], False)):
+                continue
+            runs = [self.run(cell, lr, seed) for lr in RATES[cell.model] for seed in SEEDS]
+            records += [record for run in runs if (record := self.record(run))]
+        return records
+
+    def next_runs(self, cells: list[Cell]) -> Iterator[Run]:
+        """Missing runs that can start: all rates with one seed first, then the best with others.
+
+        A cell that waits for another gives none; call it again when runs have ended.
+        """
+        for cell in cells:
+            if cell.pretrained and not self.best_rate(Cell(cell.model, SOURCE[cell.data], False)):
+                continue
+            runs = [self.run(cell, lr, SEEDS[0]) for lr in RATES[cell.model]]
+            if best := self.best_rate(cell):
+                runs += [self.run(cell, best, seed) for seed in SEEDS[1:]]
+            yield from (run for run in runs if not self.record(run))
+
+
+def train_missing(comparison: Comparison, cells: list[Cell], jobs: int) -> int:
+    """Run what is missing until nothing is; returns how many runs failed."""
+    failed: set[str] = set()
+    with ThreadPoolExecutor(jobs) as pool:
+        while True:
+            runs = [run for run in comparison.next_runs(cells) if run.output not in failed]
+            if not runs:
+                return len(failed)
+            # One wave: what it makes possible comes in the next.
+            for run, status in zip(runs, pool.map(_train_in_process, runs)):
+                print(f"{run.output}: {'failed' if status else 'done'}", flush=True)
+                if status:
+                    failed.add(run.output)
+
+
+def command_of(run: Run, *more: str) -> list[str]:
+    """The call of dev.learning.train for a run."""
+    values = {
+        "model": run.model,
+        "data": run.data.name,
+        "steps": run.steps,
+        "lr": run.lr,
+        "seed": run.seed,
+        "evaluations": run.evaluations,
+        "output": Path(run.output).parent,
+        **({"weights": run.weights} if run.weights else {}),
+        **({"label": run.label} if run.label else {}),
+    }
+    flags = [part for name, value in values.items() for part in (f"--{name}", str(value))]
+    command = [sys.executable, "-W", "ignore", "-m", "dev.learning.train", *flags, *more]
+    return [*command, *map(str, run.opts)]
+
+
+def _train_in_process(run: Run) -> int:
+    folder = Path(run.output)
+    folder.mkdir(parents=True, exist_ok=True)
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    with open(folder / "output.txt", "w") as output:
+        return subprocess.run(
+            command_of(run), cwd=ROOT, env=environment, stdout=output, stderr=output
+        ).returncode
+
+
+def measure_seconds(datasets: str, folder: Path) -> None:
+    """Write the seconds of a step of each model on each set, with this machine's default threads.
+
+    The models take turns, two rounds; the faster median counts. Stop everything else before.
+    """
+    seconds: dict[str, dict[str, float]] = {model: {} for model in MODELS}
+    for data in NAMES:
+        for number in range(2):
+            for model in MODELS:
+                opts = QUERYINST_OPTS if model == "queryinst" else ()
+                run = Run(
+                    model, prepare(data, datasets), TIMED_STEPS, 0.0005, number, "", opts=opts
+                )
+                run = with_output(replace(run, evaluations=0, label=f"{model}-timed"), folder)
+                subprocess.run(command_of(run), cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
+                measured = read_json(str(Path(run.output, "record.json")), dict)["seconds_per_step"]
+                seconds[model][data] = min(measured, seconds[model].get(data, measured))
+    threads = os.cpu_count()
+    content = {"seconds": seconds, "machine": machine(), "processors": threads}
+    FOLDER.mkdir(exist_ok=True)
+    SECONDS.write_text(json.dumps(content, indent=2) + "\n")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("task", choices=("time", "train", "table"))
+    parser.add_argument("--data", nargs="+", choices=NAMES, default=NAMES, help="(default: all)")
+    parser.add_argument("--models", nargs="+", choices=MODELS, default=MODELS, help="(all)")
+    parser.add_argument("--start", nargs="+", choices=STARTS, default=STARTS, help="(both)")
+    parser.add_argument("--jobs", type=int, default=2, help="at once (default: %(default)s)")
+    parser.add_argument("--datasets", default="datasets", help="(default: %(default)s)")
+    parser.add_argument("--output", default="output/learning", help="(default: %(default)s)")
+    args = parser.parse_args()
+    if args.task == "time":
+        measure_seconds(args.datasets, Path(args.output))
+        return 0
+    cells = [
+        Cell(model, data, start == "pretrained")
+        for start in args.start
+        for data in args.data
+        for model in args.models
+    ]
+    comparison = Comparison(args)
+    if args.task == "train":
+        return min(1, train_missing(comparison, cells, args.jobs))
+    records = comparison.records(cells)
+    RECORDS.write_text("".join(json.dumps(record) + "\n" for record in records))
+    draw_curves(records, comparison.seconds, FOLDER / "curves.svg")
+    print(goal_table(records))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
