@@ -108,6 +108,9 @@ def test_configs_hold_the_published_recipes(model, depth, queries, epochs, drops
     assert cfg.SOLVER.MAX_ITER == epochs * EPOCH
     assert cfg.SOLVER.STEPS == tuple(drop * EPOCH for drop in drops)
     assert (cfg.SOLVER.WARMUP_ITERS, cfg.SOLVER.WARMUP_FACTOR) == (warmup, 0.001)
+    queryinst = cfg.MODEL.QUERYINST
+    assert (queryinst.INITIAL_GRID_SIZES, queryinst.DENOISING_GROUPS) == ((), 0)
+    assert (queryinst.NMS_THRESH_TEST, cfg.INPUT.COPY_PASTE) == (1.0, 0.0)
     sizes = (800,) if epochs == 12 else tuple(range(480, 801, 32))
     assert (cfg.INPUT.MIN_SIZE_TRAIN, cfg.INPUT.MAX_SIZE_TRAIN) == (sizes, 1333)
     assert (cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST) == (800, 1333)

@@ -68,11 +68,12 @@ def build_cfg(run: Run) -> CfgNode:
         merge_file(cfg, path, path)
     opts = (
         *("MODEL.WEIGHTS", run.weights, "MODEL.ROI_HEADS.NUM_CLASSES", len(run.data.class_names)),
-        *("DATASETS.TRAIN", ("learning_train",), "DATASETS.TEST", ("learning_val",)),
+        *("DATASETS.TRAIN", ("learning_train",)),
+        *("DATASETS.TEST", ("learning_val",) if run.evaluations else ()),
         *("DATALOADER.NUM_WORKERS", 1, "SOLVER.IMS_PER_BATCH", run.batch, "SEED", run.seed),
         *("SOLVER.BASE_LR", run.lr, "SOLVER.MAX_ITER", run.steps),
         *("SOLVER.WARMUP_ITERS", min(200, run.steps // 5), "SOLVER.CHECKPOINT_PERIOD", run.steps),
-        *("TEST.EVAL_PERIOD", -(-run.steps // run.evaluations), "OUTPUT_DIR", run.output),
+        *("TEST.EVAL_PERIOD", -(-run.steps // max(1, run.evaluations)), "OUTPUT_DIR", run.output),
         *run.data.options,
         *run.opts,
     )
