@@ -42,11 +42,13 @@ def assert_equal(actual: dict, expected: dict) -> None:
 
 
 WITH_DROPOUT = {"MODEL__QUERYINST__DROPOUT": 0.5}
+WITH_DENOISING = {"MODEL__QUERYINST__DENOISING_GROUPS": 2}
 
 
 @pytest.mark.parametrize(
     "parts, overrides",
-    [((part,), FROM_SCRATCH) for part in PARTS] + [(PARTS, {}), (PARTS, WITH_DROPOUT)],
+    [((part,), FROM_SCRATCH) for part in PARTS]
+    + [(PARTS, overrides) for overrides in ({}, WITH_DROPOUT, WITH_DENOISING)],
 )
 def test_activation_checkpointing_keeps_losses_gradients_and_statistics(parts, overrides):
     expected, actual = make(**overrides), make(*parts, **overrides)

@@ -6,6 +6,7 @@ from detectron2.structures import Instances
 from detectron2.utils.events import EventStorage
 
 from queryinst.modeling import QueryInst
+from queryinst.modeling.denoising import DenoisingQueries
 from queryinst.modeling.postprocessing import postprocess
 from queryinst.structures import PreciseBoxes
 from queryinst.testing import random_batch, tiny_cfg
@@ -60,6 +61,20 @@ def test_forward_under_autocast_gives_float32_losses_and_gradients_that_are_near
     exact_gradient, half_gradient = gradients
     assert half_gradient.isfinite().all()
     assert torch.cosine_similarity(exact_gradient, half_gradient, dim=0) > 1 - 4 * TOLERANCE[dtype]
+
+
+@pytest.mark.parametrize("dtype", HALVES)
+def test_forward_under_autocast_gives_float32_losses_of_denoising_that_are_near(model, dtype):
+    model.denoising = DenoisingQueries(num_groups=2, num_queries=4, noise=0.2, weight=1.0)
+    results = []
+    for precision in (None, dtype):
+        torch.manual_seed(0)
+        results.append(losses_of(model, precision))
+    exact, half = results
+    assert any("denoising" in name for name in exact)
+    for name, loss in half.items():
+        assert loss.dtype == torch.float32
+        assert loss.item() == pytest.approx(exact[name].item(), rel=TOLERANCE[dtype]), name
 
 
 @pytest.mark.parametrize("dtype", HALVES)

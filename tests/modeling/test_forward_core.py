@@ -115,11 +115,13 @@ class Core(nn.Module):
         return self.model.forward_core(images, image_sizes)
 
 
-@pytest.mark.parametrize("mask_on", [True, False])
+@pytest.mark.parametrize(
+    "overrides", [{}, {"MODEL__MASK_ON": False}, {"MODEL__QUERYINST__NMS_THRESH_TEST": 0.3}]
+)
 @torch.no_grad()
-def test_forward_core_can_be_traced(mask_on):
+def test_forward_core_can_be_traced(overrides):
     """The trace holds for other images of the same size."""
-    model = make(MODEL__MASK_ON=mask_on, TEST__DETECTIONS_PER_IMAGE=7)
+    model = make(TEST__DETECTIONS_PER_IMAGE=7, **overrides)
     _, images, sizes = make_inputs(model)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
