@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from detectron2 import model_zoo as detectron2_zoo
+from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import CfgNode
 
 from queryinst.config_files import default_cfg, merge_file, merge_opts
@@ -67,7 +68,8 @@ def build_cfg(run: Run) -> CfgNode:
         path = get_config_file(DEMO)
         merge_file(cfg, path, path)
     opts = (
-        *("MODEL.WEIGHTS", run.weights, "MODEL.ROI_HEADS.NUM_CLASSES", len(run.data.class_names)),
+        *("MODEL.WEIGHTS", run.weights if run.model == "queryinst" else ""),
+        *("MODEL.ROI_HEADS.NUM_CLASSES", len(run.data.class_names)),
         *("DATASETS.TRAIN", ("learning_train",)),
         *("DATASETS.TEST", ("learning_val",) if run.evaluations else ()),
         *("DATALOADER.NUM_WORKERS", 1, "SOLVER.IMS_PER_BATCH", run.batch, "SEED", run.seed),
@@ -95,6 +97,8 @@ def train(run: Run) -> dict[str, Any]:
     register_from_args(triples)
     trainer = TimedTrainer(build_cfg(run))
     trainer.resume_or_load(resume=False)
+    if run.model == "maskrcnn" and run.weights:  # as Detectron2 loads: other classes start anew
+        DetectionCheckpointer(trainer.model).load(run.weights)
     trainer.train()
     return {
         "curve": _curve(Path(run.output, "metrics.json"), trainer.step_seconds),

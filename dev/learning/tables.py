@@ -26,30 +26,29 @@ def mean_and_range(values: list[float]) -> str:
 
 
 def ablation_table(records: Iterable[Record], baseline: str) -> str:
-    """A row per label: mask and box AP over the seeds, and the mean's distance to the baseline's.
+    """A row per label: AP as it is and with NMS at 0.7, and a step's seconds by the baseline's.
 
-    The distance is over the seeds that both have.
+    In brackets is how far the mean is from the baseline's, over the seeds that both have.
     """
     rows: dict[str, dict[int, Record]] = defaultdict(dict)
     for record in records:
         rows[record["label"]][record["seed"]] = record
+    columns = [(of, metric) for of in ("curve", "nms") for metric in reversed(METRICS)]
     lines = [
-        "| change | seeds | mask AP | to the baseline | box AP | to the baseline | step |",
-        "| --- | ---: | ---: | ---: | ---: | ---: | ---: |",
+        "| change | steps | seeds | mask AP | box AP | mask AP, NMS | box AP, NMS | step |",
+        "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
     ]
     base = rows[baseline]
-    base_seconds = mean(record["seconds_per_step"] for record in base.values())
     for label, by_seed in rows.items():
         common = sorted(by_seed.keys() & base.keys())
-        cells = [label, str(len(by_seed))]
-        for metric in reversed(METRICS):
-            values = [final(record, metric) for record in by_seed.values()]
-            difference = mean(
-                final(by_seed[seed], metric) - final(base[seed], metric) for seed in common
-            )
-            cells += [mean_and_range(values), f"{difference:+.1f}" if label != baseline else ""]
-        seconds = mean(record["seconds_per_step"] for record in by_seed.values())
-        cells.append(f"{seconds / base_seconds:.2f}")
+        cells = [label, f"{next(iter(by_seed.values()))['steps']:,}", str(len(by_seed))]
+        for of, metric in columns:
+            values = {seed: run[of][-1][metric] for seed, run in by_seed.items()}
+            difference = mean(values[seed] - base[seed][of][-1][metric] for seed in common)
+            text = f"{mean(values.values()):.1f}"
+            cells.append(text if label == baseline else f"{text} ({difference:+.1f})")
+        seconds = (mean(run["seconds_per_step"] for run in x.values()) for x in (by_seed, base))
+        cells.append("{:.2f}".format(next(seconds) / next(seconds)))
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
