@@ -30,7 +30,7 @@ from .runs import MODELS, Run, with_output
 from .tables import goal_table
 from .train import ROOT, WEIGHTS, machine
 
-BUDGET = {"shapes": 390, "shapes-500": 200, "shapes-50": 100, "coins": 60, "cells": 100}  # seconds
+BUDGET = {"shapes": 390, "shapes-500": 200, "shapes-50": 100, "coins": 60, "cells": 130}  # seconds
 SEEDS = (1, 2, 3)
 RATES = {
     "queryinst": (0.0005, 0.001, 0.002),
@@ -65,7 +65,7 @@ class Comparison:
         """A run of a cell; its weights, if any, are of the best run on the other set."""
         data = prepare(cell.data, self.args.datasets)
         steps = int(BUDGET[cell.data] / self.seconds[cell.model][cell.data])
-        run = Run(cell.model, data, steps, lr, seed, output="")
+        run = Run(cell.model, data, steps, lr, seed, output="", evaluations=3)
         if cell.pretrained:
             source = Cell(cell.model, SOURCE[cell.data], False)
             best = self.run(source, self.best_rate(source), SEEDS[0])
