@@ -7,8 +7,10 @@ import pytest
 import torch
 from detectron2.structures import BitMasks
 from detectron2.utils import comm
+from torch.nn.functional import binary_cross_entropy_with_logits
 
 from queryinst.modeling.criterion import SetCriterion
+from queryinst.modeling.targets import crop_gt_masks
 from queryinst.structures import BatchTargets, MatchedIndices, StageOutput
 from queryinst.testing import random_instances, tiny_cfg
 
@@ -174,6 +176,25 @@ def test_set_criterion_scales_each_loss_by_its_own_weight(key, name, default):
     for loss, ratio in ratios.items():
         expected = 3 if loss.startswith(f"loss_{name}_stage") else 1
         assert ratio == pytest.approx(expected), loss
+
+
+def test_set_criterion_adds_binary_cross_entropy_to_the_mask_losses_alone():
+    batch = make_batch([2, 1])
+    losses = {}
+    for dice, bce in ((8.0, 0.0), (0.0, 3.0), (8.0, 3.0)):
+        keys = {"MODEL__QUERYINST__DICE_WEIGHT": dice, "MODEL__QUERYINST__MASK_BCE_WEIGHT": bce}
+        losses[dice, bce] = make(**keys)(*batch, PADDED)
+    for name, both in losses[8.0, 3.0].items():
+        alone = losses[8.0, 0.0][name], losses[0.0, 3.0][name]
+        assert both.item() == pytest.approx(
+            sum(alone).item() if "mask" in name else alone[0].item()
+        )
+    outputs, mask_logits, matches, targets = batch
+    boxes = outputs[1].boxes.flatten(0, 1)[matches[1].query_idx]
+    gt_masks = crop_gt_masks(targets, boxes[None], matches[1:], NUM_QUERIES, PADDED, SIZE)[0]
+    channels = mask_logits[1][torch.arange(3), targets.classes[matches[1].gt_idx]]
+    expected = binary_cross_entropy_with_logits(channels, gt_masks.double())  # of all three masks
+    assert losses[0.0, 3.0]["loss_mask_stage1"].item() == pytest.approx(3 * expected.item())
 
 
 def test_set_criterion_passes_alpha_and_gamma_to_the_class_loss():

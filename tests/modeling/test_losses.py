@@ -116,6 +116,18 @@ def test_dice_loss_of_known_masks():
     torch.testing.assert_close(half, torch.tensor(1 - 2 * 0.5 / (0.25 + 1 + 1)))
 
 
+@pytest.mark.parametrize("num_masks, side", [(3, 4), (1, 1), (0, 4)])
+def test_mask_bce_loss_is_the_formula(num_masks, side):
+    logits, masks = noise(num_masks, side, side), noise(num_masks, side, side, seed=1) > 0
+    expected = [
+        -sum(math.log(sigmoid if inside else 1 - sigmoid) for sigmoid, inside in zip(*pixels))
+        / side**2
+        for pixels in zip(logits.sigmoid().flatten(1).tolist(), masks.flatten(1).tolist())
+    ]
+    actual = losses.mask_bce_loss(logits, masks)
+    torch.testing.assert_close(actual, torch.tensor(expected, dtype=torch.float64))
+
+
 @pytest.mark.parametrize("num_queries, num_gts", [(4, 3), (1, 3), (4, 0), (0, 2)])
 def test_focal_cost_is_what_the_loss_rises_by(num_queries, num_gts):
     logits, classes = 2 * noise(num_queries, 5), torch.arange(num_gts) % 5

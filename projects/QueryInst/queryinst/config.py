@@ -118,10 +118,11 @@ def _add_loss_keys(cfg: CN) -> None:
     queryinst.L1_WEIGHT = 5.0
     queryinst.GIOU_WEIGHT = 2.0
     queryinst.DICE_WEIGHT = 8.0
+    queryinst.MASK_BCE_WEIGHT = 0.0  # of the binary cross-entropy beside dice, in loss_mask
     # Groups of further queries in training, which start at noised boxes of the objects; 0 for none.
     queryinst.DENOISING_GROUPS = 0
     queryinst.DENOISING_QUERIES = 10  # in a group; those beyond an image's objects start anywhere
-    queryinst.DENOISING_NOISE = 0.4  # of center and sides, in sides of the object's box
+    queryinst.DENOISING_NOISE = 0.5  # of center and sides, in sides of the object's box
     queryinst.DENOISING_WEIGHT = 1.0  # of their losses
     # Weights of the matching costs.
     queryinst.COST_CLASS = 2.0

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from ..precision import full_precision
 from ..structures import BatchTargets, MatchedIndices, StageOutput
-from .losses import dice_loss, focal_loss, giou_loss, l1_loss
+from .losses import dice_loss, focal_loss, giou_loss, l1_loss, mask_bce_loss
 from .targets import crop_gt_masks
 
 _EPS = torch.finfo(torch.float32).eps  # mmdet adds it to every averaging factor
@@ -31,6 +31,7 @@ class SetCriterion:
         dice_weight: float,
         alpha: float,
         gamma: float,
+        mask_bce_weight: float = 0.0,
     ):
         self.class_weight = class_weight
         self.l1_weight = l1_weight
@@ -38,6 +39,7 @@ class SetCriterion:
         self.dice_weight = dice_weight
         self.alpha = alpha
         self.gamma = gamma
+        self.mask_bce_weight = mask_bce_weight
 
     @classmethod
     def from_config(cls, cfg):
@@ -49,6 +51,7 @@ class SetCriterion:
             "dice_weight": queryinst.DICE_WEIGHT,
             "alpha": queryinst.FOCAL_ALPHA,
             "gamma": queryinst.FOCAL_GAMMA,
+            "mask_bce_weight": queryinst.MASK_BCE_WEIGHT,
         }
 
     def __call__(
@@ -124,7 +127,11 @@ class SetCriterion:
             if logits.shape[1] == 1:  # class-agnostic
                 classes = torch.zeros_like(classes)
             channels.append(logits[torch.arange(len(logits), device=logits.device), classes])
-        return self.dice_weight * dice_loss(torch.stack(channels), gt_masks).sum(1)
+        stacked = torch.stack(channels)
+        losses = self.dice_weight * dice_loss(stacked, gt_masks)
+        if self.mask_bce_weight:
+            losses = losses + self.mask_bce_weight * mask_bce_loss(stacked, gt_masks)
+        return losses.sum(1)
 
 
 def _normalizer(num_matched: int, device: torch.device) -> float | Tensor:

@@ -68,6 +68,13 @@ def dice_loss(mask_logits: Tensor, gt_masks: Tensor, eps: float = 1e-5) -> Tenso
     return 1 - 2 * overlap / sizes
 
 
+def mask_bce_loss(mask_logits: Tensor, gt_masks: Tensor) -> Tensor:
+    """Binary cross-entropy, the mean over a mask's pixels (as Mask R-CNN): (..., H, W) -> (...)."""
+    logits = at_least_fp32(mask_logits)
+    losses = F.binary_cross_entropy_with_logits(logits, gt_masks.to(logits), reduction="none")
+    return losses.mean((-2, -1))
+
+
 def focal_cost(logits: Tensor, gt_classes: Tensor, alpha: float, gamma: float) -> Tensor:
     """What the focal loss gains if a query takes a ground truth's class (mmdet ``FocalLossCost``).
 
