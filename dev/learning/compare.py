@@ -2,7 +2,8 @@
 
 python -m dev.learning.compare time     seconds of a step of each model, on a quiet machine
 python -m dev.learning.compare train    all runs that are missing, several at once, a thread each
-python -m dev.learning.compare table    tables and curves, out of the records
+python -m dev.learning.compare table    table and curves, out of the records
+python -m dev.learning.compare ablations    the table of what was tried, out of ablations.jsonl
 
 Every model gets BUDGET seconds of training steps on a set: as many steps as fit, by the quiet
 machine's seconds per step. AP after a number of steps does not depend on how busy the machine is.
@@ -26,8 +27,8 @@ from queryinst.json_files import read_json
 
 from .curves import draw_curves
 from .data_sets import NAMES, SUBSETS, prepare
-from .runs import MODELS, Run, with_output
-from .tables import goal_table
+from .runs import MODELS, Run, read_records, with_output
+from .tables import ablation_table, goal_table
 from .train import ROOT, WEIGHTS, machine
 
 BUDGET = {"shapes": 390, "shapes-500": 200, "shapes-50": 100, "coins": 60, "cells": 130}  # seconds
@@ -176,7 +177,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("task", choices=("time", "train", "table"))
+    parser.add_argument("task", choices=("time", "train", "table", "ablations"))
     parser.add_argument("--data", nargs="+", choices=NAMES, default=NAMES, help="(default: all)")
     parser.add_argument("--models", nargs="+", choices=MODELS, default=MODELS, help="(all)")
     parser.add_argument("--start", nargs="+", choices=STARTS, default=STARTS, help="(both)")
@@ -186,6 +187,10 @@ def main() -> int:
     args = parser.parse_args()
     if args.task == "time":
         measure_seconds(args.datasets, Path(args.output))
+        return 0
+    if args.task == "ablations":
+        records = read_records(FOLDER / "ablations.jsonl")
+        print(ablation_table(records, records[0]["label"]))
         return 0
     cells = [
         Cell(model, data, start == "pretrained")

@@ -26,27 +26,30 @@ def mean_and_range(values: list[float]) -> str:
 
 
 def ablation_table(records: Iterable[Record], baseline: str) -> str:
-    """A row per label: AP as it is and with NMS at 0.7, and a step's seconds by the baseline's.
+    """A row per label: AP with NMS at 0.7 and without, and a step's seconds by the baseline's.
 
     In brackets is how far the mean is from the baseline's, over the seeds that both have.
+
+    Args:
+        records: with `nms` and, unless the model had NMS itself, `raw`: each METRICS -> AP.
     """
     rows: dict[str, dict[int, Record]] = defaultdict(dict)
     for record in records:
         rows[record["label"]][record["seed"]] = record
-    columns = [(of, metric) for of in ("curve", "nms") for metric in reversed(METRICS)]
     lines = [
-        "| change | steps | seeds | mask AP | box AP | mask AP, NMS | box AP, NMS | step |",
+        "| change | steps | seeds | mask AP | box AP | mask AP without NMS | box AP | step |",
         "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
     ]
     base = rows[baseline]
     for label, by_seed in rows.items():
         common = sorted(by_seed.keys() & base.keys())
         cells = [label, f"{next(iter(by_seed.values()))['steps']:,}", str(len(by_seed))]
-        for of, metric in columns:
-            values = {seed: run[of][-1][metric] for seed, run in by_seed.items()}
-            difference = mean(values[seed] - base[seed][of][-1][metric] for seed in common)
-            text = f"{mean(values.values()):.1f}"
-            cells.append(text if label == baseline else f"{text} ({difference:+.1f})")
+        for metric in reversed(METRICS):
+            text = f"{mean(run['nms'][metric] for run in by_seed.values()):.1f}"
+            gain = mean(by_seed[seed]["nms"][metric] - base[seed]["nms"][metric] for seed in common)
+            cells.append(text if label == baseline else f"{text} ({gain:+.1f})")
+        raw = [run["raw"] for run in by_seed.values() if run["raw"]]
+        cells += [f"{mean(x[name] for x in raw):.1f}" if raw else "" for name in reversed(METRICS)]
         seconds = (mean(run["seconds_per_step"] for run in x.values()) for x in (by_seed, base))
         cells.append("{:.2f}".format(next(seconds) / next(seconds)))
         lines.append(f"| {' | '.join(cells)} |")
