@@ -40,6 +40,7 @@ def leaves(tree: dict, prefix: str = "") -> dict:
 def test_configs_has_the_promised_files():
     models = {"R_50_FPN_1x", "R_50_FPN_3x", "R_50_FPN_3x_300q", "R_50_FPN_3x_300q_paper"}
     models |= {"R_101_FPN_3x", "R_101_FPN_3x_300q", "R_101_FPN_3x_300q_paper"}
+    models |= {"R_50_FPN_3x_300q_plus"}
     assert {f"{COCO}{model}.yaml" for model in models} <= set(NAMES)
     assert "Shapes-InstanceSegmentation/queryinst_R_18_FPN.yaml" in NAMES
     assert sum(name.startswith("quick_schedules/") for name in NAMES) >= 2
@@ -110,7 +111,7 @@ def test_configs_hold_the_published_recipes(model, depth, queries, epochs, drops
     assert (cfg.SOLVER.WARMUP_ITERS, cfg.SOLVER.WARMUP_FACTOR) == (warmup, 0.001)
     queryinst = cfg.MODEL.QUERYINST
     assert (queryinst.INITIAL_GRID_SIZES, queryinst.DENOISING_GROUPS) == ((), 0)
-    assert (queryinst.NMS_THRESH_TEST, cfg.INPUT.COPY_PASTE) == (1.0, 0.0)
+    assert (queryinst.NMS_THRESH_TEST, queryinst.MASK_BCE_WEIGHT) == (1.0, 0.0)
     sizes = (800,) if epochs == 12 else tuple(range(480, 801, 32))
     assert (cfg.INPUT.MIN_SIZE_TRAIN, cfg.INPUT.MAX_SIZE_TRAIN) == (sizes, 1333)
     assert (cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST) == (800, 1333)

@@ -2,7 +2,7 @@
 
 python -m dev.learning.compare time     seconds of a step of each model, on a quiet machine
 python -m dev.learning.compare train    all runs that are missing, several at once, a thread each
-python -m dev.learning.compare table    table and curves, out of the records
+python -m dev.learning.compare table    table and, if of all sets and models, records and curves
 python -m dev.learning.compare ablations    the table of what was tried, out of ablations.jsonl
 
 Every model gets BUDGET seconds of training steps on a set: as many steps as fit, by the quiet
@@ -20,7 +20,9 @@ import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
 from queryinst.json_files import read_json
@@ -59,7 +61,9 @@ class Comparison:
 
     def __init__(self, args: argparse.Namespace):
         self.args = args
-        self.folder = Path(args.output)
+        self.folder = Path(args.output).absolute()
+        if not SECONDS.exists():
+            raise ValueError(f"{SECONDS} is missing; run `compare time` on a quiet machine first")
         self.seconds: dict[str, dict[str, float]] = read_json(str(SECONDS), dict)["seconds"]
 
     def run(self, cell: Cell, lr: float, seed: int) -> Run:
@@ -85,11 +89,16 @@ class Comparison:
             return 0.0
         return max(done, key=lambda record: record["curve"][-1]["mask_ap"])["lr"]
 
+    def can_start(self, cell: Cell) -> bool:
+        """Whether the weights that it starts from are known."""
+        source = Cell(cell.model, SOURCE[cell.data], False)
+        return not cell.pretrained or self.best_rate(source) > 0
+
     def records(self, cells: list[Cell]) -> list[dict[str, Any]]:
         """Of all runs of these cells that have ended."""
         records = []
         for cell in cells:
-            if cell.pretrained and not self.best_rate(Cell(cell.model, SOURCE[cell.data], False)):
+            if not self.can_start(cell):
                 continue
             runs = [self.run(cell, lr, seed) for lr in RATES[cell.model] for seed in SEEDS]
             records += [record for run in runs if (record := self.record(run))]
@@ -101,7 +110,7 @@ class Comparison:
         A cell that waits for another gives none; call it again when runs have ended.
         """
         for cell in cells:
-            if cell.pretrained and not self.best_rate(Cell(cell.model, SOURCE[cell.data], False)):
+            if not self.can_start(cell):
                 continue
             runs = [self.run(cell, lr, SEEDS[0]) for lr in RATES[cell.model]]
             if best := self.best_rate(cell):
@@ -109,23 +118,28 @@ class Comparison:
             yield from (run for run in runs if not self.record(run))
 
 
-def train_missing(comparison: Comparison, cells: list[Cell], jobs: int) -> int:
-    """Run what is missing until nothing is; returns how many runs failed."""
+def train_missing(comparison: Comparison, cells: list[Cell]) -> int:
+    """Run what is missing until nothing is; returns how many runs and cells it had to leave."""
     failed: set[str] = set()
-    with ThreadPoolExecutor(jobs) as pool:
+    with ThreadPoolExecutor(comparison.args.jobs) as pool:
         while True:
             runs = [run for run in comparison.next_runs(cells) if run.output not in failed]
             if not runs:
-                return len(failed)
+                waiting = [cell for cell in cells if not comparison.can_start(cell)]
+                for cell in waiting:
+                    source = SOURCE[cell.data]
+                    print(f"{cell.model} on {cell.data} waits for all its rates on {source}")
+                return len(failed) + len(waiting)
             # One wave: what it makes possible comes in the next.
-            for run, status in zip(runs, pool.map(_train_in_process, runs)):
+            train = partial(_train_in_process, comparison.args)
+            for run, status in zip(runs, pool.map(train, runs)):
                 print(f"{run.output}: {'failed' if status else 'done'}", flush=True)
                 if status:
                     failed.add(run.output)
 
 
-def command_of(run: Run, *more: str) -> list[str]:
-    """The call of dev.learning.train for a run."""
+def command_of(run: Run, args: argparse.Namespace) -> list[str]:
+    """The call of dev.learning.train for a run, with the folders of `args`."""
     values = {
         "model": run.model,
         "data": run.data.name,
@@ -133,42 +147,44 @@ def command_of(run: Run, *more: str) -> list[str]:
         "lr": run.lr,
         "seed": run.seed,
         "evaluations": run.evaluations,
+        "batch": run.batch,
         "output": Path(run.output).parent,
+        "datasets": Path(args.datasets).absolute(),
+        "peer": Path(args.peer).absolute(),
         **({"weights": run.weights} if run.weights else {}),
         **({"label": run.label} if run.label else {}),
     }
     flags = [part for name, value in values.items() for part in (f"--{name}", str(value))]
-    command = [sys.executable, "-W", "ignore", "-m", "dev.learning.train", *flags, *more]
+    command = [sys.executable, "-W", "ignore", "-m", "dev.learning.train", *flags]
     return [*command, *map(str, run.opts)]
 
 
-def _train_in_process(run: Run) -> int:
+def _train_in_process(args: argparse.Namespace, run: Run) -> int:
     folder = Path(run.output)
     folder.mkdir(parents=True, exist_ok=True)
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     with open(folder / "output.txt", "w") as output:
         return subprocess.run(
-            command_of(run), cwd=ROOT, env=environment, stdout=output, stderr=output
+            command_of(run, args), cwd=ROOT, env=environment, stdout=output, stderr=output
         ).returncode
 
 
-def measure_seconds(datasets: str, folder: Path) -> None:
+def measure_seconds(args: argparse.Namespace) -> None:
     """Write the seconds of a step of each model on each set, with this machine's default threads.
 
     The models take turns, two rounds; the faster median counts. Stop everything else before.
     """
     seconds: dict[str, dict[str, float]] = {model: {} for model in MODELS}
-    for number in range(2):
-        for data, model in itertools.product(("shapes", "coins", "cells"), MODELS):
-            run = Run(model, prepare(data, datasets), TIMED_STEPS, 0.0005, number, output="")
-            run = with_output(replace(run, evaluations=0, label=f"{model}-timed"), folder)
-            subprocess.run(command_of(run), cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
+    for data, model in [*itertools.product(("shapes", "coins", "cells"), MODELS)] * 2:
+        run = Run(model, prepare(data, args.datasets), TIMED_STEPS, 0.0005, SEEDS[0], output="")
+        with TemporaryDirectory() as folder:
+            run = with_output(replace(run, evaluations=0), Path(folder))
+            subprocess.run(command_of(run, args), cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
             measured = read_json(str(Path(run.output, "record.json")), dict)["seconds_per_step"]
-            seconds[model][data] = min(measured, seconds[model].get(data, measured))
+        seconds[model][data] = min(measured, seconds[model].get(data, measured))
     for by_set in seconds.values():  # images and batches of the subsets are those of the set
         by_set |= dict.fromkeys(SUBSETS, by_set["shapes"])
-    threads = os.cpu_count()
-    content = {"seconds": seconds, "machine": machine(), "processors": threads}
+    content = {"seconds": seconds, "machine": machine(), "processors": os.cpu_count()}
     FOLDER.mkdir(exist_ok=True)
     SECONDS.write_text(json.dumps(content, indent=2) + "\n")
 
@@ -184,26 +200,34 @@ def main() -> int:
     parser.add_argument("--jobs", type=int, default=2, help="at once (default: %(default)s)")
     parser.add_argument("--datasets", default="datasets", help="(default: %(default)s)")
     parser.add_argument("--output", default="output/learning", help="(default: %(default)s)")
+    parser.add_argument("--peer", default=".venv-peer", help="(default: %(default)s)")
     args = parser.parse_args()
+    try:
+        return _do(args)
+    except (OSError, ValueError, subprocess.CalledProcessError) as error:
+        print(f"compare: error: {error}", file=sys.stderr)
+        return 1
+
+
+def _do(args: argparse.Namespace) -> int:
     if args.task == "time":
-        measure_seconds(args.datasets, Path(args.output))
+        measure_seconds(args)
         return 0
     if args.task == "ablations":
         records = read_records(FOLDER / "ablations.jsonl")
         print(ablation_table(records, records[0]["label"]))
         return 0
-    cells = [
-        Cell(model, data, start == "pretrained")
-        for start in args.start
-        for data in args.data
-        for model in args.models
-    ]
+    chosen = itertools.product(args.start, args.data, args.models)
+    cells = [Cell(model, data, start == "pretrained") for start, data, model in chosen]
     comparison = Comparison(args)
     if args.task == "train":
-        return min(1, train_missing(comparison, cells, args.jobs))
+        return min(1, train_missing(comparison, cells))
     records = comparison.records(cells)
-    RECORDS.write_text("".join(json.dumps(record) + "\n" for record in records))
-    draw_curves(records, comparison.seconds, FOLDER / "curves.svg")
+    if not records:
+        raise ValueError(f"{args.output} has no record of these; run `compare train` first")
+    if len(cells) == len(STARTS) * len(NAMES) * len(MODELS):
+        RECORDS.write_text("".join(json.dumps(record) + "\n" for record in records))
+        draw_curves(records, comparison.seconds, FOLDER / "curves.svg")
     print(goal_table(records))
     return 0
 

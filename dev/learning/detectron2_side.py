@@ -4,7 +4,7 @@ Both have the same trunk and pyramid, images in the same order, the same optimiz
 cosine, and this project's trainer, which `TimedTrainer` adds a clock to.
 """
 
-import ctypes
+import hashlib
 import json
 import statistics
 import time
@@ -20,6 +20,7 @@ from queryinst.config_files import default_cfg, merge_file, merge_opts
 from queryinst.data.registration import register_from_args
 from queryinst.engine import Trainer
 from queryinst.model_zoo import get_config_file
+from queryinst.speedups import malloc
 
 from .runs import Run
 
@@ -40,7 +41,6 @@ _MASK_RCNN_OPTIONS = (
     *("SOLVER.CLIP_GRADIENTS.ENABLED", True, "SOLVER.CLIP_GRADIENTS.CLIP_TYPE", "full_model"),
     *("SOLVER.CLIP_GRADIENTS.CLIP_VALUE", 1.0, "SOLVER.LR_SCHEDULER_NAME", "WarmupCosineLR"),
 )
-_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # glibc's, of malloc.h
 
 
 class TimedTrainer(Trainer):
@@ -84,27 +84,48 @@ def build_cfg(run: Run) -> CfgNode:
     return cfg
 
 
+def digest(run: Run) -> str:
+    """Of all that decides on a run but the folders that it lies in."""
+    cfg = build_cfg(run)
+    cfg.defrost()
+    cfg.OUTPUT_DIR = cfg.MODEL.WEIGHTS = ""
+    return hashlib.sha256(f"{cfg.dump()}{Path(run.weights).parent.name}".encode()).hexdigest()
+
+
 def train(run: Run) -> dict[str, Any]:
-    """Train and evaluate in this process; returns `curve` and `seconds_per_step`, the median."""
-    # As train_net.py does for QueryInst, and here for Mask R-CNN as well.
-    mallopt = ctypes.CDLL(None).mallopt
-    mallopt(_M_MMAP_MAX, 0), mallopt(_M_TRIM_THRESHOLD, -1)
+    """Train and evaluate in this process.
+
+    Returns:
+        `curve` and `seconds_per_step`, the median. If the run has a label, and so belongs to the
+        table of what was tried, also the final AP as METRICS: `raw`, and `nms`, with NMS at 0.7.
+    """
+    cfg = build_cfg(run)
+    malloc.apply_to_process(cfg)  # as train_net.py does for QueryInst, and here for Mask R-CNN too
     data = run.data
     triples = [
         ["learning_train", str(data.train_json), str(data.train_images)],
         ["learning_val", str(data.val_json), str(data.val_images)],
     ]
     register_from_args(triples)
-    trainer = TimedTrainer(build_cfg(run))
+    trainer = TimedTrainer(cfg)
     trainer.resume_or_load(resume=False)
     if run.model == "maskrcnn" and run.weights:  # as Detectron2 loads: other classes start anew
         DetectionCheckpointer(trainer.model).load(run.weights)
     trainer.train()
-    return {
+    result = {
         "curve": _curve(Path(run.output, "metrics.json"), trainer.step_seconds),
         "seconds_per_step": statistics.median(trainer.step_seconds),
         "threads": torch.get_num_threads(),
     }
+    if run.label and run.model == "queryinst" and run.evaluations:
+        result |= {"raw": _test(trainer, 1.0), "nms": _test(trainer, 0.7)}
+    return result
+
+
+def _test(trainer: TimedTrainer, nms_threshold: float) -> dict[str, float]:
+    trainer.model.nms_threshold = nms_threshold
+    results = trainer.test(trainer.cfg, trainer.model)
+    return {"box_ap": results["bbox"]["AP"], "mask_ap": results["segm"]["AP"]}
 
 
 def _curve(metrics: Path, seconds: list[float]) -> list[dict[str, float]]:

@@ -39,6 +39,7 @@ from queryinst.engine import setup_cfg
 from queryinst.engine.coco_evaluation import TimedCOCOEvaluator
 from queryinst.engine.errors import describe_error
 from queryinst.engine.evaluation import write_json
+from queryinst.speedups import malloc
 
 from ..mmdet_data import as_mmdet_data
 from .mmdet_recipe import build_schedulers, load_weights, model_cfg
@@ -119,6 +120,7 @@ class Training:
         """Raises OSError or ValueError, one line, if the data or the weights do not fit."""
         seed_all_rng(run.seed)
         self.run, self.data_cfg = run, data_cfg(run)
+        malloc.apply_to_process(self.data_cfg)  # as for the other models
         self.batches = iter(build_train_loader(self.data_cfg, build_mapper(self.data_cfg, True)))
         mapper = build_mapper(self.data_cfg, is_train=False)
         self.val_loader = build_detection_test_loader(self.data_cfg, VAL, mapper=mapper)

@@ -31,15 +31,20 @@ def train(run: Run, peer: Path) -> dict[str, Any]:
     """Train, and write record.json; a run that has one already is not run again.
 
     Raises:
+        ValueError: the record is of another configuration.
         RuntimeError: MMDetection's side failed; the last line that it printed.
     """
     folder = Path(run.output)
     record = folder / "record.json"
+    digest = "" if run.model == "mmdet" else detectron2_side.digest(run)
     if record.exists():
-        return read_json(str(record), dict)
+        result = read_json(str(record), dict)
+        if result["digest"] != digest:
+            raise ValueError(f"{record} is of another configuration; remove its folder")
+        return result
     folder.mkdir(parents=True, exist_ok=True)
     measured = _train_mmdet(run, peer) if run.model == "mmdet" else detectron2_side.train(run)
-    result = run.described() | measured | {"machine": machine()}
+    result = run.described() | measured | {"machine": machine(), "digest": digest}
     record.write_text(json.dumps(result))
     return result
 

@@ -31,17 +31,20 @@ def test_initial_queries_start_as_the_whole_image(num_queries, embed_dim):
 def test_grid_boxes_lie_near_every_point_of_the_image(num_boxes):
     boxes = grid_boxes(num_boxes, (0.25, 0.5))
     assert boxes.shape == (num_boxes, 4)
-    assert (
-        boxes[:, 2].tolist()
-        == boxes[:, 3].tolist()
-        == [(0.25, 0.5)[i % 2] for i in range(num_boxes)]
-    )
+    assert torch.equal(boxes[:, 2], boxes[:, 3])
+    counts = [(boxes[:, 2] == size).sum().item() for size in (0.25, 0.5)]
+    assert sum(counts) == num_boxes and abs(counts[0] - counts[1]) <= round(math.sqrt(num_boxes))
     assert len(set(map(tuple, boxes[:, :2].tolist()))) == num_boxes
     axis = (torch.arange(50) + 0.5) / 50
     points = torch.cartesian_prod(axis, axis)
     nearest = torch.cdist(points, boxes[:, :2], p=float("inf")).min(1).values
     rows = round(math.sqrt(num_boxes))
     assert nearest.max() <= 0.5 / min(rows, num_boxes // rows) + 1e-6  # half the widest cell
+
+
+def test_grid_boxes_of_several_sizes_take_turns_in_rows_and_columns():
+    sizes = grid_boxes(9, (0.1, 0.2, 0.3))[:, 2].reshape(3, 3)
+    torch.testing.assert_close(sizes, torch.tensor([[1, 2, 3], [2, 3, 1], [3, 1, 2]]) / 10)
 
 
 def test_grid_boxes_of_a_square_number_are_the_cells():

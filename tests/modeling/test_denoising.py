@@ -6,6 +6,7 @@ from detectron2.structures import BitMasks
 from detectron2.utils.events import EventStorage
 
 from queryinst import QueryInst
+from queryinst.checkpoint import QueryInstCheckpointer
 from queryinst.engine.steps import describe_batch
 from queryinst.modeling.denoising import DenoisingQueries, repeat_targets
 from queryinst.modeling.targets import batch_targets
@@ -136,8 +137,8 @@ def test_losses_do_not_change_with_the_truth_but_where_they_compare_with_it():
     for nums in ((2, 3), (1, 4)):
         losses_of(model, random_batch(nums, seed=3))
     hook.remove()
-    real = outputs[0::2]
-    assert torch.equal(real[0][0].class_logits, real[1][0].class_logits)
+    for first, second in zip(outputs[0], outputs[2], strict=True):  # of the real queries
+        assert all(map(torch.equal, first, second))
     assert not torch.equal(outputs[1][0].class_logits, outputs[3][0].class_logits)
 
 
@@ -152,11 +153,17 @@ def test_weight_multiplies_the_losses():
         assert twice[name].item() == pytest.approx(factor * once[name].item())
 
 
-def test_losses_of_parts_add_up_to_those_of_the_batch():
-    keys = {"DENOISING_GROUPS": 2, "DENOISING_NOISE": 0.0, "DENOISING_QUERIES": 1, "NUM_QUERIES": 1}
+@pytest.mark.parametrize("nums", [(1, 1), (1, 3), (2, 0)])
+def test_losses_of_parts_add_up_to_those_of_the_batch(nums, monkeypatch):
+    """With one query that starts at no random place, although there may be more objects."""
+    keys = {"DENOISING_GROUPS": 2, "DENOISING_QUERIES": 1, "NUM_QUERIES": 1}
+    start = torch.tensor([[10.0, 10.0, 60.0, 50.0]])
+    monkeypatch.setattr(
+        DenoisingQueries, "boxes", lambda _, targets: start.expand(len(targets.whwh), 1, 4)
+    )
     model = build(**keys)
     model.mask_head.stages.requires_grad_(False)
-    batch = random_batch((1, 1))
+    batch = random_batch(nums)
     model.train()
     model.mask_head.eval()
     train, model.train = model.train, lambda: model  # keeps the batch norms as they are
@@ -174,6 +181,47 @@ def test_losses_of_images_without_objects_are_finite(nums):
     sum(losses.values()).backward()
     assert all(loss.isfinite() for loss in losses.values())
     assert all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)
+
+
+def test_a_cost_that_is_not_finite_names_the_image_not_the_row():
+    model = build(DENOISING_GROUPS=3)
+    targets = repeat_targets(targets_of(1, 2), 3)
+    outputs = model.cascade(
+        [torch.randn(2, 16, 32 // 2**level, 48 // 2**level) for level in range(4)],
+        denoising().boxes(targets),
+        torch.randn(6, 4, 16),
+        3,
+    )
+    outputs[1].boxes[4] = float("nan")
+    with pytest.raises(FloatingPointError, match="stage 1, image 1: "):
+        model.matcher(outputs, targets)
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        {"MODEL__MASK_ON": False},
+        {"MODEL__ROI_MASK_HEAD__CLS_AGNOSTIC_MASK": True},
+        {"MODEL__QUERYINST__NUM_QUERIES": 2},
+    ],
+)
+def test_losses_of_other_models_have_gradients(overrides):
+    cfg = tiny_cfg(
+        MODEL__QUERYINST__DENOISING_GROUPS=2, MODEL__QUERYINST__MASK_BCE_WEIGHT=2.0, **overrides
+    )
+    model = QueryInst(cfg)
+    losses = losses_of(model, random_batch((4, 3)))
+    sum(losses.values()).backward()
+    assert ("loss_denoising_mask_stage0" in losses) == cfg.MODEL.MASK_ON
+    assert all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)
+
+
+def test_a_checkpoint_without_denoising_loads_into_a_model_with_it(tmp_path):
+    torch.save({"model": build(seed=1).state_dict()}, tmp_path / "plain.pth")
+    model = build(seed=2, DENOISING_GROUPS=2, INITIAL_GRID_SIZES=(0.3,), NMS_THRESH_TEST=0.7)
+    QueryInstCheckpointer(model).load(str(tmp_path / "plain.pth"))
+    expected = build(seed=1).state_dict()
+    assert all(torch.equal(value, expected[name]) for name, value in model.state_dict().items())
 
 
 def test_denoising_queries_are_at_most_the_learned_ones():

@@ -29,6 +29,16 @@ def test_suppress_duplicates_moves_the_lower_score_of_a_class_to_the_end():
     assert result.boxes[0].tolist() == [boxes[i] for i in (0, 2, 3, 1)]
 
 
+@pytest.mark.parametrize("shift", [-1000, -95, 0, 5000])
+def test_suppress_duplicates_keeps_other_classes_and_images_wherever_boxes_lie(shift):
+    boxes = torch.tensor([[[0, 0, 100, 100], [95, 95, 195, 195]]] * 2).float() + shift
+    scores, classes = torch.tensor([[0.9, 0.8]] * 2), torch.tensor([[1, 0], [0, 1]])
+    result = suppress_duplicates(
+        Detections(boxes, scores, classes, torch.arange(2).expand(2, -1)), 0.1
+    )
+    assert torch.equal(result.scores, scores) and torch.equal(result.boxes, boxes)
+
+
 @pytest.mark.parametrize("threshold, num_left", [(0.89, 1), (0.91, 2)])
 def test_suppress_duplicates_keeps_what_overlaps_less_than_the_threshold(threshold, num_left):
     detections = detections_of([[0, 0, 10, 10], [0, 0, 10, 9]], [0.5, 0.4], [2, 2])

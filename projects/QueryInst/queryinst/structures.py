@@ -46,6 +46,7 @@ class BatchTargets(NamedTuple):
     num_per_image: list[int]  # N numbers, which sum to G
     whwh: Tensor  # (N, 4) width, height, width, height of each unpadded image, in pixels
     masks: list[BitMasks | PolygonMasks] | None  # N entries; None for a box detector
+    num_groups: int = 1  # rows of each image, one behind the other; N counts all of them
 
 
 class WholeBatch(NamedTuple):

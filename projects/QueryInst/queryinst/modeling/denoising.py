@@ -56,8 +56,8 @@ class DenoisingQueries:
         """The losses of these queries, weighted: ``loss_denoising_cls_stage0``, ...
 
         Args:
-            losses_of: from boxes, query features, targets, instances of each row and the number of
-                groups to losses, and what these are over.
+            losses_of: from boxes, query features, targets and instances of each row to losses, and
+                what these are over.
             learned: (Q, C) features of the learned queries.
             targets: of N images.
             num_instances: of each image of the whole batch.
@@ -66,7 +66,7 @@ class DenoisingQueries:
         boxes = self.boxes(targets).to(learned)
         query_feats = self.query_feats(learned, len(boxes))
         num_instances = [num for num in num_instances for _ in range(self.num_groups)]
-        losses, _ = losses_of(boxes, query_feats, targets, num_instances, self.num_groups)
+        losses, _ = losses_of(boxes, query_feats, targets, num_instances)
         return {
             name.replace("loss_", "loss_denoising_"): self.weight * loss
             for name, loss in losses.items()
@@ -92,9 +92,15 @@ class DenoisingQueries:
         size = targets.boxes[:, 2:] - targets.boxes[:, :2]
         center = targets.boxes[:, :2] + (0.5 + 0.5 * noise[:, :2]) * size
         noised = torch.cat([center, size * noise[:, 2:].exp2()], dim=1)
-        for row, objects in enumerate(noised.split(targets.num_per_image)):
-            chosen = torch.randperm(len(objects))[: self.num_queries].to(device)
-            boxes[row, : len(chosen)] = objects[chosen]
+        rows, places, objects, first = [], [], [], 0  # on the CPU, to be sent at once
+        for row, num in enumerate(targets.num_per_image):
+            chosen = torch.randperm(num)[: self.num_queries]
+            rows.append(torch.full_like(chosen, row))
+            places.append(torch.arange(len(chosen)))
+            objects.append(chosen + first)
+            first += num
+        index = torch.stack([torch.cat(x) for x in (rows, places, objects)]).to(device)
+        boxes[index[0], index[1]] = noised[index[2]]
         center, half = boxes[..., :2], 0.5 * boxes[..., 2:]
         return torch.cat([center - half, center + half], dim=-1)
 
@@ -125,4 +131,5 @@ def repeat_targets(targets: BatchTargets, times: int) -> BatchTargets:
         num_per_image=[num for num in nums for _ in range(times)],
         whwh=targets.whwh.repeat_interleave(times, dim=0),
         masks=None if masks is None else [image for image in masks for _ in range(times)],
+        num_groups=times,
     )

@@ -23,17 +23,17 @@ def grid_boxes(num_boxes: int, sizes: Sequence[float]) -> Tensor:
     """Boxes on a grid over the image, of about as many rows as columns.
 
     Args:
-        sizes: widths and heights in sides of the image, which take turns.
+        sizes: widths and heights in sides of the image, which take turns in rows and columns.
 
     Returns:
         (num_boxes, 4) center, width and height in sides of the image.
     """
     rows = max(1, round(math.sqrt(num_boxes)))
     ends = [num_boxes * row // rows for row in range(rows + 1)]
-    centers = [
-        ((column + 0.5) / (end - start), (row + 0.5) / rows)
-        for row, (start, end) in enumerate(pairwise(ends))
-        for column in range(end - start)
-    ]
-    lengths = torch.tensor(sizes)[torch.arange(num_boxes) % len(sizes)]
-    return torch.cat([torch.tensor(centers), lengths[:, None].expand(-1, 2)], dim=1)
+    boxes = []
+    for row, (start, end) in enumerate(pairwise(ends)):
+        for column in range(end - start):
+            center = (column + 0.5) / (end - start), (row + 0.5) / rows
+            length = sizes[(row + column) % len(sizes)]
+            boxes.append((*center, length, length))
+    return torch.tensor(boxes)

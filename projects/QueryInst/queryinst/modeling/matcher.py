@@ -77,7 +77,8 @@ class HungarianMatcher:
                 try:
                     match = match_queries(cost[image, :, :num_gts])
                 except FloatingPointError as error:
-                    raise FloatingPointError(f"stage {stage}, image {image}: {error}") from None
+                    where = f"stage {stage}, image {image // targets.num_groups}"
+                    raise FloatingPointError(f"{where}: {error}") from None
                 rows = (match.query_idx + image * num_queries, match.gt_idx + first_gt)
                 pairs.append(torch.stack(rows))
                 first_gt += num_gts

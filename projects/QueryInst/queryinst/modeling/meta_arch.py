@@ -233,18 +233,17 @@ class QueryInst(nn.Module):
         return pad_images(self.backbone, images, min_size)
 
     def _losses(
-        self, features, padded_size, boxes, query_feats, targets, num_instances, num_groups=1
+        self, features, padded_size, boxes, query_feats, targets, num_instances
     ) -> tuple[dict[str, Tensor], int]:
         """Run all stages on these queries; the losses, and the number of matches they are over.
 
-        The rows are those of QueryCascade, `targets` and `num_instances`, which are of the whole
-        batch if this is a part of one.
+        Rows as of QueryCascade; `num_instances` are of the whole batch if this is a part of one.
         """
-        outputs = self.cascade(features, boxes, query_feats, num_groups)
+        outputs = self.cascade(features, boxes, query_feats, targets.num_groups)
         matches = self.matcher(outputs, targets)
         mask_logits = None
         if self.mask_head is not None:
-            mask_logits = self.mask_head(features, outputs, matches, num_groups)
+            mask_logits = self.mask_head(features, outputs, matches, targets.num_groups)
         num_matched = sum(min(boxes.shape[1], num) for num in num_instances)
         losses = self.criterion(
             outputs, mask_logits, matches, targets, padded_size, num_matched=num_matched

@@ -19,6 +19,7 @@ def suppress_duplicates(detections: Detections, threshold: float) -> Detections:
     image_idx = torch.arange(num_images, device=detections.scores.device)[:, None]
     groups = detections.classes * num_images + image_idx
     boxes, scores = detections.boxes.flatten(0, 1), detections.scores.flatten()
+    boxes = boxes - boxes.amin()  # it tells groups apart by shifts, which boxes below 0 defeat
     keep = batched_nms(boxes, scores.float(), groups.flatten(), threshold)
     kept = detections.scores.new_zeros(num_images * num).index_fill(0, keep, 1.0)
     scores = detections.scores * kept.view_as(detections.scores)

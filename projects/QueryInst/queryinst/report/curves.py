@@ -16,13 +16,14 @@ from matplotlib.ticker import LogLocator, MaxNLocator
 
 Curves = Mapping[str, Sequence[tuple[int, float]]]  # name -> (iteration, value) of each point
 
-_STAGE = re.compile(r"_stage\d+$")
+_DETAIL = re.compile(r"_stage\d+$|(?<=loss_denoising)_.*")
 _LOSS_NAMES = {
     "total_loss": "total",
     "loss_cls": "class",
     "loss_box_l1": "box L1",
     "loss_box_giou": "box GIoU",
     "loss_mask": "mask",
+    "loss_denoising": "denoising",
 }
 _AP_NAMES = {"segm": "mask AP", "bbox": "box AP"}
 _WIDTH, _HEIGHT = 640, 300  # points, as all lengths of the figure
@@ -41,13 +42,16 @@ _STYLE: dict[Any, Any] = {
 
 
 def loss_curves(metrics: Iterable[Mapping[str, float]], max_iter: int) -> Curves:
-    """The losses, each summed over the stages, and the total, from lines of metrics.json."""
+    """The losses, each summed over the stages, and the total, from lines of metrics.json.
+
+    Those of denoising are one.
+    """
     curves = defaultdict(list)
     for line in metrics:
         sums: dict[str, float] = defaultdict(float)
         for key, value in line.items():
             if "loss" in key and "/" not in key:
-                sums[_STAGE.sub("", key)] += value
+                sums[_DETAIL.sub("", key)] += value
         for key, value in sums.items():
             if math.isfinite(value):
                 curves[key].append((_iterations_done(line, max_iter), value))
