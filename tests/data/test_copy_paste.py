@@ -2,10 +2,13 @@
 
 import random
 
+import numpy as np
 import pytest
 import torch
-from detectron2.structures import BitMasks, Boxes, Instances
+from detectron2.data import DatasetCatalog, DatasetFromList
+from detectron2.structures import BitMasks, Boxes, Instances, PolygonMasks
 
+from queryinst.config_limits import check_limits
 from queryinst.data import copy_paste as module
 from queryinst.data.copy_paste import copy_paste
 from queryinst.data.train_loader import build_train_loader
@@ -98,8 +101,6 @@ def test_copy_paste_chooses_about_half_of_the_objects():
 
 @pytest.mark.parametrize("probability, expected", [(0.0, 0), (0.5, 32), (1.0, 64)])
 def test_build_train_loader_pastes_with_this_probability(monkeypatch, probability, expected):
-    from detectron2.data import DatasetCatalog
-
     dicts = [{"image_id": 0, "width": 96, "height": 64, "annotations": [{"category_id": 0}]}]
     DatasetCatalog.register("copy_paste_train", lambda: dicts)
     try:
@@ -115,7 +116,50 @@ def test_build_train_loader_pastes_with_this_probability(monkeypatch, probabilit
     assert len(images) == 64 and abs(changed - share) <= (12 if expected else 0)
 
 
-def test_build_train_loader_refuses_to_paste_without_masks():
-    cfg = tiny_cfg(INPUT__COPY_PASTE=0.5, MODEL__MASK_ON=False)
-    with pytest.raises(ValueError, match="INPUT.COPY_PASTE 0.5 .*MODEL.MASK_ON True"):
-        build_train_loader(cfg, dict)
+def test_copy_paste_leaves_out_objects_of_empty_masks(all_chosen):
+    other = image_of(5, (0, 0, 4, 4), (6, 6, 9, 9))
+    other["instances"].gt_masks.tensor[0] = False
+    assert copy_paste(image_of(1), other)["instances"].gt_classes.tolist() == [7]
+
+
+def without_instances(image):
+    del image["instances"]
+
+
+def with_polygons(image):
+    image["instances"].gt_masks = PolygonMasks([[np.array([0.0, 0, 4, 0, 4, 4])]])
+
+
+def with_keypoints(image):
+    image["instances"].gt_keypoints = torch.zeros(1, 3)
+
+
+@pytest.mark.parametrize("change", [without_instances, with_polygons, with_keypoints])
+def test_copy_paste_refuses_what_a_mapper_of_ones_own_gives_in_one_line(change):
+    other = image_of(5, (0, 0, 4, 4))
+    change(other)
+    with pytest.raises(ValueError, match="INPUT.COPY_PASTE needs .* the mapper gave .*set it to 0"):
+        copy_paste(image_of(1), other)
+
+
+@pytest.mark.parametrize(
+    "overrides, message",
+    [
+        ({"MODEL__MASK_ON": False}, "INPUT.COPY_PASTE 0.5 .*MODEL.MASK_ON True"),
+        ({"DATALOADER__SAMPLER_TRAIN": "RandomSubsetTrainingSampler"}, "COPY_PASTE 0.5 .*SAMPLER_"),
+    ],
+)
+def test_check_limits_refuses_to_paste_what_is_not_there(overrides, message):
+    check_limits(tiny_cfg(**overrides))
+    with pytest.raises(ValueError, match=message):
+        check_limits(tiny_cfg(INPUT__COPY_PASTE=0.5, **overrides))
+
+
+def test_build_train_loader_refuses_to_paste_from_a_data_set_that_is_no_list():
+    DatasetCatalog.register("copy_paste_no_list", lambda: DatasetFromList([{"width": 4}]))
+    try:
+        cfg = tiny_cfg(DATASETS__TRAIN=("copy_paste_no_list",), INPUT__COPY_PASTE=0.5)
+        with pytest.raises(ValueError, match="COPY_PASTE 0.5 needs .* not a DatasetFromList"):
+            build_train_loader(cfg, dict)
+    finally:
+        DatasetCatalog.remove("copy_paste_no_list")

@@ -20,6 +20,19 @@ def pixels(cfg: CfgNode) -> str | None:
     return None
 
 
+def copy_paste(cfg: CfgNode) -> str | None:
+    """Of the whole configuration: what objects are cut out by, and from which images."""
+    value, sampler = cfg.INPUT.COPY_PASTE, cfg.DATALOADER.SAMPLER_TRAIN
+    if value and not cfg.MODEL.MASK_ON:
+        return f"INPUT.COPY_PASTE {value} cuts objects out by their masks; set MODEL.MASK_ON True"
+    if value and sampler == "RandomSubsetTrainingSampler":
+        return (
+            f"INPUT.COPY_PASTE {value} takes objects of all training images, which {sampler} does "
+            "not; set one of them and DATALOADER.SAMPLER_TRAIN"
+        )
+    return None
+
+
 def _heads(model: CfgNode) -> str | None:
     embed_dim, num_heads = model.QUERYINST.EMBED_DIM, model.QUERYINST.NUM_HEADS
     if embed_dim % num_heads:

@@ -9,6 +9,7 @@ from detectron2.structures import BitMasks, Instances
 from torch import Tensor
 
 CHOICE = 0.5  # probability of each object of the other image to be pasted
+_FIELDS = {"gt_boxes", "gt_classes", "gt_masks"}
 VISIBLE = 0.2  # share of its pixels that an object must keep
 
 
@@ -23,17 +24,19 @@ def copy_paste(image: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
         image, other: training inputs of the model, with "image" (C, H, W) and "instances" with
             gt_boxes, gt_classes and gt_masks as bitmaps. They do not change.
 
+    Raises:
+        ValueError: a mapper gave other instances.
+
     Returns:
         `image` with other pixels and instances. The box of an object that is partly hidden is that
         of what is left of its mask; an object of which less than `VISIBLE` is left is removed.
     """
+    instances, objects = _instances_of(image), _instances_of(other)
     pixels = image["image"].clone()
-    instances: Instances = image["instances"]
-    objects: Instances = other["instances"]
     masks = [instances.gt_masks.tensor]
     classes = [instances.gt_classes]
     for index in range(len(objects)):
-        if random.random() >= CHOICE:
+        if random.random() >= CHOICE or not objects.gt_masks.tensor[index].any():
             continue
         patch = _cut_out(other["image"], objects.gt_masks.tensor[index])
         place = _draw_place(patch[1].shape, pixels.shape[1:])
@@ -54,6 +57,17 @@ def copy_paste(image: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
     result.gt_boxes.tensor[: len(instances)][unhidden] = instances.gt_boxes.tensor[unhidden]
     keep = (left >= VISIBLE * area) & result.gt_boxes.nonempty()
     return {**image, "image": pixels, "instances": result[keep]}
+
+
+def _instances_of(image: dict[str, Any]) -> Instances:
+    fields = image["instances"].get_fields() if "instances" in image else {}
+    if fields.keys() != _FIELDS or not isinstance(fields["gt_masks"], BitMasks):
+        given = {name: type(value).__name__ for name, value in fields.items()}
+        raise ValueError(
+            f"INPUT.COPY_PASTE needs instances with {', '.join(sorted(_FIELDS))} (BitMasks) alone,"
+            f" the mapper gave {given or 'none'}; set it to 0.0"
+        )
+    return image["instances"]
 
 
 def _cut_out(pixels: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:

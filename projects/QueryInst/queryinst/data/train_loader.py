@@ -49,20 +49,20 @@ def build_train_loader(cfg: CfgNode, mapper: Mapper) -> Iterable[list[dict[str, 
             draws from the global generators of Python, NumPy and torch, if at all.
 
     Raises:
-        ValueError: DATALOADER.SAMPLER_TRAIN or its settings are invalid, or INPUT.COPY_PASTE has
-            no masks to cut out.
+        ValueError: DATALOADER.SAMPLER_TRAIN or its settings are invalid, or INPUT.COPY_PASTE asks
+            for objects of images that this loader cannot choose.
     """
-    if cfg.INPUT.COPY_PASTE and not cfg.MODEL.MASK_ON:
-        raise ValueError(
-            f"INPUT.COPY_PASTE {cfg.INPUT.COPY_PASTE} cuts objects out by their masks; set it to "
-            "0.0, or MODEL.MASK_ON True"
-        )
     dicts = get_detection_dataset_dicts(
         cfg.DATASETS.TRAIN,
         filter_empty=cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS,
         proposal_files=cfg.DATASETS.PROPOSAL_FILES_TRAIN if cfg.MODEL.LOAD_PROPOSALS else None,
     )
     if not isinstance(dicts, list):
+        if cfg.INPUT.COPY_PASTE:
+            raise ValueError(
+                f"INPUT.COPY_PASTE {cfg.INPUT.COPY_PASTE} needs a data set that is a list of dicts,"
+                f" not a {type(dicts).__name__}; set it to 0.0"
+            )
         return build_detection_train_loader(cfg, mapper=mapper, dataset=dicts)
     seed = cfg.SEED if cfg.SEED >= 0 else comm.shared_random_seed()
     world_size = comm.get_world_size()
