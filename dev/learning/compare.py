@@ -25,13 +25,14 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
+from queryinst.environment import describe_hardware
 from queryinst.json_files import read_json
 
 from .curves import draw_curves
 from .data_sets import NAMES, SUBSETS, prepare
 from .runs import MODELS, Run, read_records, with_output
-from .tables import ablation_table, goal_table
-from .train import ROOT, WEIGHTS, machine
+from .tables import ablation_table, best_runs, goal_table
+from .train import ROOT, WEIGHTS
 
 BUDGET = {"shapes": 390, "shapes-500": 200, "shapes-50": 100, "coins": 60, "cells": 130}  # seconds
 SEEDS = (1, 2, 3)
@@ -87,7 +88,7 @@ class Comparison:
         done = [record for record in records if record]
         if len(done) < len(records):
             return 0.0
-        return max(done, key=lambda record: record["curve"][-1]["mask_ap"])["lr"]
+        return best_runs(done)[0]["lr"]
 
     def can_start(self, cell: Cell) -> bool:
         """Whether the weights that it starts from are known."""
@@ -184,7 +185,7 @@ def measure_seconds(args: argparse.Namespace) -> None:
         seconds[model][data] = min(measured, seconds[model].get(data, measured))
     for by_set in seconds.values():  # images and batches of the subsets are those of the set
         by_set |= dict.fromkeys(SUBSETS, by_set["shapes"])
-    content = {"seconds": seconds, "machine": machine(), "processors": os.cpu_count()}
+    content = {"seconds": seconds, "machine": describe_hardware()}
     FOLDER.mkdir(exist_ok=True)
     SECONDS.write_text(json.dumps(content, indent=2) + "\n")
 

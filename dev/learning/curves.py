@@ -1,13 +1,12 @@
 """Mask AP over seconds of training steps, as one SVG for all data sets."""
 
-from collections import defaultdict
 from pathlib import Path
 from statistics import mean
 
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 
-from .tables import MODEL_NAMES, Record, best_runs
+from .tables import MODEL_NAMES, RANDOM, Record, best_runs, by_data_and_start
 
 COLORS = {"queryinst": "#1f77b4", "maskrcnn": "#d62728", "mmdet": "#7f7f7f"}
 
@@ -18,14 +17,12 @@ def draw_curves(records: list[Record], seconds: dict[str, dict[str, float]], pat
     Args:
         seconds: of a step, by model and data set, on a quiet machine.
     """
-    panels: dict[tuple[str, bool], dict[str, list[Record]]] = defaultdict(lambda: defaultdict(list))
-    for record in records:
-        panels[record["data"], bool(record["weights"])][record["model"]].append(record)
+    panels = by_data_and_start(records)
     columns = min(3, len(panels))
     rows = -(-len(panels) // columns)
     figure = Figure(figsize=(4 * columns, 3 * rows), layout="constrained")
     axes = figure.subplots(rows, columns, squeeze=False).flat
-    for ax, ((data, pretrained), models) in zip(axes, panels.items()):
+    for ax, ((data, start), models) in zip(axes, panels.items()):
         for model, runs in models.items():
             best = best_runs(runs)
             steps = [point["step"] for point in best[0]["curve"]]
@@ -35,7 +32,7 @@ def draw_curves(records: list[Record], seconds: dict[str, dict[str, float]], pat
             ax.fill_between(
                 x, list(map(min, values)), list(map(max, values)), color=COLORS[model], alpha=0.2
             )
-        ax.set_title(f"{data}, {'from other weights' if pretrained else 'from random weights'}")
+        ax.set_title(f"{data}, from {start if start == RANDOM else 'other weights'}")
         ax.set_xlabel("seconds of steps")
         ax.set_ylabel("mask AP")
         ax.grid(alpha=0.3)

@@ -1,4 +1,4 @@
-"""The records of runs as Markdown tables, and AP over seconds as curves."""
+"""The records of runs as Markdown tables."""
 
 from collections import defaultdict
 from collections.abc import Iterable
@@ -7,6 +7,7 @@ from typing import Any
 
 Record = dict[str, Any]
 METRICS = ("box_ap", "mask_ap")
+RANDOM = "random weights"
 MODEL_NAMES = {
     "queryinst": "QueryInst",
     "maskrcnn": "Mask R-CNN",
@@ -61,15 +62,12 @@ def goal_table(records: Iterable[Record]) -> str:
 
     The last column is the mean mask AP of QueryInst minus that of the row.
     """
-    cells: dict[tuple[str, str], dict[str, list[Record]]] = defaultdict(lambda: defaultdict(list))
-    for record in records:
-        cells[record["data"], start_of(record)][record["model"]].append(record)
     lines = [
         "| data set | starts from | model | steps | rate | seeds | box AP | mask AP | QueryInst's "
         "lead in masks |",
         "| --- | --- | --- | ---: | ---: | ---: | ---: | ---: | ---: |",
     ]
-    for (data, start), models in cells.items():
+    for (data, start), models in by_data_and_start(records).items():
         means = {}
         for model in filter(models.__contains__, MODEL_NAMES):
             best = best_runs(models[model])
@@ -83,9 +81,19 @@ def goal_table(records: Iterable[Record]) -> str:
     return "\n".join(lines)
 
 
+def by_data_and_start(
+    records: Iterable[Record],
+) -> dict[tuple[str, str], dict[str, list[Record]]]:
+    """The records of each model, by data set and `start_of`."""
+    groups: dict[tuple[str, str], dict[str, list[Record]]] = defaultdict(lambda: defaultdict(list))
+    for record in records:
+        groups[record["data"], start_of(record)][record["model"]].append(record)
+    return groups
+
+
 def start_of(record: Record) -> str:
     """`random weights`, or the data set whose weights the run starts from."""
-    return record["weights"].split("_")[1] if record["weights"] else "random weights"
+    return record["weights"].split("_")[1] if record["weights"] else RANDOM
 
 
 def best_runs(runs: list[Record]) -> list[Record]:

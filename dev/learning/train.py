@@ -10,12 +10,12 @@ import argparse
 import json
 import logging
 import os
-import platform
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
+from queryinst.environment import describe_hardware
 from queryinst.json_files import read_json
 
 from . import detectron2_side
@@ -44,7 +44,7 @@ def train(run: Run, peer: Path) -> dict[str, Any]:
         return result
     folder.mkdir(parents=True, exist_ok=True)
     measured = _train_mmdet(run, peer) if run.model == "mmdet" else detectron2_side.train(run)
-    result = run.described() | measured | {"machine": machine(), "digest": digest}
+    result = run.described() | measured | {"machine": describe_hardware(), "digest": digest}
     record.write_text(json.dumps(result))
     return result
 
@@ -78,15 +78,6 @@ def _train_mmdet(run: Run, peer: Path) -> dict[str, Any]:
         raise RuntimeError(f"{run.output}: {done.stdout.strip().splitlines()[-1:]}")
     results = read_json(str(folder / "results.json"), dict)
     return {name: results[name] for name in ("curve", "seconds_per_step", "threads")}
-
-
-def machine() -> str:
-    """The processor, as the system names it."""
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    kinds = next((line.split() for line in lines if line.startswith("flags")), [])
-    kind = "AVX-512" if "avx512f" in kinds else "AVX2" if "avx2" in kinds else platform.machine()
-    return f"{names[0] if names else platform.processor()}, {kind}"
 
 
 def main() -> int:

@@ -16,10 +16,9 @@ _EPS = torch.finfo(torch.float32).eps  # mmdet adds it to every averaging factor
 class SetCriterion:
     """Focal, L1, GIoU and Dice loss of every stage, weighted, over the number of matched queries.
 
-    Beside dice stands a binary cross-entropy, whose weight is 0 in the paper.
     That number is averaged over the processes and at least 1. mmdet 3.3.0 leaves out the latter for
     the class and box losses, so that a batch without instances has a class loss of 1e9 there; the
-    authors' code clamps as well.
+    authors' code clamps as well. Beside dice stands a binary cross-entropy, of weight 0 there.
     """
 
     @configurable
