@@ -5,6 +5,8 @@ texts and makes neighbours among large integers one, and take a match with an an
 none.
 """
 
+import contextlib
+import io
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -46,7 +48,8 @@ class NumberedCOCO(COCO):
         super().__init__()
         self._label = label
         self.dataset, self._numbers = number_ids(coco.dataset)
-        self.createIndex()
+        with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints its progress
+            self.createIndex()
 
     def numbers_of(self, image_ids: Iterable[Any]) -> list[int]:
         """The numbers of images.

@@ -37,14 +37,15 @@ class TimedCOCOEvaluator(COCOEvaluator):
             max_detections: of an image that the model returns at most. AP counts COCO's 100 of
                 each class, or as many as this if it is more.
             num_queries: how many objects of an image the model can find; 0 for no limit. It warns
-                where images have more.
+                where images have more, and more than 100.
         """
         limit = max_detections if max_detections > _USUAL_LIMIT else None
         with _using(find_implementation()):  # the base class looks for a fast one
             super().__init__(dataset_name, *args, max_dets_per_image=limit, **kwargs)
         self._dataset_name = dataset_name
         if comm.is_main_process():
-            self._warn_of_many_objects(min(max_detections, num_queries or max_detections))
+            most = max(num_queries, _USUAL_LIMIT) if num_queries else max_detections
+            self._warn_of_many_objects(min(max_detections, most))
 
     def evaluate(self, img_ids=None):
         """As COCOEvaluator's.
@@ -86,9 +87,8 @@ class TimedCOCOEvaluator(COCOEvaluator):
         if crowded:
             logger.warning(
                 f"{len(crowded)} images of {self._dataset_name!r} have more than {limit} objects, "
-                f"up to {max(crowded)}, and of no image can more than {limit} be found, which "
-                "lowers AP; raise TEST.DETECTIONS_PER_IMAGE, and if need be "
-                "MODEL.QUERYINST.NUM_QUERIES and train anew"
+                f"up to {max(crowded)}: AP cannot reach 100 unless TEST.DETECTIONS_PER_IMAGE and "
+                "MODEL.QUERYINST.NUM_QUERIES (which training fixes) are as high"
             )
 
     def _draw_ground_truth(self) -> None:
