@@ -50,6 +50,14 @@ class NotNumberWatch:
         """How many images; this waits for the device."""
         return int(self._num_images)
 
+    def require_none(self) -> None:
+        """Raise a ValueError if there are such images; this waits for the device."""
+        if self.num_images():
+            raise ValueError(
+                "the model computes class scores or boxes that are not numbers (NaN) for this"
+                " image: its weights are not finite, or TEST.PRECISION overflows"
+            )
+
 
 def warn_of_not_numbers(watch: NotNumberWatch) -> None:
     """One warning, by the main process, if any process saw NaN. All processes call this."""
