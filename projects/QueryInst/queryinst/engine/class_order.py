@@ -1,10 +1,11 @@
 """Evaluation of a model whose classes have other places, or names, than those of the data set."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.structures import Instances
@@ -16,6 +17,27 @@ logger = logging.getLogger(__name__)
 def class_names_of(model: nn.Module) -> tuple[str, ...]:
     """The names that `QueryInstCheckpointer` left with a model, DDP's too; () if there are none."""
     return tuple(getattr(getattr(model, "module", model), "thing_classes", ()))
+
+
+def by_class_name(
+    cfg: CfgNode,
+    model: nn.Module,
+    evaluators: Sequence[DatasetEvaluator] | DatasetEvaluator | None,
+    build_evaluator: Callable[[CfgNode, str], DatasetEvaluator],
+) -> Sequence[DatasetEvaluator] | DatasetEvaluator | None:
+    """What `DefaultTrainer.test` takes as `evaluators`, each a `ByClassName` if names are known.
+
+    Args:
+        evaluators: for the data sets of DATASETS.TEST; None for those of `build_evaluator`.
+    """
+    names = class_names_of(model)
+    if not names:
+        return evaluators
+    if isinstance(evaluators, DatasetEvaluator):
+        evaluators = [evaluators]
+    tests = cfg.DATASETS.TEST
+    built = evaluators or [build_evaluator(cfg, dataset_name) for dataset_name in tests]
+    return [ByClassName(*pair, names) for pair in zip(built, tests, strict=True)]
 
 
 class ByClassName(DatasetEvaluator):
