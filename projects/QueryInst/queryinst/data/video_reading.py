@@ -133,9 +133,16 @@ class _AVSource:
         self._stream = streams[0]
         self._stream.thread_type = "AUTO"
         self.rate = self._stream.average_rate or self._stream.guessed_rate
-        self.num_frames = self._stream.frames
+        self.num_frames = self._stream.frames or self._estimate()
         self.size = self._stream.width, self._stream.height
         self.num_damaged = 0
+
+    def _estimate(self) -> int:
+        """Frames by the duration, which in .mkv and .webm is that of the longest stream."""
+        duration = self._container.duration
+        if not duration or not self.rate or len(self._container.streams) > 1:
+            return 0
+        return round(Fraction(duration, av.time_base) * self.rate)
 
     def frames(self) -> Iterator[tuple[np.ndarray, Fraction | None]]:
         size = None

@@ -62,7 +62,6 @@ class Tracker(BaseHungarianTracker):
         """The result of the next frame, with `track_ids`."""
         self._frame += 1
         self._found = _shapes_of(result)
-        self._give_up_what_left(*result.image_size)
         instances = self.update(_instances_of(result))
         ids = instances.ID[: len(result)]
         for identity, shape in zip(ids, self._found):
@@ -93,19 +92,13 @@ class Tracker(BaseHungarianTracker):
         classes, prev_classes = instances.pred_classes, prev_instances.pred_classes
         for j, identity in enumerate(prev_instances.ID):
             expected, reach = self._motions[identity].expect(self._frame)
+            if prev_instances.lost_frame_count[j] and expected.is_outside(*instances.image_size):
+                continue
             for i, shape in enumerate(self._found):
                 if classes[i] == prev_classes[j]:
                     similarity = expected.similarity(shape, reach)
                     cost[i, j] = -similarity if similarity >= _LEAST else 0
         return cost
-
-    def _give_up_what_left(self, height: int, width: int) -> None:
-        if self._prev_instances is None:
-            return
-        boxes = [self._motions[identity].expect(self._frame)[0].box for identity in self._prev_instances.ID]
-        x1, y1, x2, y2 = np.array(boxes, float).reshape(-1, 4).T
-        is_here = (x2 > 0) & (y2 > 0) & (x1 < width) & (y1 < height)
-        self._prev_instances = self._prev_instances[torch.from_numpy(is_here)]
 
 
 class _Shape:
@@ -127,6 +120,10 @@ class _Shape:
     @property
     def area(self) -> float:
         return float(np.prod(self.box[2:] - self.box[:2]))
+
+    def is_outside(self, height: int, width: int) -> bool:
+        x1, y1, x2, y2 = self.box
+        return bool(x2 <= 0 or y2 <= 0 or x1 >= width or y1 >= height)
 
     def moved(self, shift: np.ndarray) -> "_Shape":
         """The same elsewhere; shift: (2,) pixels."""

@@ -1,0 +1,116 @@
+"""Tracker: identities in drawn scenes whose truth is known."""
+
+import itertools
+from collections import defaultdict
+
+import numpy as np
+import pytest
+
+from queryinst.predict.tracking import Tracker
+from queryinst_runtime.masks import encode_rle
+from queryinst_runtime.results import Result
+
+HEIGHT, WIDTH = 120, 160
+NUM_FRAMES = 30
+ROWS, COLUMNS = np.mgrid[:HEIGHT, :WIDTH] + 0.5
+
+
+def result_of(masks, classes, with_masks=True):
+    """A Result of these (n, H, W) masks and of their boxes."""
+    boxes = np.zeros((len(masks), 4), np.float32)
+    for box, mask in zip(boxes, masks):
+        rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+        box[:] = columns[0], rows[0], columns[-1] + 1, rows[-1] + 1
+    return Result(
+        image_size=(HEIGHT, WIDTH),
+        boxes=boxes,
+        scores=np.full(len(masks), 0.9, np.float32),
+        classes=np.array(classes, np.int64).reshape(-1),
+        query_idx=np.arange(len(masks)),
+        rles=[encode_rle(mask) for mask in masks] if with_masks else None,
+    )
+
+
+class Disc:
+    """A disc that moves straight on: `start` at frame 0, `speed` per frame, x and y in pixels."""
+
+    def __init__(self, start, speed, radius=12, label=0, frames=range(NUM_FRAMES), missed=()):
+        self.start, self.speed, self.radius = np.array(start), np.array(speed), radius
+        self.label, self.frames, self.missed = label, frames, missed
+
+    def mask(self, frame):
+        x, y = self.start + self.speed * frame
+        return (COLUMNS - x) ** 2 + (ROWS - y) ** 2 <= self.radius**2
+
+
+def play(discs, tracker, num_frames=NUM_FRAMES, with_masks=True, seed=0):
+    """{disc: [its id in each frame where it is found]}.
+
+    The first disc is in front. What shows less than a tenth of a disc is not found. The order of
+    the objects is another in each frame.
+    """
+    generator = np.random.default_rng(seed)
+    ids = defaultdict(list)
+    for frame in range(num_frames):
+        hidden, found = np.zeros((HEIGHT, WIDTH), bool), []
+        for index, disc in enumerate(discs):
+            if frame not in disc.frames:
+                continue
+            visible = disc.mask(frame) & ~hidden
+            hidden |= visible
+            if frame not in disc.missed and visible.sum() > 0.1 * 3.14 * disc.radius**2:
+                found.append((index, visible))
+        found = [found[i] for i in generator.permutation(len(found))]
+        result = result_of([m for _, m in found], [discs[i].label for i, _ in found], with_masks)
+        tracked = tracker.track(result)
+        assert len(tracked) == len(found) == len(tracked.track_ids)
+        for (index, _), identity in zip(found, tracked.track_ids.tolist()):
+            ids[index].append(identity)
+    return ids
+
+
+def switches(ids):
+    """How often the identity of an object changes, and how many objects share one."""
+    changes = sum(a != b for series in ids.values() for a, b in itertools.pairwise(series))
+    owners = defaultdict(set)
+    for index, series in ids.items():
+        for identity in series:
+            owners[identity].add(index)
+    return changes, sum(len(of) > 1 for of in owners.values())
+
+
+SCENES = {
+    "head-on, one behind the other": [Disc((10, 60), (5, 0)), Disc((150, 60), (-5, 0))],
+    "head-on, slowly": [Disc((56, 60), (1.6, 0)), Disc((104, 60), (-1.6, 0))],
+    "diagonals": [Disc((10, 10), (5, 3.5)), Disc((10, 110), (5, -3.5))],
+    "overtaking": [Disc((10, 60), (5, 0)), Disc((50, 62), (2, 0))],
+    "three at one place": [
+        Disc((5, 60), (5, 0)),
+        Disc((155, 60), (-5, 0)),
+        Disc((80, -10), (0, 4.7)),
+    ],
+    "of several sizes": [Disc((10, 60), (5, 0), 18), Disc((150, 60), (-5, 0), 9)],
+    "far in a frame": [Disc((5, 30), (11, 0), 6, frames=range(14)), Disc((80, 5), (0, 8), 6)],
+    "missed while alone": [
+        Disc((10, 40), (5, 0), missed=(4, 9, 10)),
+        Disc((150, 80), (-5, 0), missed=(5, 6, 15, 16)),
+    ],
+    "missed before, in and after crossing": [
+        Disc((10, 60), (5, 0), missed=(11, 14, 18, 19)),
+        Disc((150, 60), (-5, 0), missed=(10, 11, 17)),
+    ],
+    "a frame without objects": [
+        Disc((10, 40), (4, 1), missed=(12, 13)),
+        Disc((150, 60), (-4, 1), missed=(12, 13)),
+    ],
+    "found late": [Disc((10, 60), (5, 0), missed=range(8)), Disc((10, 20), (4, 1))],
+}
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize("with_masks", [True, False], ids=["masks", "boxes"])
+@pytest.mark.parametrize("scene", SCENES)
+def test_tracker_keeps_identities(scene, with_masks, seed):
+    ids = play(SCENES[scene], Tracker(), with_masks=with_masks, seed=seed)
+    assert len(ids) == len(SCENES[scene]) and all(len(series) > 2 for series in ids.values())
+    assert switches(ids) == (0, 0)
