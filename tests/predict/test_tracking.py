@@ -114,3 +114,72 @@ def test_tracker_keeps_identities(scene, with_masks, seed):
     ids = play(SCENES[scene], Tracker(), with_masks=with_masks, seed=seed)
     assert len(ids) == len(SCENES[scene]) and all(len(series) > 2 for series in ids.values())
     assert switches(ids) == (0, 0)
+
+
+@pytest.mark.parametrize("with_masks", [True, False], ids=["masks", "boxes"])
+def test_tracker_gives_new_objects_new_identities(with_masks):
+    """One leaves to the right; one comes in there a frame later, and one where the first began."""
+    discs = [
+        Disc((100, 60), (6, 0), frames=range(12)),
+        Disc((160 + 12 * 4, 60), (-4, 0), frames=range(12, 30)),
+        Disc((-12 - 12 * 4, 60), (4, 0), frames=range(12, 30)),
+    ]
+    ids = play(discs, Tracker(), with_masks=with_masks)
+    assert len(ids) == 3 and switches(ids) == (0, 0)
+
+
+def test_tracker_gives_up_what_is_lost_for_long():
+    """Two frames apart it is the same; four apart, with two allowed, another."""
+    for missed, expected in ((range(5, 7), {1}), (range(5, 8), {1, 2})):
+        tracker = Tracker(max_lost_frame_count=2)
+        ids = play([Disc((80, 60), (0, 0), missed=missed)], tracker, num_frames=12)
+        assert set(ids[0]) == expected
+
+
+def test_tracker_keeps_classes_apart():
+    """One class turns into another at the same place: another identity; back: the first again."""
+    tracker, mask = Tracker(), Disc((80, 60), (0, 0)).mask(0)[None]
+    ids = [tracker.track(result_of(mask, [c])).track_ids.tolist() for c in (0, 0, 1, 0, 1)]
+    assert ids == [[1], [1], [2], [1], [2]]
+
+
+def test_tracker_numbers_from_one_and_leaves_results_as_they_are():
+    result = result_of([Disc((40, 60), (0, 0)).mask(0), Disc((99, 60), (0, 0)).mask(0)], [0, 0])
+    tracked = Tracker().track(result)
+    assert result.track_ids is None and tracked.track_ids.tolist() == [1, 2]
+    assert tracked.track_ids.dtype == np.int64 and np.array_equal(tracked.masks, result.masks)
+
+
+def test_tracker_of_empty_frames():
+    tracker, empty = Tracker(), result_of(np.zeros((0, HEIGHT, WIDTH), bool), [])
+    assert [len(tracker.track(empty).track_ids) for _ in range(3)] == [0, 0, 0]
+    one = result_of(Disc((80, 60), (0, 0)).mask(0)[None], [0])
+    assert [tracker.track(r).track_ids.tolist() for r in (one, empty, one)] == [[1], [], [1]]
+
+
+def test_tracker_holds_no_more_than_what_it_may_find_again():
+    """Of 200 objects, each in one frame and far from the last, those of the last 11 frames."""
+    tracker = Tracker(max_lost_frame_count=10)
+    for frame in range(200):
+        mask = Disc((10 + 30 * (frame % 5), 20 + 40 * (frame % 3)), (0, 0), 6).mask(0)
+        tracked = tracker.track(result_of(mask[None], [frame]))
+        assert tracked.track_ids.tolist() == [frame + 1]
+        assert len(tracker._motions) == len(tracker._prev_instances) <= 11
+
+
+def test_tracker_follows_objects_of_a_large_frame():
+    """Masks are compared at every 7th pixel of 4000, and small ones by their boxes."""
+    tracker, ids = Tracker(), []
+    for frame in range(6):
+        boxes = np.array([[100 + 40 * frame, 50, 400 + 40 * frame, 350], [900, 9, 910, 19]])
+        result = Result(
+            image_size=(2000, 4000),
+            boxes=boxes.astype(np.float32),
+            scores=np.ones(2, np.float32),
+            classes=np.zeros(2, np.int64),
+            query_idx=np.arange(2),
+            mask_scores=np.ones((2, 28, 28), np.float32),
+            mask_boxes=boxes.astype(np.float32),
+        )
+        ids.append(tracker.track(result).track_ids.tolist())
+    assert ids == [[1, 2]] * 6

@@ -15,12 +15,14 @@ _LOST_FRAMES = 10  # after which an object that was not found again is given up
 _GRID = 640  # points, at most, along the longer side of a frame, at which masks are compared
 _FEW_POINTS = 16  # of a mask so small that its box says more
 _LEAST = 0.1  # similarity of what may be the same object
-_NEARNESS = 0.3  # weight of nearness in the similarity, beside the overlap
+_IOU, _INSIDE, _NEARNESS = 0.5, 0.2, 0.3  # weights in the similarity
 _REACH = 1.0  # sizes of an object, within which it is near to where it is expected
 _REACH_AT_FIRST = 2.0  # where its motion is not known yet
 _OBSERVATIONS = 6  # of which the motion is the mean
 _WHOLE = (0.8, 1.25)  # times its usual area: outside of it, an object is hidden in part
-_HIDDEN_FRAMES = 5  # in a row, after which its size is taken to have changed
+_SMALLER_FRAMES, _LARGER_FRAMES = 30, 3  # in a row, after which its size is taken to have changed
+
+_Mask = tuple[int, int, np.ndarray]  # top and left, in steps of the grid, and (h, w) bool
 
 
 class Tracker(BaseHungarianTracker):
@@ -104,12 +106,12 @@ class Tracker(BaseHungarianTracker):
 class _Shape:
     """Where an object is, and its mask at the points of a grid."""
 
-    def __init__(self, box: np.ndarray, step: int, mask: tuple[int, int, np.ndarray] | None):
+    def __init__(self, box: np.ndarray, step: int, mask: _Mask | None):
         """
         Args:
             box: (4,) XYXY in pixels.
             step: pixels between the points of the grid.
-            mask: top and left, in steps, and (h, w) bool; None if boxes are to be compared.
+            mask: None if boxes are to be compared.
         """
         self.box, self.step, self.mask = box, step, mask
 
@@ -134,63 +136,70 @@ class _Shape:
         return _Shape(self.box + np.tile(shift, 2), self.step, mask)
 
     def similarity(self, other: "_Shape", reach: float) -> float:
-        """Overlap and nearness, from 0 to 1; reach: in sizes of the object."""
-        areas = sorted((self.area, other.area))
-        distance = np.linalg.norm(self.center - other.center) / max(areas[1], 1e-9) ** 0.5
-        nearness = max(1 - distance / reach, 0) * areas[0] / max(areas[1], 1e-9)
-        return (1 - _NEARNESS) * self._iou(other) + _NEARNESS * nearness
+        """Overlap and nearness, from 0 to 1; reach: in sizes of the larger."""
+        smaller, larger = sorted((self.area, other.area))
+        larger = max(larger, 1e-9)
+        distance = np.linalg.norm(self.center - other.center) / larger**0.5
+        nearness = max(1 - distance / reach, 0) * smaller / larger
+        both, mine, others = self._overlap(other)
+        iou = both / max(mine + others - both, 1e-9)
+        inside = both / max(min(mine, others), 1e-9)  # of what is hidden, all that is left
+        return _IOU * iou + _INSIDE * inside + _NEARNESS * nearness
 
-    def _iou(self, other: "_Shape") -> float:
+    def _overlap(self, other: "_Shape") -> tuple[float, float, float]:
+        """The areas of both together, of this one, and of the other, as masks or else boxes."""
         size = np.minimum(self.box[2:], other.box[2:]) - np.maximum(self.box[:2], other.box[:2])
-        if (size <= 0).any():
-            return 0.0
-        if self.mask is None or other.mask is None:
-            both = float(np.prod(size))
-            return both / (self.area + other.area - both)
-        top, left, mask = self.mask
-        other_top, other_left, other_mask = other.mask
-        first = max(top, other_top), max(left, other_left)
-        last = (
-            min(top + mask.shape[0], other_top + other_mask.shape[0]),
-            min(left + mask.shape[1], other_left + other_mask.shape[1]),
-        )
-        if last[0] <= first[0] or last[1] <= first[1]:
-            return 0.0
-        mine = mask[first[0] - top : last[0] - top, first[1] - left : last[1] - left]
-        others = other_mask[
-            first[0] - other_top : last[0] - other_top,
-            first[1] - other_left : last[1] - other_left,
-        ]
-        both = int((mine & others).sum())
-        return both / (int(mask.sum()) + int(other_mask.sum()) - both)
+        both = float(np.prod(size.clip(0)))
+        if self.mask is None or other.mask is None or not both:
+            return both, self.area, other.area
+        mine, others = self._common(other.mask), other._common(self.mask)
+        return int((mine & others).sum()), int(self.mask[2].sum()), int(other.mask[2].sum())
+
+    def _common(self, other: _Mask) -> np.ndarray:
+        """This mask in the rectangle that it has in common with another."""
+        assert self.mask is not None
+        (top, left, mask), (other_top, other_left, other_mask) = self.mask, other
+        bottom, right = other_top + other_mask.shape[0], other_left + other_mask.shape[1]
+        rows = slice(max(other_top - top, 0), max(bottom - top, 0))
+        return mask[rows, max(other_left - left, 0) : max(right - left, 0)]
 
 
 class _Motion:
-    """The last places of an object, as far as it was not hidden, and where it goes from there."""
+    """The last places where an object was seen whole, and where it goes from there."""
 
     def __init__(self) -> None:
         self._seen: deque[tuple[int, _Shape]] = deque(maxlen=_OBSERVATIONS)
-        self._num_hidden = 0
+        self._num_hidden = 0  # frames since then in which a part was seen
+        self._shift = np.zeros(2)  # what those parts say against the motion, in pixels
 
     def observe(self, frame: int, shape: _Shape) -> None:
-        if self._seen:
-            usual = float(np.median([seen.area for _, seen in self._seen]))
-            is_whole = _WHOLE[0] * usual <= shape.area <= _WHOLE[1] * usual
-            self._num_hidden = 0 if is_whole else self._num_hidden + 1
-            if 0 < self._num_hidden <= _HIDDEN_FRAMES:
+        usual = float(np.median([seen.area for _, seen in self._seen] or [shape.area]))
+        if not _WHOLE[0] * usual <= shape.area <= _WHOLE[1] * usual:
+            # At first it grows, as it enters the frame.
+            larger_frames = _LARGER_FRAMES if len(self._seen) > 2 else 0
+            self._num_hidden += 1
+            if self._num_hidden <= (_SMALLER_FRAMES if shape.area < usual else larger_frames):
+                self._shift += _way_into(shape.box, self.expect(frame)[0].box)
                 return
-            if self._num_hidden:
-                self._seen.clear()
-                self._num_hidden = 0
+            self._seen.clear()
+        self._num_hidden, self._shift = 0, np.zeros(2)
         self._seen.append((frame, shape))
 
     def expect(self, frame: int) -> tuple[_Shape, float]:
         """The shape where it should be in a frame, and in which reach of it."""
-        (first, start), (last, shape) = self._seen[0], self._seen[-1]
+        (first, start), (last, end) = self._seen[0], self._seen[-1]
+        whole = max((shape for _, shape in self._seen), key=lambda shape: shape.area)
+        way = end.center - whole.center + self._shift
         if first == last:
-            return shape, _REACH_AT_FIRST
-        speed = (shape.center - start.center) / (last - first)
-        return shape.moved(speed * (frame - last)), _REACH
+            return whole.moved(way), _REACH_AT_FIRST
+        speed = (end.center - start.center) / (last - first)
+        return whole.moved(way + speed * (frame - last)), _REACH
+
+
+def _way_into(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
+    """(2,): the least way that brings a box `whole`, XYXY, around a smaller `part` of it."""
+    low, high = part[:2] - whole[:2], part[2:] - whole[2:]
+    return np.minimum(low, 0) + np.maximum(high, 0)
 
 
 def _shapes_of(result: Result) -> list[_Shape]:
@@ -201,7 +210,7 @@ def _shapes_of(result: Result) -> list[_Shape]:
     ]
 
 
-def _mask_on_grid(result: Result, index: int, step: int) -> tuple[int, int, np.ndarray] | None:
+def _mask_on_grid(result: Result, index: int, step: int) -> _Mask | None:
     if not result.has_masks:
         return None
     top, left, crop = result.crop(index)
