@@ -19,7 +19,7 @@ _IOU, _INSIDE, _NEARNESS = 0.5, 0.2, 0.3  # weights in the similarity
 _REACH = 1.0  # sizes of an object, within which it is near to where it is expected
 _REACH_AT_FIRST = 2.0  # where its motion is not known yet
 _OBSERVATIONS = 6  # of which the motion is the mean
-_WHOLE = (0.8, 1.25)  # times its usual area: outside of it, an object is hidden in part
+_WHOLE = (0.9, 1.15)  # times its usual area: outside of it, an object is hidden in part
 _SMALLER_FRAMES, _LARGER_FRAMES = 30, 3  # in a row, after which its size is taken to have changed
 
 _Mask = tuple[int, int, np.ndarray]  # top and left, in steps of the grid, and (h, w) bool
