@@ -24,7 +24,7 @@ _COMPLETE = 0.95  # of the frames that a header counts; edit lists hide some
 
 class Frame(NamedTuple):
     pixels: np.ndarray  # (H, W, 3) uint8, RGB
-    time: Fraction  # seconds since the first frame
+    time: Fraction | None  # seconds since the first frame; None of a camera
 
 
 class _Source(Protocol):

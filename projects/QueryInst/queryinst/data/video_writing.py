@@ -23,6 +23,7 @@ _NAMES = {"h264": "H.264", "vp9": "VP9", "vp8": "VP8", "mjpeg": "Motion-JPEG", "
 _IN_BROWSERS = {"H.264": (".mp4", ".m4v", ".mov"), "VP9": (".mp4", ".webm"), "VP8": (".webm",)}
 _VPX = {"deadline": "realtime", "cpu-used": "6", "row-mt": "1", "crf": "28", "b": "0"}
 _OPTIONS = {"libx264": {"preset": "veryfast", "crf": "20"}, "libvpx-vp9": _VPX}
+_OPENCV_NAMES = {"avc1": "H.264", "vp09": "VP9", "VP90": "VP9", "VP80": "VP8", "MJPG": "Motion-JPEG"}
 _MIN_TICKS = 10_000  # a second: how exactly the times of frames are kept
 _ON_THE_GRID = 0.05  # of a frame: .mkv and .webm round times to milliseconds
 _BT601 = 5  # FFmpeg's number of the colours that RGB is converted to
@@ -30,6 +31,7 @@ _BT601 = 5  # FFmpeg's number of the colours that RGB is converted to
 
 class _Sink(Protocol):
     codec: str
+    size: tuple[int, int]  # width, height
 
     def write(self, pixels: np.ndarray, time: Fraction | None) -> None: ...
 
@@ -110,10 +112,9 @@ class VideoWriter:
         except OSError as error:
             raise OSError(f"cannot write {self.path} ({error})") from error
         plays = self._suffix in _IN_BROWSERS.get(sink.codec, ())
-        height, width = self._shape[:2]
         logger.info(
             "wrote %s: %d frames of %dx%d, %s",
-            *(self.path, self.num_frames, width, height, sink.codec),
+            *(self.path, self.num_frames, *sink.size, sink.codec),
         )
         if not plays:
             logger.warning("%s in %s plays in few browsers", sink.codec, self._suffix)
@@ -154,6 +155,7 @@ class _AVSink:
             self._container.close()
             raise
         self.codec = _NAMES.get(context.codec.canonical_name, context.codec.canonical_name)
+        self.size = width, height
         self._rate = rate
         self._count, self._last = 0, -1
         self._start: Fraction | None = None
@@ -195,13 +197,14 @@ class _OpenCVSink:
         import cv2
 
         self._pad = ((0, height % 2), (0, width % 2), (0, 0))
-        size = width + width % 2, height + height % 2
-        self._writer = cv2.VideoWriter(path, cv2.VideoWriter.fourcc(*codec), float(rate), size)
+        self.size = width + width % 2, height + height % 2
+        fourcc = cv2.VideoWriter.fourcc(*codec)
+        self._writer = cv2.VideoWriter(path, fourcc, float(rate), self.size)
         if not self._writer.isOpened():
             raise OSError("this OpenCV cannot write it; PyAV can (pip: av)")
-        self.codec = {"avc1": "H.264", "vp09": "VP9", "VP90": "VP9"}.get(codec, codec)
-        if size != (width, height):
-            logger.warning("%s is %dx%d: OpenCV writes even sizes alone", path, *size)
+        self.codec = _OPENCV_NAMES.get(codec, codec)
+        if self.size != (width, height):
+            logger.warning("%s is %dx%d: OpenCV writes even sizes alone", path, *self.size)
 
     @staticmethod
     def codecs(suffix: str, is_odd: bool) -> tuple[str, ...]:

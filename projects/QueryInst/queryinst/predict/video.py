@@ -20,12 +20,12 @@ class FrameResult(NamedTuple):
 
     Attributes:
         index: of the frame, from 0.
-        time: seconds since the first frame.
+        time: seconds since the first frame, or None, as of the `Frame`.
         result: with the frame as its `image`, and `track_ids` where objects are tracked.
     """
 
     index: int
-    time: Fraction
+    time: Fraction | None
     result: Result
 
 
