@@ -23,7 +23,13 @@ _NAMES = {"h264": "H.264", "vp9": "VP9", "vp8": "VP8", "mjpeg": "Motion-JPEG", "
 _IN_BROWSERS = {"H.264": (".mp4", ".m4v", ".mov"), "VP9": (".mp4", ".webm"), "VP8": (".webm",)}
 _VPX = {"deadline": "realtime", "cpu-used": "6", "row-mt": "1", "crf": "28", "b": "0"}
 _OPTIONS = {"libx264": {"preset": "veryfast", "crf": "20"}, "libvpx-vp9": _VPX}
-_OPENCV_NAMES = {"avc1": "H.264", "vp09": "VP9", "VP90": "VP9", "VP80": "VP8", "MJPG": "Motion-JPEG"}
+_OPENCV_NAMES = {
+    "avc1": "H.264",
+    "vp09": "VP9",
+    "VP90": "VP9",
+    "VP80": "VP8",
+    "MJPG": "Motion-JPEG",
+}
 _MIN_TICKS = 10_000  # a second: how exactly the times of frames are kept
 _ON_THE_GRID = 0.05  # of a frame: .mkv and .webm round times to milliseconds
 _BT601 = 5  # FFmpeg's number of the colours that RGB is converted to
@@ -140,7 +146,7 @@ class _AVSink:
         file_format = _FORMATS.get(suffix, suffix[1:])
         self._container = av.open(path, "w", format=file_format, options=options)
         try:
-            self._stream = self._container.add_stream(codec, rate, _OPTIONS.get(codec, {}))
+            self._stream: Any = self._container.add_stream(codec, rate, _OPTIONS.get(codec, {}))
             self._stream.width, self._stream.height = width, height
             self._stream.pix_fmt = "yuvj420p" if codec == "mjpeg" else "yuv420p"
             context = self._stream.codec_context

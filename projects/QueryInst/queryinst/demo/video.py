@@ -14,6 +14,7 @@ from .files import is_file_name, make_folder
 class Camera:
     """The frames of a camera, RGB, without a time."""
 
+    rate = 25.0  # a guess
     num_frames = 0  # not known
 
     def __init__(self, number: int):

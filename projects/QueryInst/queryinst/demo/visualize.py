@@ -168,14 +168,11 @@ def enlargement(height: int, width: int) -> int:
     return min(max(round(_LONG_SIDE / max(height, width)), 1), _MAX_ENLARGEMENT)
 
 
-def _draw_video(
-    predictor: Predictor, frames: VideoReader | Camera, output: str | None
-) -> None:
+def _draw_video(predictor: Predictor, frames: VideoReader | Camera, output: str | None) -> None:
     visualizer = VideoVisualizer(predictor.metadata)  # keeps an object's colour from frame to frame
     count, start = 0, time.perf_counter()
-    rate = frames.rate if isinstance(frames, VideoReader) else None
     # What is written until an error or Ctrl-C can be played.
-    with VideoWriter(output, rate) if output else nullcontext() as writer:
+    with VideoWriter(output, frames.rate) if output else nullcontext() as writer:
         for count, frame in enumerate(frames, start=1):
             bgr = np.ascontiguousarray(frame.pixels[:, :, ::-1])
             instances = predictor(bgr)["instances"].to("cpu")

@@ -43,6 +43,8 @@ class Tracker(BaseHungarianTracker):
     - Lost objects are not among the results.
     """
 
+    _prev_instances: Instances | None
+
     def __init__(self, max_lost_frame_count: int = _LOST_FRAMES):
         """
         Args:
@@ -70,6 +72,7 @@ class Tracker(BaseHungarianTracker):
             if identity not in self._motions:
                 self._motions[identity] = _Motion()
             self._motions[identity].observe(self._frame, shape)
+        assert self._prev_instances is not None
         kept = set(self._prev_instances.ID)
         self._motions = {key: value for key, value in self._motions.items() if key in kept}
         return replace(result, track_ids=np.array(ids, np.int64) + 1)

@@ -19,12 +19,12 @@ class FrameResult(NamedTuple):
     """What is found in a frame.
 
     Attributes:
-        index: of the frame, from 0.
+        number: of the frame, from 0.
         time: seconds since the first frame, or None, as of the `Frame`.
         result: with the frame as its `image`, and `track_ids` where objects are tracked.
     """
 
-    index: int
+    number: int
     time: Fraction | None
     result: Result
 
@@ -54,13 +54,13 @@ def predict_video(
     if isinstance(frames, (str, os.PathLike)):
         frames = VideoReader(frames)
     tracker = Tracker() if track else None
-    rest, index = iter(frames), 0
+    rest, number = iter(frames), 0
     while part := list(islice(rest, batch)):
         for frame, result in zip(part, predict([frame.pixels for frame in part])):
             if tracker is not None:
                 result = tracker.track(result)
-            yield FrameResult(index, frame.time, result)
-            index += 1
+            yield FrameResult(number, frame.time, result)
+            number += 1
 
 
 def draw_frame(writer: VideoWriter, frame: FrameResult, image: Any = None) -> None:
