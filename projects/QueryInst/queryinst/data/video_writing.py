@@ -142,11 +142,9 @@ class _AVSink:
     def __init__(self, path: str, codec: str, rate: Fraction, width: int, height: int):
         suffix = os.path.splitext(path)[1].lower()
         av.codec.Codec(codec, "w")  # raises where this build lacks it, before there is a file
-        options = {"movflags": "+faststart"} if suffix in (".m4v", ".mov", ".mp4") else {}
-        file_format = _FORMATS.get(suffix, suffix[1:])
-        self._container = av.open(path, "w", format=file_format, options=options)
+        self._container = _new_container(path, suffix)
         try:
-            self._stream: Any = self._container.add_stream(codec, rate, _OPTIONS.get(codec, {}))
+            self._stream = self._container.add_stream(codec, rate, _OPTIONS.get(codec, {}))
             self._stream.width, self._stream.height = width, height
             self._stream.pix_fmt = "yuvj420p" if codec == "mjpeg" else "yuv420p"
             context = self._stream.codec_context
@@ -196,6 +194,11 @@ class _AVSink:
             self._container.mux(self._stream.encode())
         finally:
             self._container.close()
+
+
+def _new_container(path: str, suffix: str) -> Any:
+    options = {"movflags": "+faststart"} if suffix in (".m4v", ".mov", ".mp4") else {}
+    return av.open(path, "w", format=_FORMATS.get(suffix, suffix[1:]), options=options)
 
 
 class _OpenCVSink:
