@@ -6,7 +6,7 @@ from collections import defaultdict
 import numpy as np
 import pytest
 
-from queryinst.predict.tracking import Tracker
+from queryinst.predict.tracking import Tracker, _way_into
 from queryinst_runtime.masks import encode_rle
 from queryinst_runtime.results import Result
 
@@ -183,3 +183,15 @@ def test_tracker_follows_objects_of_a_large_frame():
         )
         ids.append(tracker.track(result).track_ids.tolist())
     assert ids == [[1, 2]] * 6
+
+
+def test_way_into_moves_each_axis_by_itself():
+    """A part that sticks out to the left by 3, one as tall as the whole, and one that is wider."""
+    whole = np.array([10.0, 10, 30, 40])
+    for part, expected in (
+        ([7, 15, 20, 30], [-3, 0]),
+        ([12, 14, 18, 44], [0, 4]),
+        ([12, 12, 28, 38], [0, 0]),
+        ([5, 5, 40, 20], [0, -5]),
+    ):
+        assert _way_into(np.array(part, float), whole).tolist() == expected

@@ -200,9 +200,9 @@ class _Motion:
 
 
 def _way_into(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
-    """(2,): the least way that brings a box `whole`, XYXY, around a smaller `part` of it."""
+    """(2,): the least way that brings a box `whole`, XYXY, around `part`; 0 along a longer side."""
     low, high = part[:2] - whole[:2], part[2:] - whole[2:]
-    return np.minimum(low, 0) + np.maximum(high, 0)
+    return np.where(low < high, 0, 1) * (np.minimum(low, 0) + np.maximum(high, 0))
 
 
 def _shapes_of(result: Result) -> list[_Shape]:
