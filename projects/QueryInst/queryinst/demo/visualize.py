@@ -19,8 +19,9 @@ from PIL import Image
 from ..data.images import read_image
 from ..engine.predictor import Predictor
 from ..engine.setup import setup_cfg
+from ..predict.videos import FrameReader
 from .files import find_images, plan_outputs
-from .video import FrameReader, open_writer, plan_video
+from .video import open_writer, plan_video
 
 logger = logging.getLogger(__name__)
 
@@ -101,7 +102,10 @@ def run(args: argparse.Namespace) -> int:
         images = find_images(args.input)
         outputs = plan_outputs(images, args.output) if args.output else None
         return _draw_images(_load(args), images, outputs)
-    frames = FrameReader(0 if args.webcam else args.video_input)
+    if args.webcam:
+        frames = FrameReader(0, "--webcam: camera 0")
+    else:
+        frames = FrameReader(args.video_input, f"--video-input {args.video_input}")
     output = plan_video(args.video_input, args.output) if args.output else None
     _draw_video(_load(args), frames, output)
     return 0

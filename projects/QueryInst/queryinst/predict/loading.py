@@ -23,7 +23,7 @@ def load(
     *,
     device: str | None = None,
     score: float = 0.0,
-    config_file: str = "",
+    config_file: str | os.PathLike = "",
     opts: Sequence[str] = (),
 ) -> Model:
     """A model that predicts.
@@ -44,7 +44,7 @@ def load(
     """
     path = find_weights(name_or_file)
     if config_file:
-        cfg = setup_cfg(config_file, opts, weights=path)
+        cfg = setup_cfg(os.fspath(config_file), opts, weights=path)
     else:
         cfg = cfg_from_checkpoint(path, opts)
     predictor = Predictor(on_device(cfg, device))

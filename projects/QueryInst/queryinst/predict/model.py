@@ -1,5 +1,6 @@
 """Model: what `queryinst.load` gives, whatever runs it."""
 
+import os
 from collections.abc import Iterable, Sequence
 from functools import partial
 from typing import Any, Protocol
@@ -9,7 +10,8 @@ import numpy as np
 from queryinst_runtime.images import as_rgb
 from queryinst_runtime.results import Result
 
-from ..data.images import read_image
+from ..yaml_files import is_remote
+from .inputs import read_rgb
 
 
 class Backend(Protocol):
@@ -17,10 +19,12 @@ class Backend(Protocol):
 
     Attributes:
         class_names: of the model's classes; empty if they are not known.
+        category_ids: of the classes in the data set that the model was trained on; or empty.
         max_pixels: of an image file, height x width.
     """
 
     class_names: tuple[str, ...]
+    category_ids: tuple[int, ...]
     max_pixels: int
 
     def detect(self, images: list[np.ndarray], score: float) -> list[Result]:
@@ -40,7 +44,7 @@ class Model:
     """A function of images. It may be called from several threads.
 
     `model(image)` is a Result, `model([image, ...])` a list of Results, which may be empty. An
-    image is a path, of PIL, a uint8 array (H, W, 3) or (H, W), or a uint8 tensor (3, H, W); arrays
+    image is a path, an http(s) address, of PIL, a uint8 array (H, W, 3) or (H, W), or a uint8 tensor (3, H, W); arrays
     and tensors are RGB unless `channels="BGR"`.
     """
 
@@ -57,7 +61,13 @@ class Model:
 
     @property
     def class_names(self) -> tuple[str, ...]:
+        """Empty if they are not known."""
         return self.backend.class_names
+
+    @property
+    def category_ids(self) -> tuple[int, ...]:
+        """Of the classes in the data set that the model was trained on; or empty."""
+        return self.backend.category_ids
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.backend!r}, score={self.score})"
@@ -93,7 +103,7 @@ class Model:
         score = self.score if score is None else _checked_score(score)
         if isinstance(batch, bool) or not isinstance(batch, int) or batch < 1:
             raise ValueError(f"batch {batch!r} must be a whole number of at least 1")
-        read = partial(read_image, format="RGB", max_pixels=self.backend.max_pixels)
+        read = partial(read_rgb, max_pixels=self.backend.max_pixels)
         prepare = partial(as_rgb, channels=channels, read=read)
         if not is_several(images):
             return self._detect([images], [prepare(images)], score)[0]
@@ -108,7 +118,8 @@ class Model:
         results = self.backend.detect(images, score)
         for result, image, pixels in zip(results, given, images):
             # A path is read again when it is drawn: a list of results need not hold all pixels.
-            result.image = str(image) if _is_path(image) else pixels
+            is_file = _is_path(image) and not is_remote(os.fspath(image))
+            result.image = os.fspath(image) if is_file else pixels
         return results
 
 
