@@ -1,6 +1,7 @@
 """What an exported file says of itself: the JSON under the key ``queryinst``."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
@@ -61,11 +62,17 @@ class Description:
         return json.dumps({"format_version": FORMAT_VERSION, **asdict(self)})
 
     @property
-    def names(self) -> tuple[str, ...]:
-        """One name a class; "class 3" where the file has none."""
-        if len(self.thing_classes) == self.num_classes:
-            return self.thing_classes
-        return tuple(f"class {index}" for index in range(self.num_classes))
+    def category_ids(self) -> tuple[int, ...]:
+        """The id of each class in the data set that the model was trained on; () if unknown."""
+        return category_ids_of(self.dataset_id_map, self.num_classes)
+
+
+def category_ids_of(dataset_id_map: Mapping[int, int], num_classes: int) -> tuple[int, ...]:
+    """{id in the data set: class index} -> the id of each class; () if not every class has one."""
+    by_class = {index: key for key, index in dataset_id_map.items()}
+    if sorted(by_class) != list(range(num_classes)):
+        return ()
+    return tuple(by_class[index] for index in range(num_classes))
 
 
 def read_description(text: str | None, label: str) -> Description:

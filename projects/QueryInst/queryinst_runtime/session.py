@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from .description import METADATA_KEY, Description, read_description
+from .frames import to_result
 from .images import MAX_PIXELS, as_rgb, read_rgb
 from .resizing import network_size, resize, to_batch
 from .results import Result
@@ -48,7 +49,7 @@ class Session:
         self.max_pixels = max_pixels
         self.description = self._open(list(providers or ()), num_threads)
         self.class_names = self.description.thing_classes
-        self.category_ids = _category_ids(self.description)
+        self.category_ids = self.description.category_ids
 
     def __repr__(self) -> str:
         return f"{self.path!r}, {self.description.precision}"
@@ -151,46 +152,3 @@ class Session:
             raise ValueError(f"ONNX Runtime cannot open {self.path}: {detail}") from None
         text = self._session.get_modelmeta().custom_metadata_map.get(METADATA_KEY)
         return read_description(text, self.path)
-
-
-def to_result(
-    detections: dict[str, np.ndarray],
-    network_size: tuple[int, int],
-    image_size: tuple[int, int],
-    class_names: tuple[str, ...] = (),
-    category_ids: tuple[int, ...] = (),
-) -> Result:
-    """Bring the detections of a resized image into the user's.
-
-    As Detectron2's ``detector_postprocess``: boxes are scaled and clipped, and detections whose
-    clipped box has no area are dropped. Masks lie in the boxes that are not clipped.
-
-    Args:
-        detections: boxes (n, 4), scores, classes, query_idx (n,), masks (n, S, S) if there are any.
-        network_size: height, width of the resized image, without padding.
-        image_size: height, width of the user's image.
-    """
-    height, width = (int(side) for side in image_size)
-    ratios = np.array([width / network_size[1], height / network_size[0]] * 2, np.float32)
-    mask_boxes = detections["boxes"].astype(np.float32) * ratios
-    boxes = np.clip(mask_boxes, 0, np.array([width, height] * 2, np.float32))
-    keep = (boxes[:, 2:] > boxes[:, :2]).all(axis=1)
-    masks = detections.get("masks")
-    return Result(
-        image_size=(height, width),
-        boxes=boxes[keep],
-        scores=detections["scores"][keep].astype(np.float32),
-        classes=detections["classes"][keep],
-        query_idx=detections["query_idx"][keep],
-        class_names=class_names,
-        category_ids=category_ids,
-        mask_scores=None if masks is None else masks[keep],
-        mask_boxes=None if masks is None else mask_boxes[keep],
-    )
-
-
-def _category_ids(description: Description) -> tuple[int, ...]:
-    by_class = {index: key for key, index in description.dataset_id_map.items()}
-    if sorted(by_class) != list(range(description.num_classes)):
-        return ()
-    return tuple(by_class[index] for index in range(description.num_classes))

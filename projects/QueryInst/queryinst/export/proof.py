@@ -76,7 +76,7 @@ class Row:
 def make_cases(about: Description) -> list[Case]:
     """Pictures of drawn shapes in several sizes and batches, a blank one, and none detected."""
     short = about.min_size_test or 480
-    long = min(max(short * 4 // 3, short + 1), max(about.max_size_test, short))
+    long = short * 4 // 3
     pictures = [
         resize(draw_scene((20, index)).image, size, "PIL")
         for index, size in enumerate([(short, long), (long, short), (short, short)])
@@ -215,8 +215,8 @@ def table_of(rows: Sequence[Row]) -> str:
         [
             row.name,
             str(row.num),
-            f"{row.boxes:.4f}",
-            f"{row.scores:.5f}",
+            f"{row.boxes:.2g}",
+            f"{row.scores:.2g}",
             f"{row.mask_iou:.4f}",
             f"{100 * row.same_queries:.1f} %",
             f"{row.eager_ms:.0f}",

@@ -191,10 +191,7 @@ class QueryInst(nn.Module):
         """
         assert not self.training
         if torch.jit.is_tracing():
-            raise RuntimeError(
-                "a trace of the whole model would hold for these images alone, and be wrong for"
-                " others: use queryinst.export.export, or trace forward_core"
-            )
+            raise RuntimeError("a trace would be wrong for other images: use queryinst.export.export")
         images = self.preprocess_image(batched_inputs)
         results = [result for part in self.split_batch(images) for result in self._detect(part)]
         if not do_postprocess:
