@@ -1,7 +1,6 @@
 """A model that PyTorch runs."""
 
 import threading
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -9,6 +8,7 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.structures import Instances
 
+from queryinst_runtime.frames import to_result
 from queryinst_runtime.results import Result
 
 from ..engine.amp import inference_autocast
@@ -75,27 +75,12 @@ def result_of(
         name: (value.tensor if name == "pred_boxes" else value).cpu().numpy()
         for name, value in instances.get_fields().items()
     }
-    ratios = np.array(image_size, np.float32) / np.array(instances.image_size, np.float32)
-    mask_boxes = arrays["pred_boxes"].astype(np.float32) * np.tile(ratios[::-1], 2)
-    boxes = np.clip(mask_boxes, 0, np.tile(image_size[::-1], 2)).astype(np.float32)
-    keep = (boxes[:, 2:] > boxes[:, :2]).all(1)
-    masks = arrays.get("pred_masks")
-    return Result(
-        image_size=(int(image_size[0]), int(image_size[1])),
-        boxes=boxes[keep],
-        scores=arrays["scores"][keep],
-        classes=arrays["pred_classes"][keep],
-        query_idx=arrays["query_idx"][keep],
-        class_names=class_names,
-        category_ids=category_ids,
-        mask_scores=None if masks is None else masks[keep, 0],
-        mask_boxes=None if masks is None else mask_boxes[keep],
-    )
-
-
-def category_ids_of(meta: Mapping[str, Any] | None, num_classes: int) -> tuple[int, ...]:
-    """The ids, in the data set, of a checkpoint's classes, by its `dataset_id_map`; or none."""
-    by_class = {index: key for key, index in ((meta or {}).get("dataset_id_map") or {}).items()}
-    if sorted(by_class) != list(range(num_classes)):
-        return ()
-    return tuple(by_class[index] for index in range(num_classes))
+    detections = {
+        "boxes": arrays["pred_boxes"],
+        "scores": arrays["scores"],
+        "classes": arrays["pred_classes"],
+        "query_idx": arrays["query_idx"],
+    }
+    if "pred_masks" in arrays:
+        detections["masks"] = arrays["pred_masks"][:, 0]
+    return to_result(detections, instances.image_size, image_size, class_names, category_ids)

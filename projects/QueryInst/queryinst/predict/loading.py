@@ -7,12 +7,15 @@ from pathlib import Path
 import torch
 from detectron2.config import CfgNode
 
+from queryinst_runtime.description import category_ids_of
+
 from .. import model_zoo
 from ..checkpoint import read_meta
 from ..engine.predictor import Predictor, cfg_from_checkpoint
 from ..engine.setup import setup_cfg
 from ..yaml_files import is_remote
-from .eager import EagerBackend, category_ids_of
+from .eager import EagerBackend
+from .exported import is_exported, open_exported
 from .model import Model
 
 _ZOO_FOLDER = "COCO-InstanceSegmentation"
@@ -30,7 +33,8 @@ def load(
 
     Args:
         name_or_file: a name of the model zoo, such as "R_50_FPN_3x_300q", whose published weights
-            are downloaded once; or a file or an address that this project reads.
+            are downloaded once; or a file or an address that this project reads; or a file of
+            `queryinst.export.export`.
         device: "cuda", "cuda:1", "cpu"; None for a GPU where there is one, else the CPU.
         score: objects that do not exceed it are left out.
         config_file: of a checkpoint that does not carry its configuration.
@@ -43,13 +47,18 @@ def load(
         KeyError: a key in `opts` is unknown.
     """
     path = find_weights(name_or_file)
+    if is_exported(path):
+        if config_file or opts:
+            raise ValueError(f"{path} is an exported model, which no configuration changes")
+        return Model(open_exported(path, device), score)
     if config_file:
         cfg = setup_cfg(os.fspath(config_file), opts, weights=path)
     else:
         cfg = cfg_from_checkpoint(path, opts)
     predictor = Predictor(on_device(cfg, device))
-    num_classes = predictor.cfg.MODEL.ROI_HEADS.NUM_CLASSES
-    return Model(EagerBackend(predictor, category_ids_of(read_meta(path), num_classes)), score)
+    id_map = (read_meta(path) or {}).get("dataset_id_map") or {}
+    category_ids = category_ids_of(id_map, predictor.cfg.MODEL.ROI_HEADS.NUM_CLASSES)
+    return Model(EagerBackend(predictor, category_ids), score)
 
 
 def on_device(cfg: CfgNode, device: str | None) -> CfgNode:
