@@ -1,6 +1,7 @@
 """`queryinst eval`."""
 
 import argparse
+import os
 from pathlib import Path
 
 from detectron2.config import CfgNode
@@ -18,14 +19,14 @@ from queryinst.predict.loading import find_weights, is_exported, on_device
 def run(args: argparse.Namespace) -> int:
     """As train_net.py --eval-only, with the data set and the checkpoint alone."""
     json_file, image_folder = find_data(args.data)
-    name = free_name(json_file, image_folder)
+    name, is_new = dataset_of(json_file, image_folder)
     weights = find_weights(args.model)
     # As train_net.py's; of these, config_file and opts are only logged.
     run_args = argparse.Namespace(
         eval_only=True,
         config_file="",
         opts=args.opts,
-        dataset=[(name, json_file, image_folder)],
+        dataset=[(name, json_file, image_folder)] if is_new else [],
     )
     with failing_in_one_line(args.output):
         if is_exported(weights):
@@ -59,18 +60,17 @@ def exported(args: argparse.Namespace, path: str, name: str) -> tuple[CfgNode, E
     return cfg, EvaluatedModel(model, **({"tta": True} if args.tta else {}))
 
 
-def free_name(json_file: str, image_folder: str) -> str:
-    """A data set's name that no other data set has, such as "shapes_val"."""
+def dataset_of(json_file: str, image_folder: str) -> tuple[str, bool]:
+    """A name such as "shapes_val", and whether the data set has to be registered under it."""
     path = Path(json_file).absolute()
     folder = path.parent.parent if path.parent.name == "annotations" else path.parent
     own = f"{folder.name}_{path.stem.removeprefix('instances_')}"
     name, count = own, 1
-    while name in DatasetCatalog and not _is(name, json_file, image_folder):
+    while name in DatasetCatalog:
+        metadata = MetadataCatalog.get(name)
+        known = metadata.get("json_file", ""), metadata.get("image_root", "")
+        if [*map(os.path.realpath, known)] == [*map(os.path.realpath, (json_file, image_folder))]:
+            return name, False
         count += 1
         name = f"{own}_{count}"
-    return name
-
-
-def _is(name: str, json_file: str, image_folder: str) -> bool:
-    metadata = MetadataCatalog.get(name)
-    return (metadata.get("json_file"), metadata.get("image_root")) == (json_file, image_folder)
+    return name, True

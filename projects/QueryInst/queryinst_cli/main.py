@@ -1,6 +1,7 @@
 """From the words of a command line to a job and its exit status."""
 
 import importlib
+import os
 import sys
 import warnings
 from collections.abc import Sequence
@@ -42,6 +43,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         warnings.filterwarnings("ignore", r".*torch\.jit\.script.*")
     try:
         return importlib.import_module(f"{__package__}.{name}").run(args)
+    except BrokenPipeError:  # of `queryinst ... | head`, which has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     except _EXPLAINED as error:
         print(f"queryinst {name}: error: {_line(error)}", file=sys.stderr)
         return 1

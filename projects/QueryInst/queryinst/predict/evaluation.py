@@ -66,6 +66,7 @@ def evaluation_cfg(
             *("MODEL.ROI_HEADS.NUM_CLASSES", num_classes, "INPUT.FORMAT", "RGB"),
             *("INPUT.MIN_SIZE_TEST", 0, "TEST.DETECTIONS_PER_IMAGE", limit),
             *("DATASETS.TRAIN", (), "DATASETS.TEST", (dataset_name,), "OUTPUT_DIR", output_dir),
+            *("DATALOADER.NUM_WORKERS", 0),
         ]
     )
     cfg.freeze()

@@ -17,8 +17,7 @@ from ..yaml_files import is_remote
 from .eager import EagerBackend
 from .exported import is_exported, open_exported
 from .model import Model
-
-_ZOO_FOLDER = "COCO-InstanceSegmentation"
+_ZOO_FOLDER = "COCO-InstanceSegmentation/"
 
 
 def load(
@@ -81,22 +80,27 @@ def find_weights(name_or_file: str | os.PathLike) -> str:
         raise ValueError(f"the model {text!r} must be a name or a path as text, not bytes")
     if is_remote(text) or os.path.exists(text):
         return text
-    config = f"{_ZOO_FOLDER}/queryinst_{_short_name(text)}.yaml"
-    try:
-        return model_zoo.get_checkpoint_url(config)
-    except RuntimeError:
-        names = ", ".join(published_names())
+    published = _published()
+    name = _short_name(text.removeprefix(_ZOO_FOLDER))
+    if name not in published:
         raise ValueError(
             f"no model {text!r}: there is no such file in {os.getcwd()}, and no published model of"
-            f" this name; those are {names}"
-        ) from None
+            f" this name; those are {', '.join(published)}"
+        )
+    return published[name]
 
 
 def published_names() -> list[str]:
     """The names of the models that have published weights, such as "R_50_FPN_3x_300q"."""
+    return list(_published())
+
+
+def _published() -> dict[str, str]:
+    """queryinst:// addresses by names."""
     entries = model_zoo.load_models()
-    return [_short_name(entry.config) for entry in entries if entry.checkpoint_url]
+    urls = {Path(x.config).name: x.checkpoint_url for x in entries}
+    return {_short_name(config): url for config, url in urls.items() if url}
 
 
-def _short_name(text: str) -> str:
-    return Path(text).name.removesuffix(".yaml").removeprefix("queryinst_")
+def _short_name(config: str) -> str:
+    return config.removesuffix(".yaml").removeprefix("queryinst_")
