@@ -1,3 +1,4 @@
+import http.server
 import pickle
 import threading
 
@@ -90,6 +91,33 @@ def test_model_takes_lists(model, batch):
 def test_model_takes_iterables_and_nothing(model):
     assert model([]) == []
     assert equal(model(iter(IMAGES))[1], model(IMAGES[1]))
+
+
+def test_model_takes_addresses(tmp_path, model):
+    Image.fromarray(IMAGES[0]).save(tmp_path / "image.png")
+    content = (tmp_path / "image.png").read_bytes()
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            found = self.path == "/image"
+            self.send_response(200 if found else 404)
+            self.end_headers()
+            self.wfile.write(content if found else b"")
+
+        def log_message(self, *_):
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, args=[0.01], daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_address[1]}"
+        result = model(f"{url}/image")
+        assert equal(result, model(IMAGES[0])) and np.array_equal(result.image, IMAGES[0])
+        assert result.draw().size and pickle.loads(pickle.dumps(result)).draw().size
+        with pytest.raises(ConnectionError, match="could not be downloaded .HTTP 404"):
+            model(f"{url}/none")
+        server.shutdown()
+    with pytest.raises(ConnectionError, match=f"{url}/image could not be downloaded"):
+        model(f"{url}/image")
 
 
 def test_model_draws_a_file_without_holding_its_pixels(tmp_path, model):
