@@ -19,6 +19,7 @@ from queryinst.data.registration import add_dataset_argument
 from queryinst.demo.visualize import build_parser
 from queryinst.engine import setup_cfg
 from queryinst.testing import tiny_cfg
+from queryinst_cli.arguments import JOBS, parse
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCUMENTS = ["README.md", "CHANGELOG.md", "CONTRIBUTING.md", "projects/QueryInst/README.md"]
@@ -162,7 +163,8 @@ def flags_of_the_package() -> set[str]:
 
 def understand(line: str) -> None:
     """Raise what the command of this line would, as far as its words alone can tell."""
-    words = shlex.split(line, comments=True) if line.startswith(("make", "python")) else []
+    is_command = line.startswith(("make", "python", "queryinst "))
+    words = shlex.split(line, comments=True) if is_command else []
     if words[:1] == ["make"]:
         targets = set(re.findall(r"^([a-z-]+):", read("Makefile"), re.MULTILINE))
         assert {word for word in words[1:] if "=" not in word} <= targets, "no such target"
@@ -174,6 +176,11 @@ def understand(line: str) -> None:
     elif words[:2] == ["python", "demo/demo.py"]:
         opts = build_parser().parse_args(words[2:]).opts
         assert len(opts) % 2 == 0 and set(opts[::2]) <= all_keys().keys(), "no such key"
+    elif words[:1] == ["queryinst"] and words[1] in JOBS:
+        opts = getattr(parse(words[1], words[2:]), "opts", [])
+        assert set(opts[::2]) <= all_keys().keys(), "no such key"
+    elif words[:1] == ["queryinst"]:
+        assert False, "no such job"
     elif words[:2] == ["python", "-m"]:
         module = ROOT / words[2].replace(".", "/")
         assert module.with_suffix(".py").exists() or (module / "__main__.py").exists(), "no module"

@@ -68,19 +68,27 @@ def _add_predict(parser: argparse.ArgumentParser) -> None:
     _add_model(parser, default=DEFAULT_MODEL)
     _add_output(parser, "output/predict")
     parser.add_argument(
-        "--score",
-        type=values.score,
-        default=0.5,
-        metavar="S",
-        help="leave out objects that do not exceed it (default: %(default)s)",
-    )
-    parser.add_argument(
         "--save",
         nargs="+",
         action="extend",
         choices=values.SAVE_KINDS,
         metavar="KIND",
         help=f"what to write, of {', '.join(values.SAVE_KINDS)} (default: picture)",
+    )
+    _add_options_of_prediction(parser)
+    _add_device(parser)
+    parser.add_argument("--overwrite", action="store_true", help="replace what is there already")
+    parser.add_argument("--no-progress", action="store_true", help="show no progress bar")
+    _add_opts(parser)
+
+
+def _add_options_of_prediction(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--score",
+        type=values.score,
+        default=0.5,
+        metavar="S",
+        help="leave out objects that do not exceed it (default: %(default)s)",
     )
     parser.add_argument(
         "--slice", type=values.count, metavar="N", help="predict on tiles of N pixels as well"
@@ -89,7 +97,6 @@ def _add_predict(parser: argparse.ArgumentParser) -> None:
         "--overlap", type=values.overlap, metavar="R", help="of tiles, as a part of them"
     )
     _add_tta(parser)
-    _add_device(parser)
     parser.add_argument(
         "--batch",
         type=values.count,
@@ -97,9 +104,6 @@ def _add_predict(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="images that the model sees at once (default: %(default)s)",
     )
-    parser.add_argument("--overwrite", action="store_true", help="replace what is there already")
-    parser.add_argument("--no-progress", action="store_true", help="show no progress bar")
-    _add_opts(parser)
 
 
 def _add_eval(parser: argparse.ArgumentParser) -> None:
@@ -108,7 +112,6 @@ def _add_eval(parser: argparse.ArgumentParser) -> None:
     _add_output(parser, "output/eval")
     _add_tta(parser)
     _add_device(parser)
-    parser.add_argument("--no-progress", action="store_true", help="show no progress bar")
     _add_opts(parser)
 
 
