@@ -22,7 +22,7 @@ def suppress_duplicates(detections: Detections, threshold: float) -> Detections:
     # Classes side by side, images one below the other: only what is of both the same overlaps.
     places = torch.stack([detections.classes, image_idx.expand(-1, num)], dim=2).flatten(0, 1)
     keep = nms(boxes + (places * (boxes.max() + 1)).repeat(1, 2), scores, threshold)
-    kept = torch.zeros_like(detections.classes).flatten().scatter(0, keep, 1).view(-1, num)
+    kept = torch.zeros_like(detections.classes).flatten().index_fill(0, keep, 1).view(-1, num)
     order = (torch.arange(num, device=keep.device) - num * kept).argsort(dim=1)
     return Detections(
         boxes=detections.boxes.gather(1, order[..., None].expand(-1, -1, 4)),
