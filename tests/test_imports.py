@@ -34,6 +34,7 @@ MAY_IMPORT = {
     " structures precision devices environment modeling data solver checkpoint model_zoo speedups"
     " build json_files",
     "predict": "checkpoint config config_files data engine modeling model_zoo yaml_files",
+    "export": "checkpoint data modeling precision predict speedups yaml_files",
     "convert": "checkpoint config engine model_zoo yaml_files",
     "demo": "data engine predict",
     "report": "config data environment json_files yaml_files",

@@ -5,10 +5,12 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from detectron2.modeling import build_model
 
 from queryinst_runtime.description import Description
+from queryinst_runtime.session import Session
 
 from ..checkpoint import read_meta
 from ..data.images import read_image
@@ -17,9 +19,19 @@ from ..predict.eager import EagerBackend
 from ..predict.exported import TorchSession, is_exported
 from ..predict.loading import find_weights, load
 from .description import describe
-from .formats import format_of
+from .formats import Format, format_of
 from .graph import PRECISIONS, divisibility, make_core, record
-from .proof import TOLERANCES, Row, Tolerance, cases_of, make_cases, prove, table_of, worst_of
+from .proof import (
+    TOLERANCES,
+    Case,
+    Row,
+    Tolerance,
+    cases_of,
+    make_cases,
+    prove,
+    table_of,
+    worst_of,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -99,9 +111,37 @@ def export(
         raise ValueError(f"{path} is an exported file already; name the checkpoint it came from")
     backend = load(path, device="cpu", config_file=config_file, opts=opts).backend
     assert isinstance(backend, EagerBackend)
+    logger.info("Recording the graph of %s", path)
     plain = _plain_copy(backend)
-    step = divisibility(plain)
-    about = describe(
+    about = _describe(backend, path, divisibility(plain), size, precision)
+    artifact = target.convert(record(make_core(plain, precision), about.size), about)
+    cases = cases_of(images) if images else make_cases(about)
+    eager = TorchSession(backend.model.forward_core, about, path)
+    return _save_and_check(artifact, target, about, out, eager, cases)
+
+
+def _save_and_check(
+    artifact: Any, target: Format, about: Description, out: str, eager: Session, cases: list[Case]
+) -> Report:
+    """Write the file under a name that says it is unverified, compare, and give it its own."""
+    unverified = f"{out}.unverified"
+    os.makedirs(os.path.dirname(unverified) or ".", exist_ok=True)
+    target.save(artifact, about, unverified)
+    logger.info("Comparing %s with the model", unverified)
+    tolerance = TOLERANCES[about.precision]
+    rows = prove(eager, target.open(unverified), cases, tolerance)
+    about = replace(about, tolerance=worst_of(rows))
+    target.save(artifact, about, unverified)
+    if problems := [problem for row in rows for problem in row.problems(tolerance)]:
+        raise UnverifiedError(Report(unverified, about, rows), problems)
+    os.replace(unverified, out)
+    return Report(out, about, rows)
+
+
+def _describe(
+    backend: EagerBackend, path: str, step: int, size: tuple[int, int] | None, precision: str
+) -> Description:
+    return describe(
         backend.cfg,
         read_meta(path),
         class_names=backend.class_names,
@@ -109,21 +149,6 @@ def export(
         size=_checked_size(size, step),
         precision=precision,
     )
-    logger.info("Recording the graph of %s", path)
-    artifact = target.convert(record(make_core(plain, precision), about.size), about)
-    unverified = f"{out}.unverified"
-    os.makedirs(os.path.dirname(unverified) or ".", exist_ok=True)
-    target.save(artifact, about, unverified)
-    logger.info("Comparing %s with the model", unverified)
-    eager = TorchSession(backend.model.forward_core, about, path)
-    cases = cases_of(images) if images else make_cases(about)
-    rows = prove(eager, target.open(unverified), cases, TOLERANCES[precision])
-    about = replace(about, tolerance=worst_of(rows))
-    target.save(artifact, about, unverified)
-    if problems := [x for row in rows for x in row.problems(TOLERANCES[precision])]:
-        raise UnverifiedError(Report(unverified, about, rows), problems)
-    os.replace(unverified, out)
-    return Report(out, about, rows)
 
 
 def _plain_copy(backend: EagerBackend) -> QueryInst:

@@ -93,7 +93,7 @@ def record(core: Core, size: tuple[int, int] | None) -> ExportedProgram:
         with torch.no_grad(), warnings.catch_warnings():
             # torchvision's shape of nms calls it by its old name.
             warnings.filterwarnings("ignore", ".*create_unbacked_symint.*")
-            return torch.export.export(
+            program = torch.export.export(
                 core,
                 (images, image_sizes),
                 dynamic_shapes={"images": {0: batch, **sides}, "image_sizes": {0: batch}},
@@ -101,3 +101,13 @@ def record(core: Core, size: tuple[int, int] | None) -> ExportedProgram:
             )
     finally:
         torch.backends.mha.set_fastpath_enabled(fast_path)
+    _remove_assertions(program.graph)
+    return program
+
+
+def _remove_assertions(graph: torch.fx.Graph) -> None:
+    """Of numbers of RoIs. torchvision tells torch.export that nms keeps at least two boxes."""
+    for node in list(graph.nodes):
+        if node.target is torch.ops.aten._assert_scalar.default:
+            graph.erase_node(node)
+    graph.eliminate_dead_code()

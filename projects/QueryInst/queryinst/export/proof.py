@@ -31,7 +31,7 @@ class Tolerance(NamedTuple):
 
 TOLERANCES = {
     "fp32": Tolerance(boxes=0.1, scores=0.001, mask_iou=0.99, same_queries=0.99),
-    "fp16": Tolerance(boxes=2.0, scores=0.02, mask_iou=0.95, same_queries=0.9),
+    "fp16": Tolerance(boxes=2.0, scores=0.02, mask_iou=0.9, same_queries=0.9),
 }
 _SHARE = 0.99  # of the detections that the tolerance is for
 

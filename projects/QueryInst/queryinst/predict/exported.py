@@ -6,12 +6,15 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from detectron2.config import CfgNode
 from detectron2.structures import Boxes, Instances
 from torch import Tensor, nn
 
 from queryinst_runtime.description import METADATA_KEY, Description, read_description
 from queryinst_runtime.results import Result
 from queryinst_runtime.session import Session
+
+from ..config_files import default_cfg
 
 Network = Callable[[Tensor, Tensor], tuple[Tensor, ...]]
 SUFFIXES = (".onnx", ".pt2", ".xml")
@@ -73,7 +76,8 @@ def open_program(path: str, device: str | None = None) -> TorchSession:
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     extra_files = {METADATA_KEY: ""}
     try:
-        program = torch.export.load(path, extra_files=extra_files)
+        with open(path, "rb") as file:  # a path would have to end in .pt2
+            program = torch.export.load(file, extra_files=extra_files)
     except Exception as error:  # of its unzipping, unpickling and schema
         detail = " ".join(str(error).split())[:300]
         raise ValueError(f"torch.export cannot load {path}: {detail}") from None
@@ -82,7 +86,8 @@ def open_program(path: str, device: str | None = None) -> TorchSession:
         from torch.export.passes import move_to_device_pass
 
         program = move_to_device_pass(program, device)
-    return TorchSession(program.module(), description, path, device)
+    # Its guards would refuse images of one cell of the coarsest level, which the graph computes.
+    return TorchSession(program.module(check_guards=False), description, path, device)
 
 
 def _providers(device: str | None) -> list[str] | None:
@@ -115,6 +120,25 @@ class ExportedModel(nn.Module):
             sizes.append((x.get("height", height), x.get("width", width)))
         results = self.session.detect(images, about.score_threshold, sizes) if images else []
         return [{"instances": to_instances(result)} for result in results]
+
+
+def cfg_of(about: Description) -> CfgNode:
+    """The configuration under which Detectron2's loaders give what `ExportedModel` takes.
+
+    It has the keys of the input and of the outputs; DATASETS.TEST is empty.
+    """
+    cfg = default_cfg()
+    cfg.INPUT.FORMAT = about.input_format
+    cfg.INPUT.MIN_SIZE_TEST = about.min_size_test
+    cfg.INPUT.MAX_SIZE_TEST = about.max_size_test
+    cfg.INPUT.RESIZE_WITH = about.resize_with
+    cfg.MODEL.META_ARCHITECTURE = "QueryInst"
+    cfg.MODEL.MASK_ON = about.has_masks
+    cfg.MODEL.PIXEL_MEAN, cfg.MODEL.PIXEL_STD = list(about.pixel_mean), list(about.pixel_std)
+    cfg.MODEL.ROI_HEADS.NUM_CLASSES = about.num_classes
+    cfg.MODEL.ROI_HEADS.SCORE_THRESH_TEST = about.score_threshold
+    cfg.TEST.DETECTIONS_PER_IMAGE = about.max_detections
+    return cfg
 
 
 def to_instances(result: Result) -> Instances:
