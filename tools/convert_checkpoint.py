@@ -31,6 +31,7 @@ def main() -> int:
             allow_pickle=args.allow_pickle,
             to=args.to,
             config_file=args.config_file,
+            ema=args.ema,
         )
     except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
         print(f"convert_checkpoint.py: error: {describe_error(error)}", file=sys.stderr)

@@ -199,6 +199,12 @@ def add_convert_options(parser: argparse.ArgumentParser) -> None:
         " file, or that of the published model that it is)",
     )
     parser.add_argument(
+        "--ema",
+        action="store_true",
+        help="of a file of MMDetection with two sets of weights, as EMAHook leaves them, take the"
+        " second: the keys 'ema_...', or 'ema_state_dict'",
+    )
+    parser.add_argument(
         "--allow-pickle",
         action="store_true",
         help="load a file that holds more than tensors, which executes what it holds: only if you"

@@ -14,6 +14,7 @@ def run(args: argparse.Namespace) -> int:
         allow_pickle=args.allow_pickle,
         to=args.to,
         config_file=args.config_file,
+        ema=args.ema,
     )
     print(conversion_text(args.source, args.target, conversion))
     return 0
