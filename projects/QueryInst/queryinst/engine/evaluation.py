@@ -108,7 +108,7 @@ def _plain(value: float) -> float | None:
 
 def results_table(results: Results) -> str:
     """AP, AP50 and AP75 of boxes and masks, then the AP of each class, all in percent."""
-    names = {"bbox": "box", "segm": "mask"}
+    names = {"bbox": "box", "segm": "mask", "bbox_TTA": "box TTA", "segm_TTA": "mask TTA"}
     tasks = [task for task in names if any(task in by_task for by_task in results.values())]
     summary = ("AP", "AP50", "AP75")
     headers = ["data set"] + [f"{names[task]} {metric}" for task in tasks for metric in summary]

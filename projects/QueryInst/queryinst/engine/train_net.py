@@ -24,6 +24,7 @@ from .run_lock import locked
 from .setup import find_config_file, setup_cfg, with_device
 from .stopping import Stopped, stop
 from .trainer import Trainer
+from .tta_evaluation import add_results
 from .writing import naming
 
 logger = logging.getLogger(__name__)
@@ -83,13 +84,18 @@ def train(cfg: CfgNode, resume: bool = False) -> Results:
 
 
 def evaluate(cfg: CfgNode, resume: bool = False) -> Results:
-    """Evaluate MODEL.WEIGHTS, or with `resume` the last checkpoint; returns as `main` does."""
+    """Evaluate MODEL.WEIGHTS, or with `resume` the last checkpoint; returns as `main` does.
+
+    With TEST.AUG.ENABLED a second time, with test-time augmentation.
+    """
     if not resume:  # else the checkpointer chooses the file
         cfg = fit_to_weights(cfg)
     model = Trainer.build_model(cfg).eval()  # in eval mode no key may be missing
     checkpointer = QueryInstCheckpointer(model, cfg.OUTPUT_DIR)
     checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=resume)
     results = Trainer.test(cfg, model)
+    if cfg.TEST.AUG.ENABLED:
+        results = add_results(cfg, results, Trainer.test_with_TTA(cfg, model))
     if not comm.is_main_process():
         return {}
     verify_results(cfg, results)

@@ -35,6 +35,7 @@ from .nonfinite import AgreeingMatcher, NonFiniteSteps, describe_step
 from .resuming import MissedEvaluation, RunSeed, precise_bn_from_here, restore_order
 from .steps import StepTrainer
 from .stopping import EvaluationStopped, StoppableLoader, Stopped, name_of, stop
+from .tta_evaluation import add_results, evaluate_with_tta
 from .writing import FileWriter, end_torn_line, naming, quiet_tensorboard_thread
 
 logger = logging.getLogger(__name__)
@@ -136,12 +137,24 @@ class Trainer(DefaultTrainer):
             write_results(cfg.OUTPUT_DIR, by_dataset(cfg, results))
         return results
 
+    @classmethod
+    def test_with_TTA(cls, cfg: CfgNode, model):
+        """As `evaluate_with_tta`; the name is that of Detectron2's train_net.py."""
+        return evaluate_with_tta(cls.test, cfg, model)
+
+    def _test_last_with_TTA(self):
+        results = self.test_with_TTA(self.cfg, self.model)
+        self._last_eval_results = add_results(self.cfg, self._last_eval_results, results)
+        return results
+
     def build_hooks(self):
         """DefaultTrainer's; behind the checkpointer what keeps the disk bounded, then the best."""
         cfg = self.cfg
         default_hooks = [precise_bn_from_here(hook, self) for hook in super().build_hooks()]
+        with_tta = cfg.TEST.AUG.ENABLED and cfg.DATASETS.TEST
+        last = [hooks.EvalHook(0, self._test_last_with_TTA)] if with_tta else []
         if not comm.is_main_process():
-            return default_hooks
+            return [*default_hooks, *last]
         period = cfg.SOLVER.CHECKPOINT_PERIOD
         keep = KeepNewest(cfg.OUTPUT_DIR, cfg.SOLVER.CHECKPOINT_KEEP, period)
         minutes = cfg.SOLVER.CHECKPOINT_MINUTES
@@ -157,7 +170,7 @@ class Trainer(DefaultTrainer):
                 period, metric = cfg.TEST.EVAL_PERIOD, _best_metric(cfg)
                 model = self.model
                 result.append(BestCheckpointer(period, model, cfg.OUTPUT_DIR, metric, self._meta))
-        return result
+        return [*result[:-1], *last, result[-1]]  # which writes what the others measured
 
     def build_writers(self):
         """Progress on the terminal, metrics.json and TensorBoard."""
