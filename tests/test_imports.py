@@ -33,6 +33,7 @@ MAY_IMPORT = {
     "engine": "yaml_files config config_files value_limits config_relations config_limits"
     " structures precision devices environment modeling data solver checkpoint model_zoo speedups"
     " build json_files",
+    "predict": "checkpoint config data engine modeling model_zoo yaml_files",
     "convert": "checkpoint config engine model_zoo yaml_files",
     "demo": "data engine",
     "report": "config data environment json_files yaml_files",

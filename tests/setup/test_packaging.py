@@ -59,6 +59,7 @@ def test_wheel_holds_packages_configs_and_licence(wheel):
     assert {"queryinst_setup/LICENSE", *(f"queryinst/{name}" for name in data)} <= set(names)
     assert {name.split("/")[0] for name in names if ".dist-info" not in name} == {
         "queryinst",
+        "queryinst_runtime",
         "queryinst_setup",
     }
 

@@ -14,6 +14,7 @@ from ._version import __version__
 from .build import build_queryinst  # noqa: F401  registers the meta architecture
 from .config import add_queryinst_config
 from .modeling import QueryInst
+from .predict import load
 from .speedups import optimize_for_inference
 
-__all__ = ["QueryInst", "__version__", "add_queryinst_config", "optimize_for_inference"]
+__all__ = ["QueryInst", "__version__", "add_queryinst_config", "load", "optimize_for_inference"]

@@ -1,0 +1,101 @@
+"""A model that PyTorch runs."""
+
+import threading
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from detectron2.config import CfgNode
+from detectron2.structures import Instances
+
+from queryinst_runtime.results import Result
+
+from ..engine.amp import inference_autocast
+from ..engine.predictor import Predictor
+from ..modeling import QueryInst
+
+
+class EagerBackend:
+    """`model.Backend` of a Predictor: the same weights, resizing and precision."""
+
+    def __init__(self, predictor: Predictor, category_ids: tuple[int, ...] = ()):
+        self.predictor = predictor
+        self.category_ids = category_ids
+        self.class_names = tuple(predictor.metadata.get("thing_classes", None) or ())
+        self.max_pixels = predictor.cfg.INPUT.MAX_PIXELS
+        self._lock = threading.Lock()  # the threshold is the model's
+
+    @property
+    def cfg(self) -> CfgNode:
+        return self.predictor.cfg
+
+    @property
+    def model(self) -> QueryInst:
+        return self.predictor.model
+
+    def __repr__(self) -> str:
+        return f"{self.cfg.MODEL.WEIGHTS!r}, device={self.cfg.MODEL.DEVICE!r}"
+
+    def detect(self, images: list[np.ndarray], score: float) -> list[Result]:
+        """As `model.Backend.detect`."""
+        inputs = [self._input_of(image) for image in images]
+        with self._lock, torch.no_grad(), inference_autocast(self.cfg):
+            self.model.score_threshold = score
+            instances = self.model.inference(inputs, do_postprocess=False)
+        sizes = [image.shape[:2] for image in images]
+        return [self._result_of(*pair) for pair in zip(instances, sizes)]
+
+    def _input_of(self, image: np.ndarray) -> dict[str, Any]:
+        pixels = image if self.cfg.INPUT.FORMAT == "RGB" else image[:, :, ::-1]
+        pixels = self.predictor.aug.get_transform(pixels).apply_image(pixels)
+        pixels = np.ascontiguousarray(pixels.transpose(2, 0, 1), dtype=np.float32)
+        return {"image": torch.from_numpy(pixels)}
+
+    def _result_of(self, instances: Instances, image_size: tuple[int, int]) -> Result:
+        return result_of(instances, image_size, self.class_names, self.category_ids)
+
+
+def result_of(
+    instances: Instances,
+    image_size: tuple[int, int],
+    class_names: tuple[str, ...],
+    category_ids: tuple[int, ...],
+) -> Result:
+    """Detections of a resized image -> a Result in the user's.
+
+    As `modeling.postprocessing.postprocess`: boxes are scaled and clipped, and objects whose
+    clipped box has no area are dropped; masks lie in the boxes that are not clipped.
+
+    Args:
+        instances: as of `QueryInst.inference` without postprocessing.
+        image_size: height, width of the user's image.
+    """
+    arrays = {
+        name: (value.tensor if name == "pred_boxes" else value).cpu().numpy()
+        for name, value in instances.get_fields().items()
+    }
+    ratios = np.array(image_size, np.float32) / np.array(instances.image_size, np.float32)
+    mask_boxes = arrays["pred_boxes"].astype(np.float32) * np.tile(ratios[::-1], 2)
+    boxes = np.clip(mask_boxes, 0, np.tile(image_size[::-1], 2)).astype(np.float32)
+    keep = (boxes[:, 2:] > boxes[:, :2]).all(1)
+    masks = arrays.get("pred_masks")
+    return Result(
+        image_size=(int(image_size[0]), int(image_size[1])),
+        boxes=boxes[keep],
+        scores=arrays["scores"][keep],
+        classes=arrays["pred_classes"][keep],
+        query_idx=arrays["query_idx"][keep],
+        class_names=class_names,
+        category_ids=category_ids,
+        mask_scores=None if masks is None else masks[keep, 0],
+        mask_boxes=None if masks is None else mask_boxes[keep],
+    )
+
+
+def category_ids_of(meta: Mapping[str, Any] | None, num_classes: int) -> tuple[int, ...]:
+    """The ids, in the data set, of a checkpoint's classes, by its `dataset_id_map`; or none."""
+    by_class = {index: key for key, index in ((meta or {}).get("dataset_id_map") or {}).items()}
+    if sorted(by_class) != list(range(num_classes)):
+        return ()
+    return tuple(by_class[index] for index in range(num_classes))

@@ -1,0 +1,131 @@
+"""Model: what `queryinst.load` gives, whatever runs it."""
+
+from collections.abc import Iterable, Sequence
+from functools import partial
+from typing import Any, Protocol
+
+import numpy as np
+
+from queryinst_runtime.images import as_rgb
+from queryinst_runtime.results import Result
+
+from ..data.images import read_image
+
+
+class Backend(Protocol):
+    """What runs a model: PyTorch, or an exported file.
+
+    Attributes:
+        class_names: of the model's classes; empty if they are not known.
+        max_pixels: of an image file, height x width.
+    """
+
+    class_names: tuple[str, ...]
+    max_pixels: int
+
+    def detect(self, images: list[np.ndarray], score: float) -> list[Result]:
+        """Predict on a batch.
+
+        Args:
+            images: at least one; each (H, W, 3) uint8, RGB, of its own size.
+            score: objects that do not exceed it are left out.
+
+        Returns:
+            A Result for each image, in its own pixels, without `image`.
+        """
+        ...
+
+
+class Model:
+    """A function of images. It may be called from several threads.
+
+    `model(image)` is a Result, `model([image, ...])` a list of Results, which may be empty. An
+    image is a path, of PIL, a uint8 array (H, W, 3) or (H, W), or a uint8 tensor (3, H, W); arrays
+    and tensors are RGB unless `channels="BGR"`.
+    """
+
+    def __init__(self, backend: Backend, score: float = 0.0):
+        """
+        Args:
+            score: as of `predict`, where that has none.
+
+        Raises:
+            ValueError: `score` is not in [0, 1].
+        """
+        self.backend = backend
+        self.score = _checked_score(score)
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        return self.backend.class_names
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.backend!r}, score={self.score})"
+
+    def __call__(self, images: Any, **options: Any) -> Any:
+        """As `predict`."""
+        return self.predict(images, **options)
+
+    def predict(
+        self,
+        images: Any,
+        *,
+        score: float | None = None,
+        channels: str = "RGB",
+        batch: int = 1,
+    ) -> Any:
+        """Predict on an image, or on several.
+
+        Args:
+            images: an image, or a list or tuple, or another iterable, of images.
+            score: objects that do not exceed it are left out; None for the model's own.
+            channels: "RGB" or "BGR", of arrays and tensors.
+            batch: images that the model sees at once, padded to the largest of them. More take more
+                memory, and pay on a GPU.
+
+        Returns:
+            A Result, or a list of them in the order of the images.
+
+        Raises:
+            ValueError: an image is none of these, or an option is invalid. One line.
+            OSError: a file cannot be read.
+        """
+        score = self.score if score is None else _checked_score(score)
+        if isinstance(batch, bool) or not isinstance(batch, int) or batch < 1:
+            raise ValueError(f"batch {batch!r} must be a whole number of at least 1")
+        read = partial(read_image, format="RGB", max_pixels=self.backend.max_pixels)
+        prepare = partial(as_rgb, channels=channels, read=read)
+        if not is_several(images):
+            return self._detect([images], [prepare(images)], score)[0]
+        results: list[Result] = []
+        given = list(images)
+        for start in range(0, len(given), batch):
+            part = given[start : start + batch]
+            results += self._detect(part, [prepare(image) for image in part], score)
+        return results
+
+    def _detect(self, given: Sequence[Any], images: list[np.ndarray], score: float) -> list[Result]:
+        results = self.backend.detect(images, score)
+        for result, image, pixels in zip(results, given, images):
+            # A path is read again when it is drawn: a list of results need not hold all pixels.
+            result.image = str(image) if _is_path(image) else pixels
+        return results
+
+
+def is_several(images: Any) -> bool:
+    """Whether it is not one image but a list, or another iterable, of images."""
+    if isinstance(images, (list, tuple)):
+        return True
+    is_image = _is_path(images) or hasattr(images, "shape") or hasattr(images, "mode")
+    return isinstance(images, Iterable) and not is_image
+
+
+def _is_path(image: Any) -> bool:
+    return isinstance(image, str) or hasattr(image, "__fspath__")
+
+
+def _checked_score(score: Any) -> float:
+    is_number = isinstance(score, (int, float, np.number)) and not isinstance(score, bool)
+    if not is_number or not 0 <= score <= 1:
+        raise ValueError(f"score {score!r} must be a number in [0, 1]")
+    return float(score)

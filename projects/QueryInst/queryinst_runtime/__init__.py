@@ -1,0 +1,5 @@
+"""Running an exported QueryInst with NumPy, Pillow and ONNX Runtime alone."""
+
+from .results import Result
+
+__all__ = ["Result"]
