@@ -136,7 +136,9 @@ def test_the_threshold_holds_for_the_mean_and_not_for_the_views(model):
     with torch.no_grad():
         scores = every(inputs)[0]["instances"].scores
         threshold = float(scores[len(scores) // 2])
-        some = QueryInstWithTTA(tta_cfg(48, 64, MODEL__ROI_HEADS__SCORE_THRESH_TEST=threshold), model)
+        some = QueryInstWithTTA(
+            tta_cfg(48, 64, MODEL__ROI_HEADS__SCORE_THRESH_TEST=threshold), model
+        )
         kept = some(inputs)[0]["instances"].scores
     assert model.score_threshold == 0
     # A view keeps what is above 0.05, all of which counts.
@@ -229,8 +231,10 @@ def test_mean_masks_are_those_of_every_pixel():
 
 def test_min_sizes_scale_detectron2s_default_to_the_models_size(caplog):
     default = tiny_cfg().TEST.AUG.MIN_SIZES
-    assert min_sizes(tiny_cfg(INPUT__MIN_SIZE_TEST=800)) == tuple(default) == min_sizes(
-        tiny_cfg(INPUT__MIN_SIZE_TEST=0)
+    assert (
+        min_sizes(tiny_cfg(INPUT__MIN_SIZE_TEST=800))
+        == tuple(default)
+        == min_sizes(tiny_cfg(INPUT__MIN_SIZE_TEST=0))
     )
     assert not caplog.records
     with caplog.at_level(logging.WARNING):

@@ -58,16 +58,18 @@ class QueryInstWithTTA(nn.Module):
         assert not self.model.training
         return [{"instances": self._predict(x)} for x in batched_inputs]
 
-    def find(self, inputs: dict) -> "FoundInViews":
+    def find(self, inputs: dict, score_threshold: float | None = None) -> "FoundInViews":
         """Return the merged detections of one image with their masks still in the views.
 
         Args:
             inputs: as one of `forward`'s.
+            score_threshold: instead of MODEL.ROI_HEADS.SCORE_THRESH_TEST.
         """
+        threshold = self.score_threshold if score_threshold is None else score_threshold
         image_size = tuple(inputs["image"].shape[-2:])
         image_size = inputs.get("height", image_size[0]), inputs.get("width", image_size[1])
         model = copy.copy(self.model)  # shares all but the threshold
-        model.score_threshold = min(self.score_threshold, VIEW_SCORE)
+        model.score_threshold = min(threshold, VIEW_SCORE)
         parts: list[ViewDetections] = []
         for images in self._views(inputs["image"]):
             results = model.inference([{"image": x} for x in images], do_postprocess=False)
@@ -75,7 +77,7 @@ class QueryInstWithTTA(nn.Module):
                 parts.append(_to_user(result, is_mirrored, image_size, len(parts)))
         found = _concatenate(parts)
         merged = merge_views(found, len(parts))
-        num = min(int((merged.scores > self.score_threshold).sum()), self.max_detections)
+        num = min(int((merged.scores > threshold).sum()), self.max_detections)
         *fields, members = merged
         merged = Merged(*(field[:num] for field in fields), members[:num])
         return FoundInViews(found, merged, image_size)

@@ -16,7 +16,9 @@ from .test_time_augmentation import QueryInstWithTTA
 logger = logging.getLogger(__name__)
 
 
-def evaluate_with_tta(test: Callable[[CfgNode, nn.Module], Mapping], cfg: CfgNode, model: nn.Module):
+def evaluate_with_tta(
+    test: Callable[[CfgNode, nn.Module], Mapping], cfg: CfgNode, model: nn.Module
+):
     """Evaluate with TEST.AUG.
 
     Args:
