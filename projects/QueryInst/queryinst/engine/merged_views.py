@@ -10,7 +10,7 @@ from torch import Tensor
 from ..precision import full_precision
 from ..speedups.separable_paste import interpolation_weights
 
-MIN_IOU = 0.5  # of the masks of a cluster's members with that of its best
+MIN_IOU = 0.6  # of the masks of a cluster's members with that of its best
 _MIN_BOX_IOU = 0.2  # of two detections whose masks are compared at all
 _GRID = 56  # elements a side on which two masks are compared, in the box around both
 _MAX_PIXELS = 2**22  # floats of an averaged mask at once: 16 MB

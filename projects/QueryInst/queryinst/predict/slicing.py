@@ -16,7 +16,6 @@ from .run_lengths import as_text, encode_crop
 Detect = Callable[[list[np.ndarray]], list[Result]]
 
 MIN_IOU = 0.5  # of the masks of one object, within the pixels that both views have
-MIN_PART = 0.8  # of a piece's pixels within an object that it is a part of
 _BORDER = 0.02  # of a tile's side: what ends nearer to its border counts as cut
 _SMALLEST, _MOST_OVERLAP = 16, 0.9
 
@@ -49,10 +48,10 @@ def detect_sliced(
     """Predict on overlapping tiles and on the whole image, and merge what they find.
 
     Two views see the same object if it has one class in both and the masks agree (IoU >= 0.5)
-    within the pixels that both views have, or if what one border cut off lies within what another
-    view has (0.8 of its pixels). An object that some view has whole is taken from that view, the
-    one with the highest score; the pieces of one that every view cuts are joined. Of the whole
-    image only objects count that are larger than the overlap: smaller ones are whole in a tile.
+    within the pixels that both views have. An object that some view has whole is taken from that
+    view, the one with the highest score; the pieces of one that every view cuts are joined. Of the
+    whole image only objects count that are larger than the overlap: smaller ones are whole in a
+    tile.
 
     Masks exist as run-length codes; as pixels only one at a time.
 
@@ -170,7 +169,7 @@ class _Agreement:
     def __init__(self, pieces: _Pieces, views: list[View]):
         self._pieces = pieces
         self._views = views
-        self._region = lru_cache(maxsize=256)(self._make_region)
+        self._region = lru_cache(maxsize=1024)(self._make_region)
         self._within = lru_cache(maxsize=4096)(self._make_within)
 
     def rows_like(self, row: int, rows: np.ndarray) -> np.ndarray:
@@ -188,14 +187,7 @@ class _Agreement:
         if self._region(*views) is None:
             return False
         seen = [[self._within(row, *views)] for row in (one, other)]
-        if mask_utils.iou(*seen, [0])[0, 0] >= MIN_IOU:
-            return True
-        pairs = ((one, other), (other, one))
-        return any(
-            mask_utils.iou([pieces.rles[part]], [pieces.rles[rest]], [1])[0, 0] >= MIN_PART
-            for part, rest in pairs
-            if pieces.is_cut[part]
-        )
+        return bool(mask_utils.iou(*seen, [0])[0, 0] >= MIN_IOU)
 
     def _make_region(self, one: int, other: int) -> Rle | None:
         """The pixels that two views have both."""
