@@ -62,10 +62,8 @@ def test_eval_takes_exported_files(tmp_path, model_file, evaluate):
 
 def test_evaluated_model_gives_what_the_model_finds(tiny_data, model_file):
     model = load(model_file, device="cpu")
-    cfg = evaluation_cfg(
-        model_file, "tiny_val", "output", num_classes=3, has_masks=True, limit=100
-    )
-    (record, *_) = DatasetCatalog.get("tiny_val")
+    cfg = evaluation_cfg(model_file, "tiny_val", "output", num_classes=3, has_masks=True, limit=100)
+    record, *_ = DatasetCatalog.get("tiny_val")
     (inputs,) = next(iter(Trainer.build_test_loader(cfg, "tiny_val")))
     assert inputs["file_name"] == record["file_name"]
     (output,) = EvaluatedModel(model, score=0.3)([inputs])

@@ -32,7 +32,9 @@ def test_predict_downloads_the_default_model_once(published, capfd):
 
 def test_load_takes_the_mirrors_names(published):
     assert len(load(DEFAULT_MODEL, device="cpu")("photo.jpg"))
-    with pytest.raises(ValueError, match=f"no published model of this name; those are {DEFAULT_MODEL}"):
+    with pytest.raises(
+        ValueError, match=f"no published model of this name; those are {DEFAULT_MODEL}"
+    ):
         load("R_50_FPN_1x")
 
 

@@ -1,6 +1,7 @@
 import http.server
 import pickle
 import threading
+from functools import partial
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from queryinst.checkpoint import QueryInstCheckpointer, build_meta
 from queryinst.engine.predictor import Predictor
 from queryinst.predict import Model
 from queryinst.predict.loading import find_weights, published_names
+from queryinst.predict.slicing import detect_sliced
 from queryinst.testing import spread_queries, tiny_cfg
 
 NAMES = ["circle", "square", "star"]
@@ -146,11 +148,51 @@ def test_score_leaves_out_what_does_not_exceed_it(path, model, score):
         ({"batch": 0}, "batch 0 must be"),
         ({"batch": 1.5}, "batch 1.5 must be"),
         ({"channels": "HSV"}, "channels 'HSV'"),
+        ({"slice": 8}, "slice 8 must be"),
+        ({"slice": 64, "overlap": 1}, "overlap 1 must be"),
     ],
 )
 def test_model_refuses_options(model, options, text):
     with pytest.raises(ValueError, match=text):
         model(IMAGES[0], **options)
+
+
+def test_model_predicts_slices(tmp_path, model):
+    sliced = model.predict(IMAGES, slice=32, overlap=0.25, score=0.3)
+    for result, image in zip(sliced, IMAGES, strict=True):
+        expected = detect_sliced(partial(model.backend.detect, score=0.3), image, 32, 0.25)
+        assert equal(result, expected) and result.scores.min() > 0.3
+        assert np.array_equal(result.image, image) and result.names == expected.names
+        assert len(pickle.loads(pickle.dumps(result)).to_coco()) == len(result) > 0
+    assert equal(model.predict(IMAGES[0], slice=80), model(IMAGES[0]))
+
+
+def test_model_has_test_time_augmentation(path, model):
+    keys = ["TEST.AUG.MIN_SIZES", "(48, 64)"]
+    with_keys = load(path, device="cpu", opts=keys)
+    always = load(path, device="cpu", opts=[*keys, "TEST.AUG.ENABLED", "True"])
+    predictor = Predictor.from_checkpoint(str(path), [*keys, "TEST.AUG.ENABLED", "True"])
+    expected = predictor(IMAGES[0][:, :, ::-1].copy())["instances"]
+    result = with_keys.predict(IMAGES[0], tta=True)
+    np.testing.assert_allclose(result.boxes, expected.pred_boxes.tensor, rtol=0, atol=1e-4)
+    assert np.array_equal(result.masks, expected.pred_masks) and len(result) > 0
+    assert equal(always(IMAGES[0]), result) and not equal(with_keys(IMAGES[0]), result)
+    assert equal(always.predict(IMAGES[0], tta=False), model(IMAGES[0]))
+    few = with_keys.predict(IMAGES[0], tta=True, score=float(result.scores[3]))
+    np.testing.assert_allclose(few.scores, result.scores[:3], rtol=0, atol=0.05)
+
+
+def test_model_says_who_has_no_test_time_augmentation(model):
+    class Exported:
+        class_names, max_pixels = (), 10000
+        detect = model.backend.detect
+
+        def __repr__(self):
+            return "'model.onnx'"
+
+    assert equal(Model(Exported())(IMAGES[0]), model(IMAGES[0]))
+    with pytest.raises(ValueError, match="'model.onnx' has no test-time augmentation"):
+        Model(Exported()).predict(IMAGES[0], tta=True)
 
 
 def test_model_refuses_what_is_no_image(model):

@@ -30,9 +30,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     name = words[0]
     if name not in JOBS:
-        print(
-            f"queryinst: error: no job {name!r}; the jobs are {', '.join(JOBS)}", file=sys.stderr
-        )
+        print(f"queryinst: error: no job {name!r}; the jobs are {', '.join(JOBS)}", file=sys.stderr)
         return 2
     args = parse(name, words[1:])
     for stream in (sys.stdout, sys.stderr):

@@ -82,7 +82,9 @@ class _Job:
         with ExitStack() as stack:
             for writer in writers:
                 stack.callback(writer.close)
-            bar = stack.enter_context(tqdm(total=self._total(), unit="image", disable=self.hides_bar))
+            bar = stack.enter_context(
+                tqdm(total=self._total(), unit="image", disable=self.hides_bar)
+            )
             frames = frames_of(self.stems, model.backend.max_pixels, self._leave_out)
             options = {**self.options, "score": self.score, "batch": self.batch}
             for frame, result in predict_frames(model, frames, self._leave_out, **options):

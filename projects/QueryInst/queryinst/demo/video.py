@@ -7,6 +7,7 @@ import cv2
 from ..predict.inputs import VIDEO_SUFFIXES
 from .files import is_file_name, make_folder
 
+
 def plan_video(source: str, output: str) -> str:
     """The file that the drawn video goes to; makes its folder.
 

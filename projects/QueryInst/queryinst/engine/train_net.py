@@ -26,6 +26,7 @@ from .run_lock import locked
 from .setup import find_config_file, setup_cfg, with_device
 from .stopping import Stopped, stop
 from .trainer import Trainer
+from .tta_evaluation import add_results
 from .writing import naming
 
 logger = logging.getLogger(__name__)
@@ -96,14 +97,15 @@ def train(cfg: CfgNode, resume: bool = False) -> Results:
     return by_dataset(cfg, results) if results else {}
 
 
-def evaluate(
-    cfg: CfgNode, resume: bool = False, model: torch.nn.Module | None = None
-) -> Results:
+def evaluate(cfg: CfgNode, resume: bool = False, model: torch.nn.Module | None = None) -> Results:
     """Evaluate `model`, or MODEL.WEIGHTS, or with `resume` the last checkpoint.
 
-    Returns as `main` does.
+    With TEST.AUG.ENABLED a second time, with test-time augmentation. Returns as `main` does.
     """
-    results = Trainer.test(cfg, model or _load(cfg, resume))
+    model = model or _load(cfg, resume)
+    results = Trainer.test(cfg, model)
+    if cfg.TEST.AUG.ENABLED:
+        results = add_results(cfg, results, Trainer.test_with_TTA(cfg, model))
     if not comm.is_main_process():
         return {}
     verify_results(cfg, results)

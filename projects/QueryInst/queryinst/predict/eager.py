@@ -13,8 +13,11 @@ from queryinst_runtime.results import Result
 
 from ..engine.amp import inference_autocast
 from ..engine.finite_scores import NotNumberWatch
+from ..engine.merged_views import mean_masks
 from ..engine.predictor import Predictor
+from ..engine.test_time_augmentation import QueryInstWithTTA
 from ..modeling import QueryInst
+from .run_lengths import encode_crop
 
 
 class EagerBackend:
@@ -25,6 +28,8 @@ class EagerBackend:
         self.category_ids = category_ids
         self.class_names = tuple(predictor.metadata.get("thing_classes", None) or ())
         self.max_pixels = predictor.cfg.INPUT.MAX_PIXELS
+        self.tta = bool(predictor.cfg.TEST.AUG.ENABLED)
+        self._with_tta: QueryInstWithTTA | None = None
         self._lock = threading.Lock()  # the threshold is the model's
 
     @property
@@ -48,6 +53,35 @@ class EagerBackend:
         watch.require_none()
         sizes = [image.shape[:2] for image in images]
         return [self._result_of(*pair) for pair in zip(instances, sizes)]
+
+    def detect_with_tta(self, images: list[np.ndarray], score: float) -> list[Result]:
+        """As `model.AugmentingBackend.detect_with_tta`, by TEST.AUG."""
+        with self._lock, torch.no_grad(), inference_autocast(self.cfg):
+            if self._with_tta is None:
+                self._with_tta = QueryInstWithTTA(self.cfg, self.model)
+            return [self._detect_with_tta(self._with_tta, image, score) for image in images]
+
+    def _detect_with_tta(self, tta: QueryInstWithTTA, image: np.ndarray, score: float) -> Result:
+        pixels = image if self.cfg.INPUT.FORMAT == "RGB" else image[:, :, ::-1]
+        tensor = torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))
+        found, merged, (height, width) = tta.find({"image": tensor}, score)
+        rles = None
+        if found.masks is not None:
+            rles = [
+                encode_crop(top, left, mask.numpy(), height, width)
+                for left, top, mask in mean_masks(found, merged, (height, width))
+            ]
+        limits = np.array([width, height] * 2, np.float32)
+        return Result(
+            image_size=(height, width),
+            boxes=np.clip(merged.boxes.numpy().astype(np.float32), 0, limits),
+            scores=merged.scores.numpy(),
+            classes=merged.classes.numpy(),
+            query_idx=merged.query_idx.numpy(),
+            class_names=self.class_names,
+            category_ids=self.category_ids,
+            rles=rles,
+        )
 
     def _input_of(self, image: np.ndarray) -> dict[str, Any]:
         pixels = image if self.cfg.INPUT.FORMAT == "RGB" else image[:, :, ::-1]

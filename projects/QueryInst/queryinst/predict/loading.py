@@ -17,6 +17,7 @@ from ..yaml_files import is_remote
 from .eager import EagerBackend
 from .exported import is_exported, open_exported
 from .model import Model
+
 _ZOO_FOLDER = "COCO-InstanceSegmentation/"
 
 

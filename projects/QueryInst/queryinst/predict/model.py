@@ -1,9 +1,9 @@
 """Model: what `queryinst.load` gives, whatever runs it."""
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -12,6 +12,7 @@ from queryinst_runtime.results import Result
 
 from ..yaml_files import is_remote
 from .inputs import read_rgb
+from .slicing import Detect, check_slices, detect_sliced
 
 
 class Backend(Protocol):
@@ -37,6 +38,21 @@ class Backend(Protocol):
         Returns:
             A Result for each image, in its own pixels, without `image`.
         """
+        ...
+
+
+@runtime_checkable
+class AugmentingBackend(Protocol):
+    """A backend that has test-time augmentation as well.
+
+    Attributes:
+        tta: whether it is used where nobody says.
+    """
+
+    tta: bool
+
+    def detect_with_tta(self, images: list[np.ndarray], score: float) -> list[Result]:
+        """As `Backend.detect`."""
         ...
 
 
@@ -83,6 +99,9 @@ class Model:
         score: float | None = None,
         channels: str = "RGB",
         batch: int = 1,
+        slice: int | None = None,
+        overlap: float = 0.2,
+        tta: bool | None = None,
     ) -> Any:
         """Predict on an image, or on several.
 
@@ -91,7 +110,11 @@ class Model:
             score: objects that do not exceed it are left out; None for the model's own.
             channels: "RGB" or "BGR", of arrays and tensors.
             batch: images that the model sees at once, padded to the largest of them. More take more
-                memory, and pay on a GPU.
+                memory, and pay on a GPU. With `slice`, tiles.
+            slice: sides, in pixels of the image, of tiles that are predicted beside the whole
+                image, as `slicing.detect_sliced`; for large images with small objects.
+            overlap: of two neighbouring tiles, as a part of their sides.
+            tta: test-time augmentation, by the keys TEST.AUG; None for TEST.AUG.ENABLED.
 
         Returns:
             A Result, or a list of them in the order of the images.
@@ -103,24 +126,45 @@ class Model:
         score = self.score if score is None else _checked_score(score)
         if isinstance(batch, bool) or not isinstance(batch, int) or batch < 1:
             raise ValueError(f"batch {batch!r} must be a whole number of at least 1")
+        detect = partial(self._chosen(tta), score=score)
+        if slice is not None:
+            check_slices(slice, overlap)
+            detect = partial(_detect_each, detect, size=slice, overlap=overlap, batch=batch)
         read = partial(read_rgb, max_pixels=self.backend.max_pixels)
         prepare = partial(as_rgb, channels=channels, read=read)
         if not is_several(images):
-            return self._detect([images], [prepare(images)], score)[0]
+            return _detect(detect, [images], [prepare(images)])[0]
         results: list[Result] = []
         given = list(images)
         for start in range(0, len(given), batch):
             part = given[start : start + batch]
-            results += self._detect(part, [prepare(image) for image in part], score)
+            results += _detect(detect, part, [prepare(image) for image in part])
         return results
 
-    def _detect(self, given: Sequence[Any], images: list[np.ndarray], score: float) -> list[Result]:
-        results = self.backend.detect(images, score)
-        for result, image, pixels in zip(results, given, images):
-            # A path is read again when it is drawn: a list of results need not hold all pixels.
-            is_file = _is_path(image) and not is_remote(os.fspath(image))
-            result.image = os.fspath(image) if is_file else pixels
-        return results
+    def _chosen(self, tta: bool | None) -> Callable[..., list[Result]]:
+        """The backend's function for test-time augmentation, or for none."""
+        has_it = isinstance(self.backend, AugmentingBackend)
+        if tta and not has_it:
+            raise ValueError(
+                f"{self.backend!r} has no test-time augmentation, which needs a model that PyTorch"
+                " runs; leave tta out, or load the checkpoint"
+            )
+        if has_it and (self.backend.tta if tta is None else tta):
+            return self.backend.detect_with_tta
+        return self.backend.detect
+
+
+def _detect(detect: Detect, given: Sequence[Any], images: list[np.ndarray]) -> list[Result]:
+    results = detect(images)
+    for result, image, pixels in zip(results, given, images):
+        # A path is read again when it is drawn: a list of results need not hold all pixels.
+        is_file = _is_path(image) and not is_remote(os.fspath(image))
+        result.image = os.fspath(image) if is_file else pixels
+    return results
+
+
+def _detect_each(detect: Detect, images: list[np.ndarray], **slices: Any) -> list[Result]:
+    return [detect_sliced(detect, image, **slices) for image in images]
 
 
 def is_several(images: Any) -> bool:
