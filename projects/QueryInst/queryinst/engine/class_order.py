@@ -1,7 +1,7 @@
 """Evaluation of a model whose classes have other places, or names, than those of the data set."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -76,3 +76,24 @@ class ByClassName(DatasetEvaluator):
     def evaluate(self) -> Any:
         """As the evaluator's."""
         return self._evaluator.evaluate()
+
+
+def by_class_name(
+    model: nn.Module,
+    dataset_names: Sequence[str],
+    evaluators: DatasetEvaluator | Sequence[DatasetEvaluator] | None,
+    build: Callable[[str], DatasetEvaluator],
+) -> Sequence[DatasetEvaluator] | None:
+    """The evaluators, in a `ByClassName` each if the model's class names are known.
+
+    Args:
+        evaluators: one for each data set; None for those that `build` makes.
+        build: from the name of a data set.
+    """
+    if isinstance(evaluators, DatasetEvaluator):
+        evaluators = [evaluators]
+    names = class_names_of(model)
+    if not names:
+        return evaluators
+    pairs = zip(evaluators or map(build, dataset_names), dataset_names, strict=True)
+    return [ByClassName(evaluator, name, names) for evaluator, name in pairs]

@@ -4,6 +4,7 @@ import logging
 import os
 import sys
 import weakref
+from functools import partial
 from pathlib import Path
 from typing import NoReturn
 
@@ -12,7 +13,6 @@ from detectron2.config import CfgNode
 from detectron2.data import build_detection_test_loader
 from detectron2.engine import DefaultTrainer, create_ddp_model, hooks
 from detectron2.engine.train_loop import TrainerBase
-from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
 from detectron2.utils.events import JSONWriter, TensorboardXWriter
 from detectron2.utils.file_io import PathManager
@@ -23,7 +23,7 @@ from ..data.train_loader import build_train_loader
 from ..solver import build_optimizer
 from .amp import inference_autocast, training_precision
 from .batches import LastBatch
-from .class_order import ByClassName, class_names_of
+from .class_order import by_class_name
 from .evaluation import best_metric, build_evaluator, by_dataset, write_results
 from .finite_scores import NotNumberWatch, warn_of_not_numbers
 from .hooks import (
@@ -125,13 +125,8 @@ class Trainer(DefaultTrainer):
         (`ByClassName`). Without results, and nothing is written, if a signal ended it within a
         training.
         """
-        if isinstance(evaluators, DatasetEvaluator):
-            evaluators = [evaluators]
-        if names := class_names_of(model):
-            tests = cfg.DATASETS.TEST
-            evaluators = evaluators or [cls.build_evaluator(cfg, name) for name in tests]
-            pairs = zip(evaluators, tests, strict=True)
-            evaluators = [ByClassName(evaluator, name, names) for evaluator, name in pairs]
+        build = partial(cls.build_evaluator, cfg)
+        evaluators = by_class_name(model, cfg.DATASETS.TEST, evaluators, build)
         last_batch = LastBatch(model)
         try:
             with (
