@@ -14,6 +14,7 @@ from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 
 from queryinst import load
+from queryinst.export import export
 from queryinst_cli import main
 
 KINDS = ["picture", "coco", "jsonl", "masks", "crops", "csv"]
@@ -208,6 +209,35 @@ def test_predict_refuses_before_it_predicts(tmp_path, picture, queryinst_predict
     status, out, err = queryinst_predict(*words)
     assert status == 1 and text in err and err.count("\n") == 1 and out == ""
     assert (tmp_path / "a.png").read_bytes() == before
+
+
+@pytest.mark.parametrize("words", [["--tta"], ["--slice", "64"], ["--tta", "--slice", "64"]])
+def test_predict_passes_options_to_the_model(
+    tmp_path, model_file, picture, queryinst_predict, words
+):
+    path = picture(tmp_path / "a.png", size=(96, 128))
+    options = {name: {"--tta": True, "--slice": 64}[f"--{name}"] for name in ("tta", "slice")}
+    options = {name: value for name, value in options.items() if f"--{name}" in words}
+    expected = load(model_file, device="cpu").predict(path, score=0.0, **options)
+    assert queryinst_predict("a.png", *words, "--save", "jsonl", "--output", "out")[0] == 0
+    rows = lines("out/objects.jsonl")
+    np.testing.assert_allclose([row["score"] for row in rows], expected.scores, atol=1e-6)
+    np.testing.assert_allclose([row["box"] for row in rows], expected.boxes, atol=1e-3)
+
+
+def test_predict_takes_exported_files_and_refuses_what_they_cannot(
+    tmp_path, model_file, picture, queryinst_predict
+):
+    export(model_file, tmp_path / "model.onnx")
+    picture(tmp_path / "a.png")
+    for model, output in ((model_file, "one"), ("model.onnx", "two")):
+        words = ["a.png", "--save", "jsonl", "--output", output]
+        assert queryinst_predict(*words, model=model)[0] == 0
+    one, two = lines("one/objects.jsonl"), lines("two/objects.jsonl")
+    assert [row["class"] for row in one] == [row["class"] for row in two] != []
+    np.testing.assert_allclose([r["box"] for r in one], [r["box"] for r in two], atol=0.1)
+    status, out, err = queryinst_predict("a.png", "--tta", "--output", "x", model="model.onnx")
+    assert status == 1 and out == "" and "no test-time augmentation" in err and "left out" not in err
 
 
 def test_predict_names_the_models_if_there_is_none(picture, tmp_path, queryinst_predict):

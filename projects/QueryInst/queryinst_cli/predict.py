@@ -51,6 +51,7 @@ def run(args: argparse.Namespace) -> int:
     earlier = check_targets(targets, sources, overwrite=args.overwrite)
     make_folder(Path(args.output))
     model = queryinst.load(weights, device=args.device, opts=args.opts)
+    model.predict([], **options_of(args))  # which refuses what the model cannot do
     for path in earlier:
         path.unlink()
     job = _Job(args, stems)
