@@ -48,7 +48,11 @@ def test_quickstart_runs(folder):
     nbclient.NotebookClient(notebook, timeout=120, resources=resources).execute()
     result = load(folder / "output/demo/model_final.pth")(folder / "datasets/shapes/val/000000.png")
     said = outputs_of(notebook)
-    assert repr(result) in said and "'category_id': " in said and "| mask IoU" in re.sub(" +", " ", said)
+    assert (
+        repr(result) in said
+        and "'category_id': " in said
+        and "| mask IoU" in re.sub(" +", " ", said)
+    )
     scores, boxes = re.findall(r"largest difference: scores (\S+), boxes (\S+) pixels", said)[0]
     assert float(scores) < 1e-3 and float(boxes) < 0.1
     pictures = [x for cell in notebook.cells for x in cell.get("outputs", ()) if "data" in x]

@@ -237,7 +237,9 @@ def test_predict_takes_exported_files_and_refuses_what_they_cannot(
     assert [row["class"] for row in one] == [row["class"] for row in two] != []
     np.testing.assert_allclose([r["box"] for r in one], [r["box"] for r in two], atol=0.1)
     status, out, err = queryinst_predict("a.png", "--tta", "--output", "x", model="model.onnx")
-    assert status == 1 and out == "" and "no test-time augmentation" in err and "left out" not in err
+    assert (
+        status == 1 and out == "" and "no test-time augmentation" in err and "left out" not in err
+    )
 
 
 def test_predict_names_the_models_if_there_is_none(picture, tmp_path, queryinst_predict):
@@ -290,6 +292,25 @@ def test_predict_takes_the_frames_of_videos(tmp_path, picture, queryinst_predict
     images = json.loads(Path("out/annotations.json").read_text())["images"]
     assert [x["file_name"] for x in images] == [*(f"clip/00000{i}.jpg" for i in range(3)), "0.png"]
     assert len({x["id"] for x in images}) == 4
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+@pytest.mark.parametrize(
+    "on_terminal, flags, shows", [(1, [], 1), (1, ["--no-progress"], 0), (0, [], 0)]
+)
+def test_predict_shows_progress_on_a_terminal(
+    tmp_path, model_file, picture, monkeypatch, on_terminal, flags, shows
+):
+    paths = [picture(tmp_path / f"{seed}.png", seed) for seed in range(3)]
+    stream = Terminal() if on_terminal else io.StringIO()
+    monkeypatch.setattr(sys, "stderr", stream)
+    words = [*paths, "--model", model_file, "--device", "cpu", "--output", str(tmp_path / "out")]
+    assert main(["predict", *words, *flags]) == 0
+    assert ("3/3" in stream.getvalue()) == bool(shows)
 
 
 def test_predict_keeps_what_was_predicted_when_interrupted(

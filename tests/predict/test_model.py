@@ -52,7 +52,7 @@ def equal(one, other):
 @pytest.mark.parametrize("index", [0, 1])
 def test_model_finds_what_the_predictor_finds(path, model, index):
     image = IMAGES[index]
-    expected = Predictor.from_checkpoint(str(path))(image[:, :, ::-1].copy())["instances"]
+    expected = Predictor.from_checkpoint(path)(image[:, :, ::-1].copy())["instances"]
     result = model(image)
     assert len(result) == len(expected) > 0
     np.testing.assert_allclose(result.boxes, expected.pred_boxes.tensor, rtol=0, atol=1e-4)
@@ -246,7 +246,7 @@ def test_load_takes_options_and_a_configuration(path, tmp_path):
     with pytest.raises(ValueError, match="no configuration"):
         load(bare)
     (tmp_path / "tiny.yaml").write_text(model.backend.cfg.dump())
-    configured = load(bare, device="cpu", config_file=str(tmp_path / "tiny.yaml"))
+    configured = load(bare, device="cpu", config_file=tmp_path / "tiny.yaml")
     assert equal(configured(IMAGES[1]), model(IMAGES[1]))
 
 

@@ -14,6 +14,7 @@ from queryinst.engine.predictor import cfg_from_checkpoint
 from queryinst.engine.train_net import run_with
 from queryinst.predict.evaluation import EvaluatedModel, evaluation_cfg
 from queryinst.predict.loading import find_weights, is_exported, on_device
+from queryinst_runtime.session import Session
 
 
 def run(args: argparse.Namespace) -> int:
@@ -48,6 +49,7 @@ def checkpoint_cfg(args: argparse.Namespace, weights: str, name: str) -> CfgNode
 def exported(args: argparse.Namespace, path: str, name: str) -> tuple[CfgNode, EvaluatedModel]:
     """An exported model, and the configuration to evaluate it."""
     model = queryinst.load(path, device=args.device, opts=args.opts)
+    assert isinstance(model.backend, Session)
     about = model.backend.description
     cfg = evaluation_cfg(
         path,

@@ -120,7 +120,7 @@ class _Job:
     def _tell(self, frame: Frame, result: Result, best: str) -> None:
         self.num_images += 1
         self.num_objects += len(result)
-        if frame.index is None:
+        if frame.number is None:
             nothing = f"nothing above {self.score:g}" + (f", the best is {best}" if best else "")
             tqdm.write(f"{frame.name}: {describe(result) or nothing}", file=sys.stdout)
 

@@ -34,7 +34,7 @@ def contours_of(top: int, left: int, mask: np.ndarray) -> list[np.ndarray]:
 
 
 def _without_needless(corners: np.ndarray) -> np.ndarray:
-    """(k, 2) x, y without points that repeat the one before, or lie on a line through both sides."""
+    """(k, 2) x, y without points that repeat the one before, or lie between two on a line."""
     corners = corners[(corners != np.roll(corners, 1, 0)).any(1)]
     before, behind = corners - np.roll(corners, 1, 0), np.roll(corners, -1, 0) - corners
     return corners[before[:, 0] * behind[:, 1] != before[:, 1] * behind[:, 0]]

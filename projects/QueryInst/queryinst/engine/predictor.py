@@ -1,6 +1,7 @@
 """Predictor: from a checkpoint to a function of one image."""
 
 import logging
+import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -59,7 +60,7 @@ class Predictor(DefaultPredictor):
         self._with_tta = QueryInstWithTTA(self.cfg, self.model) if cfg.TEST.AUG.ENABLED else None
 
     @classmethod
-    def from_checkpoint(cls, path: str, opts: Sequence[str] = ()) -> "Predictor":
+    def from_checkpoint(cls, path: str | os.PathLike, opts: Sequence[str] = ()) -> "Predictor":
         """Build the predictor from nothing but a checkpoint of this project.
 
         Args:
@@ -109,12 +110,13 @@ class Predictor(DefaultPredictor):
         return result
 
 
-def cfg_from_checkpoint(path: str, opts: Sequence[str] = ()) -> CfgNode:
+def cfg_from_checkpoint(path: str | os.PathLike, opts: Sequence[str] = ()) -> CfgNode:
     """The configuration in a checkpoint's `meta`, with its path as MODEL.WEIGHTS.
 
     Raises:
         ValueError, KeyError, OSError: as `Predictor.from_checkpoint`.
     """
+    path = os.fspath(path)
     meta = read_meta(path) or {}
     if not meta.get("config"):
         raise ValueError(

@@ -41,7 +41,7 @@ class ImageIds:
 
     def of(self, item: Item) -> tuple[Any, str]:
         """The id and the file name; of a video's frame the next free number, and its picture's."""
-        if item.frame.index is None:
+        if item.frame.number is None:
             return self._known[item.frame.source]
         return self._next(), file_of(item, Path(), ".jpg").as_posix()
 

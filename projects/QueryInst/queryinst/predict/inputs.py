@@ -42,18 +42,20 @@ class Frame(NamedTuple):
     """What the model sees of a source.
 
     Attributes:
-        index: of a video's frame, from 0; None for an image.
+        number: of a video's frame, from 0; None for an image.
         pixels: (H, W, 3) uint8, RGB.
     """
 
     source: Source
-    index: int | None
+    number: int | None
     pixels: np.ndarray
 
     @property
     def name(self) -> str:
         """How messages name it."""
-        return self.source.name if self.index is None else f"{self.source.name}, frame {self.index}"
+        return (
+            self.source.name if self.number is None else f"{self.source.name}, frame {self.number}"
+        )
 
 
 def find_sources(inputs: Iterable[str]) -> list[Source]:
@@ -106,8 +108,8 @@ def read_frames(source: Source, max_pixels: int = MAX_PIXELS) -> Iterator[Frame]
             path = os.path.join(folder, f"video{os.path.splitext(source.path)[1]}")
             with open(path, "wb") as file:
                 fetch(source.name, file)
-        for index, pixels in enumerate(FrameReader(path, source.name)):
-            yield Frame(source, index, np.ascontiguousarray(pixels[:, :, ::-1]))
+        for number, pixels in enumerate(FrameReader(path, source.name)):
+            yield Frame(source, number, np.ascontiguousarray(pixels[:, :, ::-1]))
 
 
 def count_frames(source: Source) -> int | None:

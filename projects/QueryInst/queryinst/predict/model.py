@@ -60,8 +60,8 @@ class Model:
     """A function of images. It may be called from several threads.
 
     `model(image)` is a Result, `model([image, ...])` a list of Results, which may be empty. An
-    image is a path, an http(s) address, of PIL, a uint8 array (H, W, 3) or (H, W), or a uint8 tensor (3, H, W); arrays
-    and tensors are RGB unless `channels="BGR"`.
+    image is a path, an http(s) address, of PIL, a uint8 array (H, W, 3) or (H, W), or a uint8
+    tensor (3, H, W); arrays and tensors are RGB unless `channels="BGR"`.
     """
 
     def __init__(self, backend: Backend, score: float = 0.0):

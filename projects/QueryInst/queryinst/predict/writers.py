@@ -92,7 +92,7 @@ class PictureWriter:
     def add(self, item: Item) -> None:
         """As `Writer.add`."""
         path = file_of(item, self.folder, ".jpg")
-        if item.frame.index is None:
+        if item.frame.number is None:
             path = path.with_name(f"{item.stem}{_picture_suffix(item.frame.source)}")
         make_folder(path.parent)
         item.result.save(path)
@@ -150,7 +150,7 @@ class CropWriter:
         """As `Writer.add`."""
         folder = self.folder / item.stem
         make_folder(folder)
-        frame = "" if item.frame.index is None else f"{item.frame.index:06d}-"
+        frame = "" if item.frame.number is None else f"{item.frame.number:06d}-"
         for index, name in enumerate(item.result.names):
             cut_out = cut(item.frame.pixels, *item.result.crop(index))
             if cut_out.size:
@@ -254,7 +254,7 @@ def rows_of(item: Item) -> list[dict[str, Any]]:
     for index, (entry, box) in enumerate(zip(result.to_coco(), result.boxes.tolist())):
         track_id = None if result.track_ids is None else int(result.track_ids[index])
         values = (
-            *(item.frame.source.name, item.frame.index, index + 1, result.names[index]),
+            *(item.frame.source.name, item.frame.number, index + 1, result.names[index]),
             *(entry["category_id"], round(entry["score"], 6)),
             *(round(side, 3) for side in box),
             *(entry["area"], track_id),
@@ -265,6 +265,6 @@ def rows_of(item: Item) -> list[dict[str, Any]]:
 
 def file_of(item: Item, folder: Path, suffix: str) -> Path:
     """STEM and suffix in a folder, or STEM/000000 and suffix for a frame."""
-    if item.frame.index is None:
+    if item.frame.number is None:
         return folder / f"{item.stem}{suffix}"
-    return folder / item.stem / f"{item.frame.index:06d}{suffix}"
+    return folder / item.stem / f"{item.frame.number:06d}{suffix}"
