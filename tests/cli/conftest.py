@@ -26,6 +26,14 @@ def model_file(tmp_path_factory):
     return str(folder / "model_final.pth")
 
 
+@pytest.fixture(scope="session")
+def exported_file(model_file, tmp_path_factory):
+    """That model as an ONNX file, by the command."""
+    path = str(tmp_path_factory.mktemp("exported") / "model.onnx")
+    assert main(["export", model_file, path]) == 0
+    return path
+
+
 @pytest.fixture
 def picture():
     """Writes an image of noise, another for each seed; returns its path."""

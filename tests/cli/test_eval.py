@@ -7,7 +7,6 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from queryinst import load
 from queryinst.engine import Trainer
 from queryinst.engine import main as train_net
-from queryinst.export import export
 from queryinst.predict.evaluation import EvaluatedModel, evaluation_cfg
 from queryinst_cli import main
 from queryinst_cli.eval import dataset_of
@@ -51,10 +50,9 @@ def test_eval_has_the_results_of_train_net(tmp_path, tiny_data, model_file, eval
     assert len(predictions) == 2 and predictions[0] == predictions[1] != []
 
 
-def test_eval_takes_exported_files(tmp_path, model_file, evaluate):
-    export(model_file, tmp_path / "model.onnx")
+def test_eval_takes_exported_files(model_file, exported_file, evaluate):
     _, expected = evaluate(model_file)
-    status, results = evaluate(tmp_path / "model.onnx")
+    status, results = evaluate(exported_file)
     assert status == 0
     for task in ("bbox", "segm"):
         assert results[task]["AP"] == pytest.approx(expected[task]["AP"], abs=0.1)

@@ -14,7 +14,6 @@ from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 
 from queryinst import load
-from queryinst.export import export
 from queryinst_cli import main
 
 KINDS = ["picture", "coco", "jsonl", "masks", "crops", "csv"]
@@ -226,17 +225,16 @@ def test_predict_passes_options_to_the_model(
 
 
 def test_predict_takes_exported_files_and_refuses_what_they_cannot(
-    tmp_path, model_file, picture, queryinst_predict
+    tmp_path, model_file, exported_file, picture, queryinst_predict
 ):
-    export(model_file, tmp_path / "model.onnx")
     picture(tmp_path / "a.png")
-    for model, output in ((model_file, "one"), ("model.onnx", "two")):
+    for model, output in ((model_file, "one"), (exported_file, "two")):
         words = ["a.png", "--save", "jsonl", "--output", output]
         assert queryinst_predict(*words, model=model)[0] == 0
     one, two = lines("one/objects.jsonl"), lines("two/objects.jsonl")
     assert [row["class"] for row in one] == [row["class"] for row in two] != []
     np.testing.assert_allclose([r["box"] for r in one], [r["box"] for r in two], atol=0.1)
-    status, out, err = queryinst_predict("a.png", "--tta", "--output", "x", model="model.onnx")
+    status, out, err = queryinst_predict("a.png", "--tta", "--output", "x", model=exported_file)
     assert (
         status == 1 and out == "" and "no test-time augmentation" in err and "left out" not in err
     )

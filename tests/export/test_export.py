@@ -2,6 +2,7 @@
 
 import hashlib
 import logging
+import sys
 import warnings
 from pathlib import Path
 from types import SimpleNamespace
@@ -209,10 +210,31 @@ def test_export_in_half_precision_with_given_images_and_no_warning(
     assert result.image_size == (60, 40) and len(result) > 0
 
 
+def test_export_to_openvino_computes_the_same(checkpoint, eager, tmp_path):
+    pytest.importorskip("openvino")
+    report = exporting.export(checkpoint, tmp_path / "model.xml")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["model.bin", "model.xml"]
+    session = open_exported(report.path)
+    assert session.description == report.description
+    for shape in SHAPES:
+        check_equal(session, eager.backend.model, *shape)
+
+
+@pytest.mark.parametrize("out", ["x.onnx", "x.xml"])
+def test_export_names_the_package_that_is_missing(checkpoint, tmp_path, monkeypatch, out):
+    for package in ("onnxscript", "openvino"):
+        monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(ImportError, match="this export needs onnxscript: pip install onnx") as error:
+        exporting.export(checkpoint, tmp_path / out)
+    assert "\n" not in str(error.value)
+    with pytest.raises(FileNotFoundError if out == "x.onnx" else ImportError, match=out):
+        open_exported(tmp_path / out)
+
+
 @pytest.mark.parametrize(
     "out, options, message",
     [
-        ("x.onnx", {"format": "tflite"}, "'tflite' must be one of onnx, torch"),
+        ("x.onnx", {"format": "tflite"}, "'tflite' must be one of onnx, torch, openvino"),
         ("x.pt2", {"format": "onnx"}, "of format onnx ends in .onnx"),
         ("x.bin", {}, "of format onnx ends in .onnx"),
         ("x.onnx", {"precision": "int4"}, "'int4' must be one of fp32, fp16"),

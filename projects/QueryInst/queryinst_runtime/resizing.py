@@ -24,6 +24,7 @@ def network_size(height: int, width: int, description: Description) -> tuple[int
             scale = long / max(new)
             new = new[0] * scale, new[1] * scale
         size = int(new[0] + 0.5), int(new[1] + 0.5)
+    size = max(size[0], 1), max(size[1], 1)
     if description.size is not None:
         scale = min(1.0, *(most / side for most, side in zip(description.size, size)))
         size = int(size[0] * scale + 1e-6), int(size[1] * scale + 1e-6)

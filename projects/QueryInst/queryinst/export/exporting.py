@@ -134,7 +134,8 @@ def _save_and_check(
     target.save(artifact, about, unverified)
     if problems := [problem for row in rows for problem in row.problems(tolerance)]:
         raise UnverifiedError(Report(unverified, about, rows), problems)
-    os.replace(unverified, out)
+    for written, name in zip(target.files(unverified), target.files(out)):
+        os.replace(written, name)
     return Report(out, about, rows)
 
 

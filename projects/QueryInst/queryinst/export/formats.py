@@ -4,6 +4,7 @@ import contextlib
 import io
 import logging
 import os
+import tempfile
 import warnings
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
@@ -12,6 +13,7 @@ import torch
 from torch.export import ExportedProgram
 
 from queryinst_runtime.description import METADATA_KEY, Description
+from queryinst_runtime.openvino_session import OpenVINOSession, weights_of
 from queryinst_runtime.session import INPUTS, OUTPUTS, Session
 
 from ..predict.exported import open_program
@@ -28,6 +30,7 @@ class Format(NamedTuple):
     convert: Callable[[ExportedProgram, Description], Any]  # to what `save` takes
     save: Callable[[Any, Description, str], None]  # to a path of any suffix
     open: Callable[[str], Session]
+    files: Callable[[str], list[str]] = lambda path: [path]
 
 
 def to_onnx(program: ExportedProgram, about: Description) -> Any:
@@ -100,6 +103,25 @@ def save_program(program: ExportedProgram, about: Description, path: str) -> Non
         file.write(buffer.getbuffer())
 
 
+def to_openvino(program: ExportedProgram, about: Description) -> Any:
+    """The graph as an ``openvino.Model``, from its form in ONNX."""
+    import openvino
+
+    return openvino.Core().read_model(model=to_onnx(program, about).SerializeToString())
+
+
+def save_openvino(model: Any, about: Description, path: str) -> None:
+    """Write an .xml and its .bin, the description in the first."""
+    import openvino
+
+    model.set_rt_info(about.to_json(), [METADATA_KEY])
+    with tempfile.TemporaryDirectory(dir=os.path.dirname(path) or ".") as folder:
+        written = os.path.join(folder, "model.xml")  # OpenVINO writes no other suffix
+        openvino.serialize(model, written, weights_of(written))
+        os.replace(written, path)
+        os.replace(weights_of(written), weights_of(path))
+
+
 def check_packages(packages: tuple[str, ...]) -> None:
     """Raise ImportError, with one line, if one of these is not installed."""
     for package in packages:
@@ -118,6 +140,14 @@ def first_line(error: BaseException) -> str:
 FORMATS = {
     "onnx": Format(".onnx", ("onnx", "onnxscript", "onnxruntime"), to_onnx, save_onnx, Session),
     "torch": Format(".pt2", (), lambda program, about: program, save_program, open_program),
+    "openvino": Format(
+        ".xml",
+        ("onnx", "onnxscript", "openvino"),
+        to_openvino,
+        save_openvino,
+        OpenVINOSession,
+        lambda path: [path, weights_of(path)],
+    ),
 }
 
 

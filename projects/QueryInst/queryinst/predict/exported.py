@@ -11,6 +11,7 @@ from detectron2.structures import Boxes, Instances
 from torch import Tensor, nn
 
 from queryinst_runtime.description import METADATA_KEY, Description, read_description
+from queryinst_runtime.openvino_session import OpenVINOSession
 from queryinst_runtime.results import Result
 from queryinst_runtime.session import Session
 
@@ -63,8 +64,6 @@ def open_exported(path: str | os.PathLike, device: str | None = None) -> Session
     if suffix == ".pt2":
         return open_program(path, device)
     if suffix == ".xml":
-        from queryinst_runtime.openvino import OpenVINOSession
-
         return OpenVINOSession(path)
     return Session(path, providers=_providers(device))
 
