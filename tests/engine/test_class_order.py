@@ -5,13 +5,19 @@ import logging
 import pytest
 import torch
 from detectron2.data import MetadataCatalog
+from detectron2.evaluation import DatasetEvaluator
 from detectron2.structures import Boxes, Instances
 from torch import nn
 
-from queryinst.engine.class_order import ByClassName, class_names_of
+from queryinst.engine.class_order import ByClassName, by_class_name, class_names_of
+from queryinst.testing import tiny_cfg
 
 NAMES = ["circle", "square", "star"]
 DATA_SET = "test_class_order"
+
+
+class NoEvaluator(DatasetEvaluator):
+    pass
 
 
 class Recorder:
@@ -96,6 +102,23 @@ def test_by_class_name_says_nothing_where_names_are_unknown_or_the_same(
 def test_by_class_name_passes_an_image_without_detections(data_set):
     data_set(NAMES[::-1])
     assert evaluate(NAMES, []) == []
+
+
+def test_by_class_name_takes_what_default_trainer_takes():
+    cfg = tiny_cfg(DATASETS__TEST=("a", "b"))
+    model, one, two = nn.Identity(), NoEvaluator(), NoEvaluator()
+    assert by_class_name(cfg, model, None, None) is None  # no names are known
+    assert by_class_name(cfg, model, [one, two], None) == [one, two]
+    model.thing_classes = ("x", "y")
+    built = by_class_name(cfg, model, None, lambda cfg, name: {"a": one, "b": two}[name])
+    assert [x._evaluator for x in built] == [one, two]
+    assert [x._dataset_name for x in built] == ["a", "b"]
+    given = by_class_name(cfg, model, [two, one], None)
+    assert [x._evaluator for x in given] == [two, one]
+    single = by_class_name(tiny_cfg(DATASETS__TEST=("a",)), model, one, None)
+    assert [x._evaluator for x in single] == [one]
+    with pytest.raises(ValueError):
+        by_class_name(cfg, model, [one], None)
 
 
 def test_class_names_of_a_wrapped_model():

@@ -215,22 +215,33 @@ def test_main_evaluates_from_a_checkpoint_alone(make_args, trained, tmp_path):
 
 
 @pytest.fixture
-def other_order(tiny_data):
-    """tiny_val, whose categories' ids give its classes another order."""
-    name, path, root = next(x for x in tiny_data.dataset_args if x[0] == "tiny_val")
-    content = json.loads(open(path).read())
+def changed_val(tiny_data):
+    """A function that registers tiny_val with changes, as `tiny_changed`."""
+
+    def register(change):
+        _, path, root = next(x for x in tiny_data.dataset_args if x[0] == "tiny_val")
+        with open(path) as file:
+            content = json.load(file)
+        change(content)
+        changed = path.replace("val.json", "changed.json")
+        with open(changed, "w") as file:
+            json.dump(content, file)
+        register_from_args([["tiny_changed", changed, root]])
+        return "tiny_changed"
+
+    yield register
+    DatasetCatalog.remove("tiny_changed")
+    MetadataCatalog.remove("tiny_changed")
+
+
+def give_other_order(content):
+    """Give the categories other ids, and so the classes another order."""
     ids = sorted(category["id"] for category in content["categories"])
     other = dict(zip(ids, [*ids[1:], ids[0]]))
     for category in content["categories"]:
         category["id"] = other[category["id"]]
     for annotation in content["annotations"]:
         annotation["category_id"] = other[annotation["category_id"]]
-    changed = path.replace("val.json", "val_other_order.json")
-    open(changed, "w").write(json.dumps(content))
-    register_from_args([["tiny_other_order", changed, root]])
-    yield "tiny_other_order"
-    DatasetCatalog.remove("tiny_other_order")
-    MetadataCatalog.remove("tiny_other_order")
 
 
 def named(rows, data_set):
@@ -240,24 +251,38 @@ def named(rows, data_set):
 
 
 def test_main_evaluates_classes_by_name_where_the_data_set_has_another_order(
-    evaluate, other_order, tmp_path
+    evaluate, changed_val, tmp_path
 ):
     log = tmp_path / "output" / "log.txt"
     expected_results, expected = evaluate()
     assert "another order" not in log.read_text()
-    opts = ("DATASETS.TEST", f"('{other_order}',)")
-    results, predicted = evaluate(*opts, data_set=other_order)
-    assert named(predicted, other_order) == named(expected, "tiny_val")
+    name = changed_val(give_other_order)
+    results, predicted = evaluate("DATASETS.TEST", f"('{name}',)", data_set=name)
+    assert named(predicted, name) == named(expected, "tiny_val")
     assert log.read_text().count("the same names in another order") == 1
-    first, second = expected_results["tiny_val"]["segm"], results[other_order]["segm"]
+    first, second = expected_results["tiny_val"]["segm"], results[name]["segm"]
     assert first.keys() == second.keys()
     assert all(first[key] == pytest.approx(second[key], nan_ok=True) for key in first)
+
+
+@pytest.mark.parametrize("as_id", ["image {}".format, lambda number: number + 2**64])
+def test_main_evaluates_images_whose_ids_are_no_small_integers(evaluate, changed_val, as_id):
+    def change(content):
+        for image in content["images"]:
+            image["id"] = as_id(image["id"])
+        for annotation in content["annotations"]:
+            annotation["image_id"] = as_id(annotation["image_id"])
+
+    expected_results, expected = evaluate()
+    name = changed_val(change)
+    results, predicted = evaluate("DATASETS.TEST", f"('{name}',)", data_set=name)
+    assert results[name]["segm"] == pytest.approx(expected_results["tiny_val"]["segm"], nan_ok=True)
+    assert [row["image_id"] for row in predicted] == [as_id(row["image_id"]) for row in expected]
 
 
 def test_test_warns_once_of_scores_that_are_not_numbers(make_args, trained, caplog):
     args = make_args(*TEST, "MODEL.WEIGHTS", trained.output / "model_final.pth")
     cfg = setup_cfg(args.config_file, args.opts)
-    register_from_args([])
     model = Trainer.build_model(cfg)
     QueryInstCheckpointer(model).load(cfg.MODEL.WEIGHTS)
     with torch.no_grad():

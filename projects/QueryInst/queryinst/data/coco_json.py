@@ -15,10 +15,7 @@ _ANNOTATION_KEYS = ("id", "image_id", "category_id", "bbox")
 _EVALUATION_KEYS = ("area", "iscrowd")  # without them pycocotools fails, after the training
 _MAX_CLASS_NAME = 256  # characters
 _IMAGE_ID_KIND = "an integer, another finite number, or text"
-_ID_KINDS = {
-    True: "an integer of at least 0",
-    False: "an integer or text",
-}  # by: evaluated
+_ID_KINDS = {True: "an integer of at least 0", False: "an integer or text"}  # by: evaluated
 
 
 class CocoContent(NamedTuple):

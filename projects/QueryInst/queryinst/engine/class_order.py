@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.structures import Instances
@@ -16,6 +17,27 @@ logger = logging.getLogger(__name__)
 def class_names_of(model: nn.Module) -> tuple[str, ...]:
     """The names that `QueryInstCheckpointer` left with a model, DDP's too; () if there are none."""
     return tuple(getattr(getattr(model, "module", model), "thing_classes", ()))
+
+
+def by_class_name(
+    cfg: CfgNode,
+    model: nn.Module,
+    evaluators: Sequence[DatasetEvaluator] | DatasetEvaluator | None,
+    build_evaluator: Callable[[CfgNode, str], DatasetEvaluator],
+) -> Sequence[DatasetEvaluator] | DatasetEvaluator | None:
+    """What `DefaultTrainer.test` takes as `evaluators`, each a `ByClassName` if names are known.
+
+    Args:
+        evaluators: for the data sets of DATASETS.TEST; None for those of `build_evaluator`.
+    """
+    names = class_names_of(model)
+    if not names:
+        return evaluators
+    if isinstance(evaluators, DatasetEvaluator):
+        evaluators = [evaluators]
+    tests = cfg.DATASETS.TEST
+    built = evaluators or [build_evaluator(cfg, dataset_name) for dataset_name in tests]
+    return [ByClassName(*pair, names) for pair in zip(built, tests, strict=True)]
 
 
 class ByClassName(DatasetEvaluator):
@@ -76,24 +98,3 @@ class ByClassName(DatasetEvaluator):
     def evaluate(self) -> Any:
         """As the evaluator's."""
         return self._evaluator.evaluate()
-
-
-def by_class_name(
-    model: nn.Module,
-    dataset_names: Sequence[str],
-    evaluators: DatasetEvaluator | Sequence[DatasetEvaluator] | None,
-    build: Callable[[str], DatasetEvaluator],
-) -> Sequence[DatasetEvaluator] | None:
-    """The evaluators, in a `ByClassName` each if the model's class names are known.
-
-    Args:
-        evaluators: one for each data set; None for those that `build` makes.
-        build: from the name of a data set.
-    """
-    if isinstance(evaluators, DatasetEvaluator):
-        evaluators = [evaluators]
-    names = class_names_of(model)
-    if not names:
-        return evaluators
-    pairs = zip(evaluators or map(build, dataset_names), dataset_names, strict=True)
-    return [ByClassName(evaluator, name, names) for evaluator, name in pairs]

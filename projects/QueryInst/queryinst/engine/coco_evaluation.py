@@ -29,9 +29,14 @@ class TimedCOCOEvaluator(COCOEvaluator):
     """
 
     def __init__(
-        self, dataset_name: str, *args, max_detections: int = _USUAL_LIMIT, num_queries=0, **kwargs
+        self,
+        dataset_name: str,
+        *args,
+        max_detections: int = _USUAL_LIMIT,
+        num_queries: int = 0,
+        **kwargs,
     ):
-        """As COCOEvaluator's, but for `max_dets_per_image`.
+        """As COCOEvaluator's, with another default for `max_dets_per_image`.
 
         Args:
             max_detections: of an image that the model returns at most. AP counts COCO's 100 of
@@ -39,9 +44,10 @@ class TimedCOCOEvaluator(COCOEvaluator):
             num_queries: how many objects of an image the model can find; 0 for no limit. It warns
                 where images have more, and more than 100.
         """
-        limit = max_detections if max_detections > _USUAL_LIMIT else None
+        if max_detections > _USUAL_LIMIT:
+            kwargs.setdefault("max_dets_per_image", max_detections)
         with _using(find_implementation()):  # the base class looks for a fast one
-            super().__init__(dataset_name, *args, max_dets_per_image=limit, **kwargs)
+            super().__init__(dataset_name, *args, **kwargs)
         self._dataset_name = dataset_name
         if comm.is_main_process():
             most = max(num_queries, _USUAL_LIMIT) if num_queries else max_detections

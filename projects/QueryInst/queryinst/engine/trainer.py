@@ -4,7 +4,6 @@ import logging
 import os
 import sys
 import weakref
-from functools import partial
 from pathlib import Path
 from typing import NoReturn
 
@@ -125,8 +124,6 @@ class Trainer(DefaultTrainer):
         (`ByClassName`). Without results, and nothing is written, if a signal ended it within a
         training.
         """
-        build = partial(cls.build_evaluator, cfg)
-        evaluators = by_class_name(model, cfg.DATASETS.TEST, evaluators, build)
         last_batch = LastBatch(model)
         try:
             with (
@@ -134,6 +131,7 @@ class Trainer(DefaultTrainer):
                 naming(f"{cfg.OUTPUT_DIR}/inference/**"),
                 NotNumberWatch(model) as watch,
             ):
+                evaluators = by_class_name(cfg, model, evaluators, cls.build_evaluator)
                 results = super().test(cfg, model, evaluators)
                 warn_of_not_numbers(watch)
         except EvaluationStopped:
