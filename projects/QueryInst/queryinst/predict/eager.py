@@ -12,8 +12,8 @@ from detectron2.structures import Instances
 from queryinst_runtime.results import Result
 
 from ..engine.amp import inference_autocast
-from ..engine.predictor import Predictor
 from ..engine.merged_views import mean_masks
+from ..engine.predictor import Predictor
 from ..engine.test_time_augmentation import QueryInstWithTTA
 from ..modeling import QueryInst
 from .run_lengths import encode_crop
