@@ -72,6 +72,12 @@ def merge_views(found: ViewDetections, num_views: int) -> Merged:
     return _average(found, clusters, num_views)
 
 
+def first_of(merged: Merged, num: int) -> Merged:
+    """The `num` best."""
+    boxes, scores, classes, query_idx, members = merged
+    return Merged(boxes[:num], scores[:num], classes[:num], query_idx[:num], members[:num])
+
+
 def mean_masks(
     found: ViewDetections, merged: Merged, image_size: tuple[int, int]
 ) -> Iterator[Crop]:
@@ -84,6 +90,7 @@ def mean_masks(
     Args:
         image_size: height, width of the user's image.
     """
+    assert found.masks is not None
     height, width = image_size
     for members in merged.members:
         boxes, masks = found.boxes[members], found.masks[members]

@@ -3,7 +3,7 @@
 import copy
 import logging
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -15,7 +15,7 @@ from torch.nn.parallel import DistributedDataParallel
 from ..data.augmentation import build_augmentations
 from ..precision import at_least_fp32
 from ..structures import PreciseBoxes
-from .merged_views import Merged, ViewDetections, mean_masks, merge_views
+from .merged_views import Merged, ViewDetections, first_of, mean_masks, merge_views
 
 logger = logging.getLogger(__name__)
 
@@ -68,7 +68,7 @@ class QueryInstWithTTA(nn.Module):
         threshold = self.score_threshold if score_threshold is None else score_threshold
         image_size = tuple(inputs["image"].shape[-2:])
         image_size = inputs.get("height", image_size[0]), inputs.get("width", image_size[1])
-        model = copy.copy(self.model)  # shares all but the threshold
+        model: Any = copy.copy(self.model)  # shares all but the threshold
         model.score_threshold = min(threshold, VIEW_SCORE)
         parts: list[ViewDetections] = []
         for images in self._views(inputs["image"]):
@@ -78,9 +78,7 @@ class QueryInstWithTTA(nn.Module):
         found = _concatenate(parts)
         merged = merge_views(found, len(parts))
         num = min(int((merged.scores > threshold).sum()), self.max_detections)
-        *fields, members = merged
-        merged = Merged(*(field[:num] for field in fields), members[:num])
-        return FoundInViews(found, merged, image_size)
+        return FoundInViews(found, first_of(merged, num), image_size)
 
     def _predict(self, inputs: dict) -> Instances:
         found, merged, image_size = self.find(inputs)
@@ -169,5 +167,12 @@ def _to_user(
 
 
 def _concatenate(parts: list[ViewDetections]) -> ViewDetections:
-    columns = zip(*parts)
-    return ViewDetections(*(None if x[0] is None else torch.cat(x) for x in columns))
+    masks = [part.masks for part in parts if part.masks is not None]
+    return ViewDetections(
+        boxes=torch.cat([part.boxes for part in parts]),
+        scores=torch.cat([part.scores for part in parts]),
+        classes=torch.cat([part.classes for part in parts]),
+        query_idx=torch.cat([part.query_idx for part in parts]),
+        view_idx=torch.cat([part.view_idx for part in parts]),
+        masks=torch.cat(masks) if masks else None,
+    )

@@ -143,15 +143,16 @@ class Model:
 
     def _chosen(self, tta: bool | None) -> Callable[..., list[Result]]:
         """The backend's function for test-time augmentation, or for none."""
-        has_it = isinstance(self.backend, AugmentingBackend)
-        if tta and not has_it:
+        backend = self.backend
+        if isinstance(backend, AugmentingBackend):
+            use_it = backend.tta if tta is None else tta
+            return backend.detect_with_tta if use_it else backend.detect
+        if tta:
             raise ValueError(
-                f"{self.backend!r} has no test-time augmentation, which needs a model that PyTorch"
-                " runs; leave tta out, or load the checkpoint"
+                f"{backend!r} has no test-time augmentation, which needs a model that PyTorch runs;"
+                " leave tta out, or load the checkpoint"
             )
-        if has_it and (self.backend.tta if tta is None else tta):
-            return self.backend.detect_with_tta
-        return self.backend.detect
+        return backend.detect
 
 
 def _detect(detect: Detect, given: Sequence[Any], images: list[np.ndarray]) -> list[Result]:

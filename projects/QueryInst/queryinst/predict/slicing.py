@@ -156,11 +156,18 @@ def _box_crop(box: np.ndarray) -> tuple[int, int, np.ndarray]:
 
 
 def _concatenate(parts: list[_Pieces]) -> _Pieces:
-    arrays = [
-        np.concatenate([getattr(part, name) for part in parts])
-        for name in ("boxes", "scores", "classes", "query_idx", "view_idx", "is_cut")
-    ]
-    return _Pieces(*arrays, rles=[rle for part in parts for rle in part.rles])
+    def join(name: str) -> np.ndarray:
+        return np.concatenate([getattr(part, name) for part in parts])
+
+    return _Pieces(
+        boxes=join("boxes"),
+        scores=join("scores"),
+        classes=join("classes"),
+        query_idx=join("query_idx"),
+        view_idx=join("view_idx"),
+        is_cut=join("is_cut"),
+        rles=[rle for part in parts for rle in part.rles],
+    )
 
 
 class _Agreement:

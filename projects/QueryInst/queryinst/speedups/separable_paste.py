@@ -44,8 +44,12 @@ def paste_separably(masks: Tensor, boxes: Tensor, image_size: tuple[int, int]) -
     with full_precision(masks.device):
         for part in torch.arange(len(masks)).split(at_once):
             x0, y0, x1, y1 = boxes[part].unbind(1)
-            along_x = interpolation_weights(x0, x1, width, masks.shape[2]).to(masks)  # (d, width, W)
-            along_y = interpolation_weights(y0, y1, height, masks.shape[1]).to(masks)  # (d, height, H)
+            along_x = interpolation_weights(x0, x1, width, masks.shape[2]).to(
+                masks
+            )  # (d, width, W)
+            along_y = interpolation_weights(y0, y1, height, masks.shape[1]).to(
+                masks
+            )  # (d, height, H)
             stretched = along_y @ masks[part]  # (d, height, W)
             for at, row in enumerate(part.tolist()):
                 left, top, right, bottom = windows[row]
