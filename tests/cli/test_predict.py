@@ -125,7 +125,8 @@ def test_predict_takes_image_ids_from_the_annotations_beside(tmp_path, picture, 
     (tmp_path / "shapes" / "annotations").mkdir()
     (tmp_path / "shapes" / "annotations" / "train.json").write_text('{"images": []}')
     (tmp_path / "shapes" / "annotations" / "val.json").write_text(json.dumps({"images": images}))
-    assert queryinst_predict("shapes/val", "--save", "coco", "--output", "out")[0] == 0
+    status, out, _ = queryinst_predict("shapes/val", "--save", "coco", "--output", "out")
+    assert status == 0 and "image ids are those of" in out
     found = json.loads(Path("out/annotations.json").read_text())["images"]
     assert {x["file_name"]: x["id"] for x in found} == {"b.png": 31, "a.png": "x"}
 

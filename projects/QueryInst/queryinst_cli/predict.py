@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 import queryinst
 from queryinst.predict import Model
+from queryinst.predict.coco_files import CocoWriter
 from queryinst.predict.inputs import (
     IMAGE_SUFFIXES,
     VIDEO_SUFFIXES,
@@ -56,6 +57,9 @@ def run(args: argparse.Namespace) -> int:
         path.unlink()
     job = _Job(args, stems)
     job.run(model, writers)
+    for writer in writers:
+        if isinstance(writer, CocoWriter) and writer.ids.origin:
+            print(f"image ids are those of {writer.ids.origin}")
     return job.conclude(f"{', '.join(kinds)} in {args.output}")
 
 

@@ -26,8 +26,8 @@ def find_data(data: str) -> tuple[str, str]:
     if os.path.isfile(data):
         return data, _find_images(Path(data), Path(data).parent)
     if os.path.isdir(data):
-        json_file = _choose(data, _json_files(Path(data)))
-        return str(json_file), _find_images(json_file, Path(data))
+        chosen = _choose(data, _json_files(Path(data)))
+        return str(chosen), _find_images(chosen, Path(data))
     json_file, _, folder = data.rpartition(":")
     if not json_file.lower().endswith(".json"):
         raise FileNotFoundError(

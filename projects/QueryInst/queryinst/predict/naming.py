@@ -8,7 +8,7 @@ from pathlib import Path
 from .inputs import Source
 
 FOLDERS = ("masks", "crops")  # below the output folder, so no other file or folder's name
-_MAX_STEM = 120  # characters, of names that a file system holds together with what is added
+_MAX_STEM = 150  # bytes: a file system holds 255, with what is added
 _OWN = re.compile(r"\d{3,}(-.*)?\.(jpg|png)")  # of files in the folders of one image or video
 
 
@@ -21,7 +21,7 @@ def unique_stems(sources: Sequence[Source]) -> dict[Source, str]:
     stems = {}
     for source in sources:
         own = os.path.splitext(os.path.basename(source.path.rstrip("/")))[0]
-        own = safe_name(own)[:_MAX_STEM] or "image"
+        own = safe_name(own, _MAX_STEM) or "image"
         stem, count = own, 1
         while stem.lower() in taken:
             count += 1
@@ -31,9 +31,10 @@ def unique_stems(sources: Sequence[Source]) -> dict[Source, str]:
     return stems
 
 
-def safe_name(text: str) -> str:
+def safe_name(text: str, max_bytes: int) -> str:
     """A text as a part of a file's name, without what has a meaning in paths and patterns."""
-    return re.sub(r'[\x00-\x1f/\\:*?"<>|]+', "_", text).lstrip(".")
+    plain = re.sub(r'[\x00-\x1f/\\:*?"<>|]+', "_", text).lstrip(".")
+    return os.fsencode(plain)[:max_bytes].decode("utf-8", "ignore")
 
 
 def check_output(folder: str, suffixes: Iterable[str]) -> None:

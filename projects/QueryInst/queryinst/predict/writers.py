@@ -154,7 +154,7 @@ class CropWriter:
         for index, name in enumerate(item.result.names):
             cut_out = cut(item.frame.pixels, *item.result.crop(index))
             if cut_out.size:
-                path = folder / f"{frame}{index + 1:03d}-{safe_name(name)[:60]}.png"
+                path = folder / f"{frame}{index + 1:03d}-{safe_name(name, 60)}.png"
                 Image.fromarray(cut_out).save(path)
 
     def close(self) -> None:
