@@ -175,8 +175,10 @@ def understand(line: str) -> None:
         opts = build_parser().parse_args(words[2:]).opts
         assert len(opts) % 2 == 0 and set(opts[::2]) <= all_keys().keys(), "no such key"
     elif words[:2] == ["python", "-m"]:
-        module = ROOT / words[2].replace(".", "/")
-        assert module.with_suffix(".py").exists() or (module / "__main__.py").exists(), "no module"
+        name = words[2].replace(".", "/")
+        places = [folder / name for folder in (ROOT, ROOT / "projects/QueryInst")]
+        found = [x for x in places if x.with_suffix(".py").exists() or (x / "__main__.py").exists()]
+        assert found, "no module"
         assert {w for w in words if w.startswith("--")} <= flags_of_the_package(), "no such flag"
     elif words[:1] == ["python"]:
         flags = {word for word in words[2:] if word.startswith("--")}

@@ -191,7 +191,7 @@ class QueryInst(nn.Module):
         """
         assert not self.training
         if torch.jit.is_tracing():
-            raise RuntimeError("a trace would be wrong for other images: use queryinst.export.export")
+            raise RuntimeError("a trace would fit no other image: use queryinst.export.export")
         images = self.preprocess_image(batched_inputs)
         results = [result for part in self.split_batch(images) for result in self._detect(part)]
         if not do_postprocess:
