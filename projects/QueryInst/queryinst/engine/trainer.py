@@ -22,7 +22,9 @@ from ..data.train_loader import build_train_loader
 from ..solver import build_optimizer
 from .amp import inference_autocast, training_precision
 from .batches import LastBatch
+from .class_order import by_class_name
 from .evaluation import build_evaluator, by_dataset, write_results
+from .finite_scores import NotNumberWatch, warn_of_not_numbers
 from .hooks import (
     BestCheckpointer,
     FolderWatch,
@@ -117,12 +119,20 @@ class Trainer(DefaultTrainer):
     def test(cls, cfg: CfgNode, model, evaluators=None):
         """As DefaultTrainer's; the main process writes OUTPUT_DIR/results.json as well.
 
-        Without results, and nothing is written, if a signal ended it within a training.
+        Predictions get the data set's class numbers by the names that the model's checkpoint has
+        (`ByClassName`). Without results, and nothing is written, if a signal ended it within a
+        training.
         """
         last_batch = LastBatch(model)
         try:
-            with inference_autocast(cfg), naming(f"{cfg.OUTPUT_DIR}/inference/**"):
+            with (
+                inference_autocast(cfg),
+                naming(f"{cfg.OUTPUT_DIR}/inference/**"),
+                NotNumberWatch(model) as watch,
+            ):
+                evaluators = by_class_name(cfg, model, evaluators, cls.build_evaluator)
                 results = super().test(cfg, model, evaluators)
+                warn_of_not_numbers(watch)
         except EvaluationStopped:
             return {}
         except torch.cuda.OutOfMemoryError as error:
@@ -175,6 +185,8 @@ class Trainer(DefaultTrainer):
     def resume_or_load(self, resume=True):
         """As DefaultTrainer's; goes on in the order of images."""
         super().resume_or_load(resume=resume)
+        # From here on the model learns the data set's classes, whatever it started from.
+        self.checkpointer.model.thing_classes = tuple(self._meta["thing_classes"])
         if self.start_iter > 0:
             restore_order(self.data_loader, self.start_iter)
 

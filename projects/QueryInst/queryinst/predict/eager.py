@@ -12,6 +12,7 @@ from queryinst_runtime.frames import to_result
 from queryinst_runtime.results import Result
 
 from ..engine.amp import inference_autocast
+from ..engine.finite_scores import NotNumberWatch
 from ..engine.predictor import Predictor
 from ..modeling import QueryInst
 
@@ -38,11 +39,13 @@ class EagerBackend:
         return f"{self.cfg.MODEL.WEIGHTS!r}, device={self.cfg.MODEL.DEVICE!r}"
 
     def detect(self, images: list[np.ndarray], score: float) -> list[Result]:
-        """As `model.Backend.detect`."""
+        """As `model.Backend.detect`; a ValueError where scores or boxes are not numbers."""
         inputs = [self._input_of(image) for image in images]
         with self._lock, torch.no_grad(), inference_autocast(self.cfg):
             self.model.score_threshold = score
-            instances = self.model.inference(inputs, do_postprocess=False)
+            with NotNumberWatch(self.model) as watch:
+                instances = self.model.inference(inputs, do_postprocess=False)
+        watch.require_none()
         sizes = [image.shape[:2] for image in images]
         return [self._result_of(*pair) for pair in zip(instances, sizes)]
 
