@@ -182,8 +182,10 @@ def understand(line: str) -> None:
     elif words[:1] == ["queryinst"]:
         assert False, "no such job"
     elif words[:2] == ["python", "-m"]:
-        module = ROOT / words[2].replace(".", "/")
-        assert module.with_suffix(".py").exists() or (module / "__main__.py").exists(), "no module"
+        name = words[2].replace(".", "/")
+        places = [folder / name for folder in (ROOT, ROOT / "projects/QueryInst")]
+        found = [x for x in places if x.with_suffix(".py").exists() or (x / "__main__.py").exists()]
+        assert found, "no module"
         assert {w for w in words if w.startswith("--")} <= flags_of_the_package(), "no such flag"
     elif words[:1] == ["python"]:
         flags = {word for word in words[2:] if word.startswith("--")}

@@ -76,7 +76,9 @@ def test_record_takes_every_kind_of_model(make_checkpoint, size, overrides):
         for each in (model, plain):
             each.initial_queries.boxes_cxcywh_norm.data[:] = torch.tensor([0.5, 0.5, 0.8, 0.8])
     program = record(make_core(plain), size).module(check_guards=False)
-    session = SimpleNamespace(run=lambda *x: [y.numpy() for y in program(*map(torch.from_numpy, x))])
+    session = SimpleNamespace(
+        run=lambda *x: [y.numpy() for y in program(*map(torch.from_numpy, x))]
+    )
     for num in (1, 3):
         with torch.no_grad():
             check_equal(session, model, num, *(size or (96, 64)))
@@ -202,7 +204,9 @@ def test_export_in_half_precision_with_given_images_and_no_warning(
     float16 = onnx.TensorProto.FLOAT16
     weights = [x for x in proto.graph.initializer if len(x.dims) == 4]
     assert len(weights) > 20 and {x.data_type for x in weights} == {float16}
-    kinds = {x.name: x.type.tensor_type.elem_type for x in (*proto.graph.input, *proto.graph.output)}
+    kinds = {
+        x.name: x.type.tensor_type.elem_type for x in (*proto.graph.input, *proto.graph.output)
+    }
     assert float16 not in kinds.values()
     session = open_exported(report.path)
     assert session.description.size == (64, 96) and session.description.precision == "fp16"
@@ -224,7 +228,9 @@ def test_export_to_openvino_computes_the_same(checkpoint, eager, tmp_path):
 def test_export_names_the_package_that_is_missing(checkpoint, tmp_path, monkeypatch, out):
     for package in ("onnxscript", "openvino"):
         monkeypatch.setitem(sys.modules, package, None)
-    with pytest.raises(ImportError, match="this export needs onnxscript: pip install onnx") as error:
+    with pytest.raises(
+        ImportError, match="this export needs onnxscript: pip install onnx"
+    ) as error:
         exporting.export(checkpoint, tmp_path / out)
     assert "\n" not in str(error.value)
     with pytest.raises(FileNotFoundError if out == "x.onnx" else ImportError, match=out):

@@ -113,7 +113,13 @@ def test_prove_looks_at_all_images_of_a_batch_and_at_box_detectors():
 def test_cases_cover_sizes_batches_blank_and_none(about_of):
     cases = make_cases(about_of(min_size_test=48))
     shapes = [[image.shape[:2] for image in case.images] for case in cases]
-    assert shapes == [[(48, 64)], [(64, 48)], [(48, 64), (64, 48), (48, 48)], [(48, 64)], [(48, 64)]]
+    assert shapes == [
+        [(48, 64)],
+        [(64, 48)],
+        [(48, 64), (64, 48), (48, 48)],
+        [(48, 64)],
+        [(48, 64)],
+    ]
     assert np.ptp(cases[3].images[0]) == 0 and cases[4].score == 1
     photos = [(f"{i}.png", np.full((8 + i, 9, 3), i, np.uint8)) for i in range(6)]
     names = [case.name for case in cases_of(photos)]

@@ -24,7 +24,10 @@ def noise(height: int, width: int) -> np.ndarray:
 @pytest.mark.parametrize("rule", [(800, 1333), (64, 100), (0, 100)])
 def test_network_size_is_that_of_training(about, height, width, rule):
     about = dataclasses.replace(about, min_size_test=rule[0], max_size_test=rule[1])
-    for library, augmentation in (("PIL", T.ResizeShortestEdge), ("OPENCV", OpenCVResizeShortestEdge)):
+    for library, augmentation in (
+        ("PIL", T.ResizeShortestEdge),
+        ("OPENCV", OpenCVResizeShortestEdge),
+    ):
         about = dataclasses.replace(about, resize_with=library)
         expected = (height, width)
         if rule[0]:

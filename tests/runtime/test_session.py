@@ -56,7 +56,9 @@ def test_session_pads_a_batch_of_different_sizes(make_file):
 
 
 def test_session_takes_paths_pillow_and_bgr(make_file, tmp_path):
-    session = Session(make_file(input_format="BGR", pixel_mean=(0, 0, 0), pixel_std=(1e3, 1e6, 1e6)))
+    session = Session(
+        make_file(input_format="BGR", pixel_mean=(0, 0, 0), pixel_std=(1e3, 1e6, 1e6))
+    )
     image = gray(32, 32, 0)
     image[..., 2] = 90  # blue: the first channel of the network
     Image.fromarray(image).save(tmp_path / "x.png")
@@ -144,7 +146,8 @@ def test_session_needs_neither_torch_nor_detectron2(make_file, tmp_path):
 
         result = Session(sys.argv[1])(np.full((64, 128, 3), 100, np.uint8))
         result.save(sys.argv[2])
-        print(len(result), int(result.masks.sum()), result.names, sorted(BLOCKED & set(sys.modules)))
+        blocked = sorted(BLOCKED & set(sys.modules))
+        print(len(result), int(result.masks.sum()), result.names, blocked)
     """
     picture = tmp_path / "picture.png"
     done = subprocess.run(

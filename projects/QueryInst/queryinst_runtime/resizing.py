@@ -19,7 +19,9 @@ def network_size(height: int, width: int, description: Description) -> tuple[int
         size = int(height * scale + 0.5), int(width * scale + 0.5)
     else:  # as Detectron2's ResizeShortestEdge
         scale = short / min(height, width)
-        new = (short, scale * width) if height < width else (scale * height, short)
+        new: tuple[float, float] = scale * height, short
+        if height < width:
+            new = short, scale * width
         if max(new) > long:
             scale = long / max(new)
             new = new[0] * scale, new[1] * scale
@@ -83,7 +85,8 @@ def to_batch(images: list[np.ndarray], description: Description) -> tuple[np.nda
         step = description.size_divisibility
         height, width = (-(-int(side) // step) * step for side in sizes.max(axis=0))
     batch = np.zeros((len(images), 3, height, width), np.float32)
-    mean, std = (np.float32(x) for x in (description.pixel_mean, description.pixel_std))
+    mean = np.array(description.pixel_mean, np.float32)
+    std = np.array(description.pixel_std, np.float32)
     for place, image in zip(batch, images):
         channels = image if description.input_format == "RGB" else image[:, :, ::-1]
         normalized = (channels.astype(np.float32) - mean) / std

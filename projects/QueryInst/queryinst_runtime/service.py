@@ -23,7 +23,9 @@ try:
     from fastapi import FastAPI, HTTPException, Query, Request
     from fastapi.concurrency import run_in_threadpool
 except ImportError as error:
-    raise ImportError("the service needs FastAPI and uvicorn: pip install queryinst[serve]") from error
+    raise ImportError(
+        "the service needs FastAPI and uvicorn: pip install queryinst[serve]"
+    ) from error
 
 MAX_BYTES = 20_000_000  # of an upload
 MAX_PIXELS = 50_000_000  # of an image, height x width

@@ -108,7 +108,7 @@ class Session:
         """
         about = self.description
         image_sizes = image_sizes or [image.shape[:2] for image in images]
-        sizes = [network_size(*image.shape[:2], about) for image in images]
+        sizes = [network_size(image.shape[0], image.shape[1], about) for image in images]
         resized = [resize(image, size, about.resize_with) for image, size in zip(images, sizes)]
         outputs = self.run(*to_batch(resized, about))
         results = []

@@ -57,7 +57,9 @@ def make_core(model: QueryInst, precision: str = "fp32") -> Core:
         head.__class__ = ExportedMaskHead
     if precision == "fp16":
         model.half()
-        model.initial_queries.boxes_cxcywh_norm.data = model.initial_queries.boxes_cxcywh_norm.float()
+        model.initial_queries.boxes_cxcywh_norm.data = (
+            model.initial_queries.boxes_cxcywh_norm.float()
+        )
         for stage in model.cascade.stages:  # half precision would round boxes by up to a pixel
             cast(nn.Module, stage.cls_logits).float()
             cast(nn.Module, stage.box_deltas).float()

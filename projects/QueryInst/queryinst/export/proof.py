@@ -62,9 +62,13 @@ class Row:
         most = {"boxes": self.boxes, "scores": self.scores}
         least = {"mask_iou": self.mask_iou, "same_queries": self.same_queries}
         outside = {
-            **{name: value for name, value in most.items() if not value <= getattr(tolerance, name)},
             **{
-                name: value for name, value in least.items() if not value >= getattr(tolerance, name)
+                name: value for name, value in most.items() if not value <= getattr(tolerance, name)
+            },
+            **{
+                name: value
+                for name, value in least.items()
+                if not value >= getattr(tolerance, name)
             },
         }
         return [
@@ -102,7 +106,9 @@ def _size_of(image: np.ndarray) -> str:
     return f"{image.shape[0]}x{image.shape[1]}"
 
 
-def prove(eager: Session, exported: Session, cases: Sequence[Case], tolerance: Tolerance) -> list[Row]:
+def prove(
+    eager: Session, exported: Session, cases: Sequence[Case], tolerance: Tolerance
+) -> list[Row]:
     """Run both on all cases.
 
     Args:

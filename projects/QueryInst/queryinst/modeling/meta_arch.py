@@ -189,10 +189,10 @@ class QueryInst(nn.Module):
             images, whose pred_masks are (D, 1, 28, 28) scores.
         """
         assert not self.training
+        if torch.jit.is_tracing():
+            raise RuntimeError("a trace would fit no other image: use queryinst.export.export")
         if not batched_inputs:
             return []
-        if torch.jit.is_tracing():
-            raise RuntimeError("a trace would be wrong for other images: use queryinst.export.export")
         images = self.preprocess_image(batched_inputs)
         results = [result for part in self.split_batch(images) for result in self._detect(part)]
         if not do_postprocess:
