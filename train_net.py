@@ -2,7 +2,7 @@
 """Train and evaluate QueryInst, with Detectron2's command line.
 
 python train_net.py --config-file COCO-InstanceSegmentation/queryinst_R_50_FPN_1x.yaml --num-gpus 8
-python train_net.py --config-file ... --eval-only MODEL.WEIGHTS path/to/model.pth
+python train_net.py --eval-only MODEL.WEIGHTS path/to/model.pth
 python train_net.py --config-file ... --dataset mine my.json my_images DATASETS.TRAIN "('mine',)"
 """
 

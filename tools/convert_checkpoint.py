@@ -36,6 +36,12 @@ def build_parser() -> argparse.ArgumentParser:
         " the published model that IN is)",
     )
     parser.add_argument(
+        "--ema",
+        action="store_true",
+        help="of a file of MMDetection with two sets of weights, as EMAHook leaves them, take the"
+        " second: the keys 'ema_...', or 'ema_state_dict'",
+    )
+    parser.add_argument(
         "--allow-pickle",
         action="store_true",
         help="load a file that holds more than tensors, which executes what it holds: only if you"
@@ -54,6 +60,7 @@ def main() -> int:
             allow_pickle=args.allow_pickle,
             to=args.to,
             config_file=args.config_file,
+            ema=args.ema,
         )
     except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
         print(f"convert_checkpoint.py: error: {describe_error(error)}", file=sys.stderr)

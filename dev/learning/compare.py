@@ -35,7 +35,7 @@ from .runs import MODELS, Run, read_records, with_output
 from .tables import ablation_table, best_runs, goal_table
 from .train import ROOT, WEIGHTS
 
-BUDGET = {"shapes": 200, "shapes-500": 150, "shapes-50": 150, "coins": 50, "cells": 80}  # seconds
+BUDGET = {"shapes": 150, "shapes-500": 100, "shapes-50": 100, "coins": 50, "cells": 80}  # seconds
 SEEDS = (1, 2, 3)
 RATES = {
     "queryinst": (0.0005, 0.001, 0.002),

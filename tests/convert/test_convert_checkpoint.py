@@ -177,6 +177,34 @@ def test_describe_takes_class_names_from_file_or_configuration(
     assert done.notes == expected
 
 
+@pytest.mark.parametrize("ema", [False, True])
+@pytest.mark.parametrize("version", ["2.x", "3.x"])
+def test_convert_checkpoint_takes_one_of_two_sets_of_weights(
+    tmp_path, ours, theirs, config_file, assert_holds, version, ema
+):
+    second = {name: value + 1 for name, value in theirs.items()}
+    state, rest = dict(theirs), {}
+    if version == "2.x":
+        state |= {f"ema_{name.replace('.', '_')}": value for name, value in second.items()}
+    else:
+        copy = {f"module.{name}": value for name, value in second.items()}
+        rest = {"ema_state_dict": {"steps": torch.tensor(5), **copy}}
+    source = save(tmp_path / "in.pth", state, METAS[version], **rest)
+    done = convert_checkpoint(source, str(tmp_path / "out.pth"), config_file=config_file, ema=ema)
+    expected = {name: value + ema for name, value in ours.items()}
+    assert_holds(read(tmp_path / "out.pth")["model"], expected)
+    (note,) = done.notes
+    assert ("--ema), the plain keys left out" in note) == ema
+    assert ("--ema takes these" in note) == (not ema)
+
+
+def test_convert_checkpoint_refuses_ema_for_one_set_of_weights(tmp_path, theirs):
+    source = save(tmp_path / "in.pth", theirs, METAS["2.x"])
+    with pytest.raises(ValueError, match="in.pth has one set of weights, .*leave out --ema"):
+        convert_checkpoint(source, str(tmp_path / "out.pth"), ema=True)
+    assert not (tmp_path / "out.pth").exists()
+
+
 def test_convert_checkpoint_works_without_a_configuration(tmp_path, ours, theirs, assert_holds):
     source = save(tmp_path / "in.pth", theirs, METAS["2.x"])
     done = convert_checkpoint(source, str(tmp_path / "out.pth"))

@@ -186,6 +186,9 @@ def test_convert_checkpoint_command_line_prints_the_result_or_one_line(
     assert any(line.split()[:4] == ["box", "head,", "stage", "1"] for line in lines)
     assert any(line.endswith("x initial_queries.query_feats (6, 16) float32") for line in lines)
 
+    failed = run(source, tmp_path / "none.pth", "--ema")
+    assert failed.returncode == 1 and "has one set of weights" in failed.stderr
+
     failed = run(source, source)
     assert failed.returncode == 1 and failed.stdout == ""
     expected = f"convert_checkpoint.py: error: {source} is the same file as"

@@ -12,6 +12,7 @@ from PIL import Image
 from queryinst.config import add_queryinst_config
 from queryinst.data.augmentation import build_augmentations
 from queryinst.data.mapper import build_mapper
+from queryinst.data.resize import ResizeShortestEdge
 
 HEIGHT, WIDTH = 60, 90
 # An L: whole corners of its box are empty, so that a crop may hold box but no mask.
@@ -241,7 +242,7 @@ def test_build_augmentations_supports_a_range_of_sizes_and_no_flip():
     cfg = make_cfg(INPUT__MIN_SIZE_TRAIN=(30, 40), INPUT__MIN_SIZE_TRAIN_SAMPLING="range")
     cfg.INPUT.RANDOM_FLIP = "none"
     augmentations = build_augmentations(cfg, True)
-    assert [type(augmentation) for augmentation in augmentations] == [T.ResizeShortestEdge]
+    assert [type(augmentation) for augmentation in augmentations] == [ResizeShortestEdge]
     image = np.zeros((HEIGHT, WIDTH, 3), np.uint8)
     heights = {augmentations[0].get_transform(image).new_h for _ in range(200)}
     assert heights == set(range(30, 41))
@@ -263,7 +264,7 @@ def test_build_augmentations_puts_other_crops_first():
         INPUT__CROP__ENABLED=True, INPUT__CROP__TYPE="relative_range", INPUT__CROP__SIZE=[0.5, 0.5]
     )
     kinds = [type(augmentation) for augmentation in build_augmentations(cfg, True)]
-    assert kinds == [T.RandomCrop, T.RandomFlip, T.ResizeShortestEdge]
+    assert kinds == [T.RandomCrop, T.RandomFlip, ResizeShortestEdge]
 
 
 @pytest.mark.parametrize(

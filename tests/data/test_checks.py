@@ -510,11 +510,12 @@ def test_check_datasets_refuses_masks_that_only_detectron2s_loader_reads(registe
         (set_keys(area=HUGE), "the 'area' 1000"),
         (set_keys(area=None), "the 'area' None"),
         (
-            lambda c: [a.update(id=str(a["id"])) for a in c["annotations"]],
-            "'10', which must be an integer of at least 0",
+            lambda c: (
+                c["categories"][0].update(id=7.0),
+                c["annotations"][1].update(category_id=7),
+            ),
+            "7.0, which must be an integer of at least 0",
         ),
-        (set_keys(id=11.0), "11.0, which must be an integer of at least 0"),
-        (set_image(id=-1), "-1, which must be an integer of at least 0"),
     ],
 )
 def test_read_coco_json_refuses_numbers_that_evaluation_fails_on(register, change, message):
@@ -536,6 +537,11 @@ def test_read_coco_json_refuses_ids_of_numbers_and_texts(register):
         set_segmentation([[-500, -20.5, 30, -20.5, 5, 700]]),  # beyond the image
         set_keys(bbox=[1, 1, 0, 4]),  # COCO has such; training leaves it out
         set_keys(image_id=4.0),
+        set_keys(id=11.0),
+        set_image(id=-1),
+        set_image(id=2**64 + 1),
+        set_image(id=1.5),
+        lambda c: [a.update(id=str(a["id"])) for a in c["annotations"]],
         set_image(file_name="../tiny_train/9.png"),
         set_image(license=HUGE),
     ],
@@ -543,6 +549,7 @@ def test_read_coco_json_refuses_ids_of_numbers_and_texts(register):
 def test_check_datasets_passes_what_works(register, change):
     register(changed(change))
     check_datasets(make_cfg(), training=True)
+    check_datasets(make_cfg(test=("tiny_train",)), training=False)
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,11 @@ from queryinst.checkpoint import QueryInstCheckpointer
 from queryinst.data import resize
 from queryinst.data.augmentation import build_augmentations
 from queryinst.data.mapper import build_mapper
-from queryinst.data.resize import OpenCVResizeShortestEdge, OpenCVResizeTransform
+from queryinst.data.resize import (
+    OpenCVResizeShortestEdge,
+    OpenCVResizeTransform,
+    ResizeShortestEdge,
+)
 from queryinst.engine.predictor import Predictor
 from queryinst.testing import tiny_cfg
 
@@ -103,6 +107,30 @@ def test_get_output_shape_is_at_least_1():
     assert isinstance(keep, T.NoOpTransform)
 
 
+@pytest.mark.parametrize("is_train", [False, True])
+@pytest.mark.parametrize("resize_with", ["PIL", "OPENCV"])
+@pytest.mark.parametrize("size, expected", [((1, 20000), (1, 1333)), ((9000, 2), (1333, 1))])
+def test_build_augmentations_keeps_a_sliver_a_pixel_wide(resize_with, is_train, size, expected):
+    cfg = tiny_cfg(INPUT__RESIZE_WITH=resize_with, INPUT__RANDOM_FLIP="none")
+    augmentation = build_augmentations(cfg, is_train)[0]
+    image = np.full((*size, 3), 77, np.uint8)
+    resized = augmentation.get_transform(image).apply_image(image)
+    assert resized.shape == (*expected, 3) and (resized == 77).all()
+
+
+@pytest.mark.parametrize("size", [(480, 640), (33, 801), (5, 5), (2, 900)])
+def test_resize_shortest_edge_is_detectron2s_otherwise(size):
+    image = np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)
+    own, theirs = (
+        kind((64,), 133, "choice") for kind in (ResizeShortestEdge, T.ResizeShortestEdge)
+    )
+    if min(theirs.get_output_shape(*size, 64, 133)) > 0:
+        expected = theirs.get_transform(image).apply_image(image)
+        np.testing.assert_array_equal(own.get_transform(image).apply_image(image), expected)
+    none = ResizeShortestEdge((0,), 133, "choice").get_transform(image)
+    assert isinstance(none, T.NoOpTransform)
+
+
 @pytest.mark.parametrize("sampling, sizes", [("choice", (30, 40, 50, 60)), ("range", (30, 60))])
 def test_opencv_resize_shortest_edge_draws_the_sizes_of_detectron2(sampling, sizes):
     drawn = {}
@@ -125,7 +153,7 @@ def resizes(augmentations):
 
 
 @pytest.mark.parametrize(
-    "resize_with, kind", [("PIL", T.ResizeShortestEdge), ("OPENCV", OpenCVResizeShortestEdge)]
+    "resize_with, kind", [("PIL", ResizeShortestEdge), ("OPENCV", OpenCVResizeShortestEdge)]
 )
 def test_build_augmentations_follows_resize_with_in_every_branch(resize_with, kind):
     cfg = tiny_cfg(INPUT__RESIZE_WITH=resize_with, INPUT__CROP__ENABLED=True)

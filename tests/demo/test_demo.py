@@ -1,3 +1,4 @@
+import logging
 import re
 
 import cv2
@@ -9,7 +10,7 @@ from detectron2.utils.visualizer import Visualizer
 from PIL import Image
 
 from queryinst.checkpoint import QueryInstCheckpointer, build_meta
-from queryinst.demo import main
+from queryinst.demo import build_parser, main, visualize
 from queryinst.demo.files import find_images, plan_outputs
 from queryinst.demo.video import open_writer
 from queryinst.demo.visualize import enlargement
@@ -78,6 +79,17 @@ def test_main_draws_the_names_of_the_checkpoint(tmp_path, weights, monkeypatch):
     assert all(re.fullmatch("(circle|square|star) [5-9][0-9]%", text) for text in texts)
 
 
+def test_main_draws_numbers_for_classes_without_names(tmp_path, monkeypatch, caplog):
+    cfg = tiny_cfg(MODEL__QUERYINST__PRIOR_PROB=0.75, TEST__DETECTIONS_PER_IMAGE=5)
+    QueryInstCheckpointer(build_model(cfg), str(tmp_path), meta=build_meta(cfg, None)).save("a")
+    texts = []
+    monkeypatch.setattr(Visualizer, "draw_text", lambda self, text, *_, **__: texts.append(text))
+    args = ["--input", picture(tmp_path / "a.png"), "--output", str(tmp_path / "b.png")]
+    assert main([*args, "--opts", "MODEL.WEIGHTS", str(tmp_path / "a.pth")]) == 0
+    assert len(texts) == 5
+    assert all(re.fullmatch("class [012] [5-9][0-9]%", text) for text in texts)
+
+
 def test_main_draws_nothing_below_the_threshold(tmp_path, weights):
     out = tmp_path / "drawn.png"
     args = ["--input", picture(tmp_path / "a.png"), "--output", str(out)]
@@ -85,6 +97,59 @@ def test_main_draws_nothing_below_the_threshold(tmp_path, weights):
     assert main(args) == 0
     original = np.asarray(Image.open(tmp_path / "a.png"))
     assert np.array_equal(np.asarray(Image.open(out)), enlarged(original))
+
+
+def test_main_takes_flags_behind_options(tmp_path, weights):
+    image, out = picture(tmp_path / "a.png"), tmp_path / "out"
+    args = ["--input", image, "--opts", "MODEL.WEIGHTS", weights, "--output", str(out)]
+    assert main([*args, "--opts", "TEST.DETECTIONS_PER_IMAGE", "2"]) == 0
+    assert [path.name for path in out.iterdir()] == ["a.png"]
+
+
+@pytest.mark.parametrize(
+    "flag, key, threshold",
+    [(None, None, 0.5), (None, "0.8", 0.8), ("0.3", None, 0.3), ("0.3", "0.8", 0.3)],
+)
+def test_load_takes_the_threshold_of_the_flag_then_of_the_options(
+    weights, caplog, flag, key, threshold
+):
+    name = "MODEL.ROI_HEADS.SCORE_THRESH_TEST"
+    opts = ["--opts", "MODEL.WEIGHTS", weights, *((name, key) if key else ())]
+    flags = ["--confidence-threshold", flag] if flag else []
+    with caplog.at_level(logging.WARNING, logger="queryinst"):
+        predictor = visualize._load(build_parser().parse_args(["--webcam", *flags, *opts]))
+    assert predictor.model.score_threshold == threshold
+    said = f"--confidence-threshold 0.3 replaces {name} 0.8"
+    assert (said in caplog.text) == bool(flag and key)
+
+
+def test_main_draws_an_image_of_a_single_row(tmp_path, weights):
+    slivers = [picture(tmp_path / "row.png", 1, 20000), picture(tmp_path / "column.png", 9000, 1)]
+    whole, out = picture(tmp_path / "whole.png"), tmp_path / "out"
+    args = ["--input", *slivers, whole, "--output", str(out), "--opts", "MODEL.WEIGHTS", weights]
+    assert main(args) == 0
+    assert Image.open(out / "row.png").size == (20000, 1)
+    assert Image.open(out / "column.png").size == (1, 9000)
+
+
+@pytest.mark.parametrize("error", [ValueError, RuntimeError, MemoryError])
+def test_main_leaves_out_and_counts_an_image_that_cannot_be_predicted(
+    tmp_path, weights, capfd, caplog, monkeypatch, error
+):
+    first, second = picture(tmp_path / "1.png", width=61), picture(tmp_path / "2.png")
+    predict = Predictor.__call__
+
+    def predict_even_ones(self, image):
+        if image.shape[1] % 2:
+            raise error("it is odd")
+        return predict(self, image)
+
+    monkeypatch.setattr(Predictor, "__call__", predict_even_ones)
+    args = ["--input", first, second, "--output", str(tmp_path / "out")]
+    args += ["--opts", "MODEL.WEIGHTS", weights]
+    assert "1 of 2 images could not be read or predicted" in error_of(capfd, args)
+    assert f"left out: {first}: it is odd" in caplog.text
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["2.png"]
 
 
 def test_main_keeps_a_videos_frames_and_size(tmp_path, weights):
@@ -180,5 +245,22 @@ def test_find_images_takes_a_file_whose_name_looks_like_a_pattern(tmp_path):
 def test_plan_outputs_gives_one_image_a_file_and_several_a_folder(tmp_path):
     assert plan_outputs(["a.tif"], str(tmp_path / "x.png")) == [str(tmp_path / "x.png")]
     assert plan_outputs(["a.tif"], str(tmp_path / "new")) == [str(tmp_path / "new" / "a.tif")]
+    assert plan_outputs(["a.tif"], str(tmp_path / "v1.5")) == [str(tmp_path / "v1.5" / "a.tif")]
     two = plan_outputs(["a.gif", "b/a.gif"], str(tmp_path / "y.png"))
     assert two == [str(tmp_path / "y.png" / "a.png"), str(tmp_path / "y.png" / "a-2.png")]
+
+
+@pytest.mark.parametrize("name", ["o.gif", "o.GIF", "o.ppm", "o.webp", "o.pdf"])
+def test_main_writes_any_image_file_that_pillow_can(tmp_path, weights, name):
+    args = ["--input", picture(tmp_path / "a.png"), "--output", str(tmp_path / name)]
+    assert main([*args, "--opts", "MODEL.WEIGHTS", weights]) == 0
+    assert (tmp_path / name).is_file() and (tmp_path / name).stat().st_size > 500
+
+
+@pytest.mark.parametrize("name, kind", [("o.svg", "image/svg"), ("o.mp4", "video/mp4")])
+def test_plan_outputs_refuses_a_file_that_pillow_cannot_write(tmp_path, name, kind):
+    with pytest.raises(ValueError, match=f"{name} is a file of {kind}.*name a folder, or one of"):
+        plan_outputs(["a.png"], str(tmp_path / name))
+    assert not (tmp_path / name).exists()
+    (tmp_path / name).mkdir()
+    assert plan_outputs(["a.png"], str(tmp_path / name)) == [str(tmp_path / name / "a.png")]

@@ -1,6 +1,7 @@
 """COCO's AP: which implementation is taken, and that its digits are pycocotools'."""
 
 import copy
+import importlib
 import json
 import logging
 
@@ -88,12 +89,176 @@ def to_instances(detections, side) -> Instances:
     return instances
 
 
-def evaluate(name, predictions, folder):
-    evaluator = TimedCOCOEvaluator(name, tasks=("bbox", "segm"), output_dir=str(folder))
+def evaluate(name, predictions, folder, image_ids=range(NUM_IMAGES), **more):
+    evaluator = TimedCOCOEvaluator(name, tasks=("bbox", "segm"), output_dir=str(folder), **more)
     evaluator.reset()
-    for image_id, instances in enumerate(copy.deepcopy(predictions)):
+    for image_id, instances in zip(image_ids, copy.deepcopy(predictions)):
         evaluator.process([{"image_id": image_id}], [{"instances": instances}])
     return evaluator.evaluate()
+
+
+def change_truth(name, change):
+    path = MetadataCatalog.get(name).json_file
+    truth = json.loads(open(path).read())
+    change(truth)
+    open(path, "w").write(json.dumps(truth))
+
+
+IMPLEMENTATIONS = (
+    "pycocotools.cocoeval.COCOeval",
+    "faster_coco_eval.COCOeval_faster",
+    "detectron2.evaluation.fast_eval_api.COCOeval_opt",  # needs Detectron2's compiled operators
+)
+
+
+@pytest.fixture(params=IMPLEMENTATIONS)
+def implementation(request, monkeypatch):
+    module, _, name = request.param.rpartition(".")
+    try:
+        found = getattr(importlib.import_module(module), name)
+    except ImportError as error:
+        pytest.skip(str(error))
+    monkeypatch.setattr("queryinst.engine.coco_evaluation.find_implementation", lambda: found)
+    return found
+
+
+# All sort as the numbers that they stand for.
+IDS = {
+    "text": lambda number: f"image {number:03}.png",
+    "whole floats": lambda number: float(number),
+    "floats": lambda number: number + 0.5,
+    "above 2**53": lambda number: 2**60 + number,
+    "on both sides of 2**63": lambda number: 2**63 - 5 + number,
+    "of 100 bits": lambda number: 2**100 + number,
+    "negative": lambda number: number - 100,
+}
+
+
+@pytest.mark.parametrize("kind", IDS)
+def test_timed_coco_evaluator_gives_the_same_digits_for_ids_of_any_kind(
+    data, tmp_path, implementation, kind
+):
+    name, predictions = data
+    expected = evaluate(name, predictions, tmp_path / "expected")
+    as_id = IDS[kind]
+
+    def change(truth):
+        for image in truth["images"]:
+            image["id"] = as_id(image["id"])
+        for annotation in truth["annotations"]:
+            annotation["image_id"] = as_id(annotation["image_id"])
+            annotation["id"] = as_id(annotation["id"])
+
+    change_truth(name, change)
+    ids = [as_id(number) for number in range(NUM_IMAGES)]
+    results = evaluate(name, predictions, tmp_path / "changed", ids)
+    np.testing.assert_equal(results, expected)
+    assert 0 < results["segm"]["AP"] < 100
+    file = json.loads((tmp_path / "changed" / "coco_instances_results.json").read_text())
+    assert {row["image_id"] for row in file} <= set(ids)
+
+
+def test_timed_coco_evaluator_counts_an_object_whose_id_is_0(data, tmp_path, implementation):
+    name, predictions = data
+    expected = evaluate(name, predictions, tmp_path)
+    change_truth(name, lambda truth: [x.update(id=x["id"] - 1) for x in truth["annotations"]])
+    np.testing.assert_equal(evaluate(name, predictions, tmp_path), expected)
+
+
+@pytest.mark.parametrize("change", [lambda id_: id_, "image {}".format])
+def test_timed_coco_evaluator_evaluates_some_of_the_images(data, tmp_path, implementation, change):
+    name, predictions = data
+
+    def rename(truth):
+        for image in truth["images"]:
+            image["id"] = change(image["id"])
+        for annotation in truth["annotations"]:
+            annotation["image_id"] = change(annotation["image_id"])
+
+    def evaluator(num_images):
+        made = TimedCOCOEvaluator(name, tasks=("bbox",), output_dir=str(tmp_path))
+        made.reset()
+        for image_id, instances in enumerate(copy.deepcopy(predictions[:num_images])):
+            made.process([{"image_id": change(image_id)}], [{"instances": instances}])
+        return made
+
+    change_truth(name, rename)
+    some = [change(number) for number in range(5)]
+    result = evaluator(NUM_IMAGES).evaluate(img_ids=some)
+    change_truth(name, lambda truth: truth.update(images=truth["images"][:5]))
+    np.testing.assert_equal(result, evaluator(5).evaluate())
+    assert result["bbox"]["AP"] > 0
+
+
+def test_timed_coco_evaluator_refuses_predictions_of_other_images(data, tmp_path):
+    with pytest.raises(ValueError, match="'test_coco_evaluation' has no image 'no such', which"):
+        evaluate(*data, tmp_path, [*range(NUM_IMAGES - 1), "no such"])
+
+
+def crowded(num_objects):
+    """One image with this many objects of one class in a row, and its predictions, all right."""
+    boxes = [[10 * n, 0, 8, 8] for n in range(num_objects)]
+    truth = [{"bbox": box, "segmentation": polygon(box), "area": 48} for box in boxes]
+    side = 10 * num_objects
+    instances = Instances((side, side))
+    corners = np.array(boxes, dtype=float)
+    corners[:, 2:] += corners[:, :2]
+    instances.pred_boxes = Boxes(corners)
+    instances.scores = np.linspace(0.9, 0.1, num_objects)
+    instances.pred_classes = np.zeros(num_objects, dtype=int)
+    return truth, instances, side
+
+
+@pytest.mark.parametrize("num_objects, max_detections", [(120, 100), (120, 150), (90, 100)])
+def test_timed_coco_evaluator_counts_as_many_detections_as_the_model_returns(
+    data, tmp_path, caplog, implementation, num_objects, max_detections
+):
+    name, _ = data
+    objects, instances, side = crowded(num_objects)
+
+    def change(truth):
+        known = {"image_id": 0, "category_id": 1, "iscrowd": 0}
+        truth["annotations"] = [{**x, **known, "id": i + 1} for i, x in enumerate(objects)]
+        truth["images"][0].update(height=side, width=side)
+
+    change_truth(name, change)
+    evaluator = TimedCOCOEvaluator(name, tasks=("bbox",), max_detections=max_detections)
+    evaluator.reset()
+    evaluator.process([{"image_id": 0}], [{"instances": instances}])
+    with caplog.at_level(logging.INFO, logger="queryinst"):
+        results = evaluator.evaluate()["bbox"]
+    found = min(num_objects, max_detections) / num_objects
+    # AP is over 101 points of recall, of which those above `found` count 0.
+    expected = np.mean([recall <= found + 1e-9 for recall in np.linspace(0, 1, 101)]) * 100
+    assert results["AP"] == results["AP50"] == results["APs"] == pytest.approx(expected)
+    assert results["AP-class 0"] == pytest.approx(expected)
+    assert ("of up to 150 detections an image" in caplog.text) == (max_detections == 150)
+
+
+@pytest.mark.parametrize(
+    "limits, line",
+    [
+        ({}, "1 images of 'test_coco_evaluation' have more than 100 objects, up to 120"),
+        ({"max_detections": 50}, "have more than 50 objects"),
+        ({"max_detections": 300, "num_queries": 110}, "have more than 110 objects"),
+        ({"max_detections": 300, "num_queries": 30}, "have more than 100 objects"),
+        ({"max_detections": 300, "num_queries": 300}, ""),
+        ({"max_detections": 120}, ""),
+    ],
+)
+def test_timed_coco_evaluator_warns_of_more_objects_than_can_be_found(data, caplog, limits, line):
+    name, _ = data
+
+    def change(truth):
+        known = {"image_id": 3, "category_id": 1, "area": 4, "bbox": [0, 0, 2, 2]}
+        crowds = [{**known, "iscrowd": 1}] * 500  # which are no objects
+        truth["annotations"] = [{**known, "iscrowd": 0}] * 120 + crowds
+        truth["annotations"] = [{**x, "id": i + 1} for i, x in enumerate(truth["annotations"])]
+
+    change_truth(name, change)
+    with caplog.at_level(logging.WARNING, logger="queryinst"):
+        TimedCOCOEvaluator(name, tasks=("bbox",), output_dir=None, **limits)
+    assert len(caplog.records) == bool(line) and line in caplog.text
 
 
 def test_timed_coco_evaluator_logs_implementation_and_time(data, tmp_path, caplog, monkeypatch):

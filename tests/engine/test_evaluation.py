@@ -69,6 +69,8 @@ def test_build_evaluator_supports_lvis_and_cityscapes_if_installed(
     if kind == "lvis":
         folder = str(tmp_path / "inference" / dataset_name)
         assert kwargs == {"tasks": ("bbox", "segm"), "output_dir": folder}
+        build_evaluator(tiny_cfg(OUTPUT_DIR="a", TEST__DETECTIONS_PER_IMAGE=400), dataset_name)
+        assert made[1][1]["max_dets_per_image"] == 400
 
 
 def test_evaluator_type_refuses_cityscapes_without_masks(data_set, monkeypatch):
@@ -108,6 +110,17 @@ def test_build_evaluator_uses_coco_by_default_and_masks_if_on(data_set, tmp_path
     assert all(task["AP"] == pytest.approx(100) for task in results.values())
     file = tmp_path / "inference" / name / "coco_instances_results.json"
     assert json.loads(file.read_text())[0]["bbox"] == [2, 2, 8, 8]
+
+
+def test_build_evaluator_knows_how_much_the_model_can_find(data_set, tmp_path, monkeypatch):
+    cfg = tiny_cfg(OUTPUT_DIR=str(tmp_path), TEST__DETECTIONS_PER_IMAGE=250)
+    assert build_evaluator(cfg, data_set(None))._max_dets_per_image == [1, 10, 250]
+    made = []
+    monkeypatch.setattr(
+        "queryinst.engine.evaluation.TimedCOCOEvaluator", lambda *_, **limits: made.append(limits)
+    )
+    build_evaluator(cfg, data_set(None))
+    assert (made[0]["max_detections"], made[0]["num_queries"]) == (250, 6)
 
 
 def test_write_results_writes_null_without_predictions(data_set, tmp_path):

@@ -12,6 +12,7 @@ from PIL import Image
 from queryinst.checkpoint import QueryInstCheckpointer, build_meta
 from queryinst.checkpoint.inference_only import is_inference_only, to_inference_only
 from queryinst.checkpoint.meta import as_inference_only
+from queryinst.checkpoint.mmdet import to_mmdet_state_dict
 from queryinst.engine.predictor import Predictor, cfg_from_checkpoint
 from queryinst.testing import tiny_cfg
 
@@ -100,9 +101,20 @@ def test_predictor_takes_class_names_of_a_registered_data_set(tmp_path, model):
         MetadataCatalog.remove(name)
 
 
-def test_predictor_ignores_names_of_another_class_count(tmp_path, model):
-    path = save(tmp_path, model, meta_of(tiny_cfg(), thing_classes=["only one"]))
-    assert Predictor.from_checkpoint(path).metadata.get("thing_classes") is None
+@pytest.mark.parametrize("names", [[], ["only one"]])
+def test_predictor_numbers_the_classes_without_names_of_their_count(tmp_path, model, names):
+    path = save(tmp_path, model, meta_of(tiny_cfg(), thing_classes=names))
+    expected = ["class 0", "class 1", "class 2"]
+    assert Predictor.from_checkpoint(path).metadata.thing_classes == expected
+    assert Predictor(tiny_cfg(MODEL__WEIGHTS=path)).metadata.thing_classes == expected
+
+
+@pytest.mark.parametrize("meta", [{"CLASSES": tuple(NAMES)}, {"dataset_meta": {"classes": NAMES}}])
+def test_predictor_takes_the_class_names_of_mmdetections_files(tmp_path, model, meta):
+    path = tmp_path / "epoch_12.pth"
+    torch.save({"meta": meta, "state_dict": to_mmdet_state_dict(model.state_dict())}, path)
+    predictor = Predictor(tiny_cfg(MODEL__WEIGHTS=str(path)))
+    assert predictor.metadata.thing_classes == NAMES
 
 
 def test_cfg_from_checkpoint_refuses_a_file_without_meta(tmp_path, model, image):

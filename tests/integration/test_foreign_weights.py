@@ -19,7 +19,7 @@ PRIOR = ("MODEL.QUERYINST.PRIOR_PROB", 0.75)
 
 @pytest.fixture
 def files(make_args, tmp_path):
-    """The same weights in three files."""
+    """The same weights in three files, one with the class names that the demo gives without any."""
     args = make_args("MODEL.DEVICE", "cpu", *PRIOR)
     torch.manual_seed(0)
     state = build_model(setup_cfg(args.config_file, args.opts)).state_dict()
@@ -29,7 +29,10 @@ def files(make_args, tmp_path):
     theirs = to_mmdet_state_dict(state)
     contents = {
         "ours.pth": {"model": state},
-        "theirs.pth": {"meta": {"CLASSES": ("a", "b", "c")}, "state_dict": theirs},
+        "theirs.pth": {
+            "meta": {"CLASSES": ("class 0", "class 1", "class 2")},
+            "state_dict": theirs,
+        },
         "theirs.safetensors": {"model": theirs},
     }
     for name, content in contents.items():

@@ -7,11 +7,15 @@ import re
 
 import pytest
 import torch
+from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.utils import logger as detectron2_logger
 
+from queryinst.checkpoint import QueryInstCheckpointer
 from queryinst.checkpoint.inference_only import to_inference_only
 from queryinst.checkpoint.meta import as_inference_only
-from queryinst.engine import main, setup_cfg
+from queryinst.data.registration import register_from_args
+from queryinst.engine import Trainer, main, setup_cfg
+from queryinst.engine.train_net import _cfg_of
 
 TEST = ("DATASETS.TEST", "('tiny_val',)")
 
@@ -193,3 +197,108 @@ def test_main_evaluates_on_the_cpu_without_a_gpu(evaluate, monkeypatch, tmp_path
     lines = (tmp_path / "output" / "log.txt").read_text().splitlines()
     (warning,) = [line for line in lines if "WARNING" in line]
     assert "no GPU for MODEL.DEVICE 'cuda'; using the CPU" in warning
+
+
+def test_main_evaluates_from_a_checkpoint_alone(make_args, trained, tmp_path):
+    """Neither class count, queries nor sizes are named: the checkpoint has them."""
+    output = tmp_path / "elsewhere"
+    weights = trained.output / "model_final.pth"
+    args = make_args("MODEL.WEIGHTS", weights, "OUTPUT_DIR", output, eval_only=True, config_file="")
+    assert main(args).keys() == trained.results.keys()
+    assert predictions(output) and not (tmp_path / "output").exists()
+    cfg = _cfg_of(make_args("MODEL.WEIGHTS", weights, eval_only=True, config_file=""))
+    assert cfg.OUTPUT_DIR == "./output"  # not the training's, whose files would be replaced
+    assert cfg.MODEL.QUERYINST.NUM_QUERIES == 4 and cfg.DATASETS.TEST == ("tiny_val",)
+    again = make_args("MODEL.WEIGHTS", weights, *TEST, "INPUT.MIN_SIZE_TEST", 96, eval_only=True)
+    again.config_file = ""
+    assert _cfg_of(again).INPUT.MIN_SIZE_TEST == 96
+
+
+@pytest.fixture
+def changed_val(tiny_data):
+    """A function that registers tiny_val with changes, as `tiny_changed`."""
+
+    def register(change):
+        _, path, root = next(x for x in tiny_data.dataset_args if x[0] == "tiny_val")
+        with open(path) as file:
+            content = json.load(file)
+        change(content)
+        changed = path.replace("val.json", "changed.json")
+        with open(changed, "w") as file:
+            json.dump(content, file)
+        register_from_args([["tiny_changed", changed, root]])
+        return "tiny_changed"
+
+    yield register
+    DatasetCatalog.remove("tiny_changed")
+    MetadataCatalog.remove("tiny_changed")
+
+
+def give_other_order(content):
+    """Give the categories other ids, and so the classes another order."""
+    ids = sorted(category["id"] for category in content["categories"])
+    other = dict(zip(ids, [*ids[1:], ids[0]]))
+    for category in content["categories"]:
+        category["id"] = other[category["id"]]
+    for annotation in content["annotations"]:
+        annotation["category_id"] = other[annotation["category_id"]]
+
+
+def named(rows, data_set):
+    with open(MetadataCatalog.get(data_set).json_file) as file:
+        names = {x["id"]: x["name"] for x in json.load(file)["categories"]}
+    return [(row["image_id"], names[row["category_id"]], row["score"]) for row in rows]
+
+
+def test_main_evaluates_classes_by_name_where_the_data_set_has_another_order(
+    evaluate, changed_val, tmp_path
+):
+    log = tmp_path / "output" / "log.txt"
+    expected_results, expected = evaluate()
+    assert "another order" not in log.read_text()
+    name = changed_val(give_other_order)
+    results, predicted = evaluate("DATASETS.TEST", f"('{name}',)", data_set=name)
+    assert named(predicted, name) == named(expected, "tiny_val")
+    assert log.read_text().count("the same names in another order") == 1
+    first, second = expected_results["tiny_val"]["segm"], results[name]["segm"]
+    assert first.keys() == second.keys()
+    assert all(first[key] == pytest.approx(second[key], nan_ok=True) for key in first)
+
+
+@pytest.mark.parametrize("as_id", ["image {}".format, lambda number: number + 2**64])
+def test_main_evaluates_images_whose_ids_are_no_small_integers(evaluate, changed_val, as_id):
+    def change(content):
+        for image in content["images"]:
+            image["id"] = as_id(image["id"])
+        for annotation in content["annotations"]:
+            annotation["image_id"] = as_id(annotation["image_id"])
+
+    expected_results, expected = evaluate()
+    name = changed_val(change)
+    results, predicted = evaluate("DATASETS.TEST", f"('{name}',)", data_set=name)
+    assert results[name]["segm"] == pytest.approx(expected_results["tiny_val"]["segm"], nan_ok=True)
+    assert [row["image_id"] for row in predicted] == [as_id(row["image_id"]) for row in expected]
+
+
+def test_test_warns_once_of_scores_that_are_not_numbers(make_args, trained, caplog):
+    args = make_args(*TEST, "MODEL.WEIGHTS", trained.output / "model_final.pth")
+    cfg = setup_cfg(args.config_file, args.opts)
+    model = Trainer.build_model(cfg)
+    QueryInstCheckpointer(model).load(cfg.MODEL.WEIGHTS)
+    with torch.no_grad():
+        model.backbone.fpn_output2.weight.fill_(torch.nan)
+    Trainer.test(cfg, model.eval())
+    lines = [x.getMessage() for x in caplog.records if "not numbers (NaN)" in x.getMessage()]
+    assert len(lines) == 1 and "for 4 images" in lines[0]
+
+
+def test_resume_or_load_names_the_classes_that_the_training_learns(make_args, trained):
+    weights = trained.output / "model_final.pth"
+    args = make_args("MODEL.WEIGHTS", weights)
+    trainer = Trainer(setup_cfg(args.config_file, args.opts))
+    trainer.checkpointer.load(str(weights))
+    names = tuple(MetadataCatalog.get("tiny_train").thing_classes)
+    assert trainer.model.thing_classes == names and len(names) == 3
+    trainer.model.thing_classes = ("of", "another", "set")
+    trainer.resume_or_load(resume=False)
+    assert trainer.model.thing_classes == names

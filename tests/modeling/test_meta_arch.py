@@ -170,6 +170,25 @@ def test_queryinst_refuses_instances_without_masks():
     assert losses["loss_mask_stage0"] == 0
 
 
+@pytest.mark.parametrize("instances", ["absent", None])
+def test_queryinst_in_training_mode_says_that_it_needs_instances(instances):
+    batch = random_batch((1, 1))
+    batch[1].pop("instances")
+    if instances != "absent":
+        batch[1]["instances"] = instances
+    message = "in training mode, which needs 'instances'.* image 1 of its batch has none; call mo"
+    with pytest.raises(ValueError, match=message):
+        train_losses(make(), batch)
+    with pytest.raises(ValueError, match="in training mode.* its batch is empty; call model.eval"):
+        train_losses(make(), [])
+
+
+@pytest.mark.parametrize("speedups", [(), ("auto",)])
+def test_queryinst_predicts_nothing_for_no_image(speedups):
+    model = make(MODEL__QUERYINST__SPEEDUPS=speedups).eval()
+    assert model([]) == model.inference([]) == model.inference([], do_postprocess=False) == []
+
+
 def test_queryinst_names_stage_and_image_of_what_is_not_finite():
     batch = random_batch((1, 2))
     batch[1]["image"] = batch[1]["image"].float()

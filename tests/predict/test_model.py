@@ -229,3 +229,12 @@ def test_model_has_names_without_names(path, tmp_path):
     result = load(tmp_path / "nameless.pth", device="cpu")(IMAGES[0])
     assert set(result.names) <= {"class 0", "class 1", "class 2"} and result.category_ids == ()
     assert result.draw().size
+
+
+def test_model_says_that_scores_are_not_numbers(path):
+    spoilt = load(path, device="cpu")
+    assert len(spoilt(IMAGES[0])) > 0
+    with torch.no_grad():
+        spoilt.backend.model.cascade.stages[-1].cls_logits.bias[1] = torch.nan
+    with pytest.raises(ValueError, match=r"not numbers \(NaN\) for this image"):
+        spoilt(IMAGES[0])

@@ -367,6 +367,21 @@ def test_make_report_refuses_malformed_predictions(run, change, message):
     assert str(path) in line and "\n" not in line and len(line) < 600
 
 
+@pytest.mark.parametrize("as_id", ["image {}".format, float, lambda n: 2**63 - 2 + n])
+def test_make_report_takes_image_ids_of_any_kind(run, tmp_path, as_id):
+    expected = make_report(str(run), min_score=0.5).counts
+    for path in (tmp_path / "truth.json", run / "inference" / NAME / "coco_instances_results.json"):
+        content = json.loads(path.read_text())
+        is_truth = isinstance(content, dict)
+        for entry in content["annotations"] if is_truth else content:
+            entry["image_id"] = as_id(entry["image_id"])
+        for image in content["images"] if is_truth else ():
+            image["id"] = as_id(image["id"])
+        path.write_text(json.dumps(content))
+    assert make_report(str(run), min_score=0.5).counts == expected
+    assert expected.num_matched == 1
+
+
 @pytest.mark.parametrize(
     "change, message",
     [

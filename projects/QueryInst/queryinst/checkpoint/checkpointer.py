@@ -3,7 +3,6 @@
 import logging
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import IO, Any
 
 import torch
@@ -11,15 +10,15 @@ from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.utils import comm
 from torch import nn
 
+from .content import Content
 from .files import read_checkpoint, write_atomically
+from .fitting import num_classes_of
 from .inference_only import is_inference_only, training_only_names
-from .layouts import tensors_of
 from .loading import match_state_dict
 from .meta import (
     LaterFormatError,
     as_inference_only,
     is_inference_only_meta,
-    read_with_meta,
     require_plain,
     without_numpy_scalars,
 )
@@ -46,7 +45,8 @@ class QueryInstCheckpointer(DetectionCheckpointer):
     For a model in evaluation mode no key may be missing. A model in training mode can start from a
     backbone or another class count (`loading.match_state_dict` has the rules), but not from an
     inference-only file (`inference_only.to_inference_only`). Never executes code that a file holds.
-    If a file is refused, the model is unchanged.
+    If a file is refused, the model is unchanged. What is loaded gives the model the attribute
+    `thing_classes`, the names of its classes; () if the file has none that fit.
     """
 
     def __init__(
@@ -135,23 +135,23 @@ class QueryInstCheckpointer(DetectionCheckpointer):
         content = self._newest_readable()
         return self._apply(content, list(self.checkpointables), complete=True)
 
-    def _newest_readable(self) -> "_Content":
-        content: _Content | Exception | None = None
+    def _newest_readable(self) -> Content:
+        content: Content | Exception | None = None
         if comm.is_main_process():
             try:
                 content = self._try_candidates()
             except (OSError, ValueError) as error:
                 content = error
-        chosen = content.path if isinstance(content, _Content) else content
+        chosen = content.path if isinstance(content, Content) else content
         chosen = comm.all_gather(chosen)[0]
         if isinstance(chosen, Exception):
             raise chosen
-        if not isinstance(content, _Content):
+        if not isinstance(content, Content):
             content = self._read_to_resume(chosen, f"{chosen} (to resume from)")
         logger.info("Resuming from %s", content.path)
         return content
 
-    def _try_candidates(self) -> "_Content":
+    def _try_candidates(self) -> Content:
         names, problems = candidates(self.save_dir)
         for name in names:
             path = os.path.join(self.save_dir, name)
@@ -171,9 +171,9 @@ class QueryInstCheckpointer(DetectionCheckpointer):
             f" copy for instance: {'; '.join(problems)}"
         )
 
-    def _read_to_resume(self, path: str, label: str) -> "_Content":
+    def _read_to_resume(self, path: str, label: str) -> Content:
         """What a checkpoint holds, if it holds all that a run needs, and nothing damaged."""
-        content = _Content.read(path, label)
+        content = Content.read(path, label)
         names = [x for x in self.checkpointables if x in content.rest or x not in _MAY_BE_MISSING]
         if missing := [key for key in names if key not in content.rest]:
             raise ValueError(f"{label} holds no state of {', '.join(missing)}")
@@ -206,10 +206,10 @@ class QueryInstCheckpointer(DetectionCheckpointer):
 
     def _load(self, path: str, label: str, checkpointables: Sequence[str]) -> dict[str, Any]:
         logger.info("Loading weights from %s", path)
-        return self._apply(_Content.read(path, label), checkpointables, complete=False)
+        return self._apply(Content.read(path, label), checkpointables, complete=False)
 
     def _apply(
-        self, content: "_Content", checkpointables: Sequence[str], *, complete: bool
+        self, content: Content, checkpointables: Sequence[str], *, complete: bool
     ) -> dict[str, Any]:
         rest = dict(content.rest)
         self._fill(
@@ -218,6 +218,9 @@ class QueryInstCheckpointer(DetectionCheckpointer):
             complete=complete,
             inference_only=is_inference_only_meta(content.meta),
         )
+        num_classes = num_classes_of(self.model.state_dict())
+        names = content.thing_classes if len(content.thing_classes) == num_classes else ()
+        self.model.thing_classes = names
         for key in checkpointables:
             if key in rest:
                 self._restore(key, rest.pop(key), content.label)
@@ -278,23 +281,3 @@ class QueryInstCheckpointer(DetectionCheckpointer):
         """For callers of the base class: the same safe reader."""
         checkpoint = read_checkpoint(filename, filename)
         return checkpoint if "model" in checkpoint else {"model": checkpoint}
-
-
-@dataclass(frozen=True)
-class _Content:
-    """What a file holds: the weights by its own names, this project's meta, and all the rest."""
-
-    path: str
-    label: str
-    tensors: Mapping[str, torch.Tensor]
-    meta: dict[str, Any] | None
-    rest: dict[str, Any]
-
-    @classmethod
-    def read(cls, path: str, label: str) -> "_Content":
-        """Errors as `QueryInstCheckpointer.load`, except those of a model that does not fit."""
-        checkpoint, meta = read_with_meta(path, label)
-        tensors = tensors_of(checkpoint, label)
-        rest = dict(checkpoint) if "model" in checkpoint else {}
-        rest.pop("model", None)
-        return cls(path, label, tensors, meta, rest)

@@ -15,6 +15,7 @@ from typing import IO, Any
 import torch
 from detectron2.utils.file_io import Detectron2Handler, PathManager
 
+from .file_kinds import HEAD_SIZE, kind_of_file
 from .limits import MemoryLimit, TooLargeError
 from .safetensors_files import compact, is_safetensors, read_safetensors, safetensors_bytes
 from .torch_files import LEGACY_MAGIC, load_legacy, load_zip, verify_zip
@@ -103,7 +104,8 @@ def read_checkpoint(
         OSError: the file cannot be read.
     """
     with open(path, "rb") as file:
-        head = file.read(len(LEGACY_MAGIC))
+        beginning = file.read(HEAD_SIZE)
+    head = beginning[: len(LEGACY_MAGIC)]
     if not head:
         raise ValueError(f"{label} is an empty file")
     is_torch = head.startswith(_ZIP_MAGIC) or head == LEGACY_MAGIC
@@ -111,7 +113,9 @@ def read_checkpoint(
     if not is_torch and is_safetensors(path, head):
         return read_safetensors(path, label, limit, with_tensors=with_tensors)
     if not is_torch and not head.startswith(_PICKLE_MAGIC) and not path.endswith(".pkl"):
-        raise ValueError(f"{label} is not a checkpoint: it starts with {head!r}")
+        kind = kind_of_file(path, beginning)
+        said = f", and is {kind}" if kind else ""
+        raise ValueError(f"{label} is not a checkpoint: it starts with {head!r}{said}")
     try:
         if allow_pickle:
             return _load_with_code(path, head, limit)

@@ -8,11 +8,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .mmdet import convert_mmdet_state_dict, is_mmdet
+from .mmdet import convert_mmdet_state_dict, is_mmdet, twin_names
 from .tensors import unsupported_kind
 
 BOTTOM_UP = "backbone.bottom_up."
 _MAX_NAME = 500  # characters of a tensor's name
+_SECOND = "ema_state_dict"
 
 Rules = Sequence[tuple[str, str]]  # (pattern of a whole name, template), first fit
 
@@ -96,6 +97,53 @@ def tensors_of(checkpoint: Any, label: str) -> dict[str, Tensor]:
             f" entries are not tensors, first {foreign[0]!r} ({type(state[foreign[0]]).__name__})"
         )
     return _without_prefix({n: v for n, v in tensors.items() if v is not None}, "module.")
+
+
+def second_tensors_of(checkpoint: Any, label: str) -> dict[str, Tensor]:
+    """The second set of weights that a run of MMDetection with an EMAHook leaves in its files.
+
+    Of MMDetection 2.x these are the `twin_names` in the state dict; what has none is as in the
+    first set. Of 3.x they are "ema_state_dict".
+
+    Raises:
+        ValueError: as `tensors_of`; or there is only one set.
+    """
+    if has_second_state_dict(checkpoint):
+        second = checkpoint[_SECOND]
+        if isinstance(second, Mapping):  # "steps" counts what MMEngine has averaged
+            second = {name: value for name, value in second.items() if name != "steps"}
+        return tensors_of({"state_dict": second}, f"{label}: {_SECOND}")
+    tensors = tensors_of(checkpoint, label)
+    twins = twin_names(tensors)
+    if not twins:
+        raise ValueError(
+            f"{label} has one set of weights, neither keys 'ema_...' beside others in its state"
+            f" dict nor {_SECOND!r}; leave out --ema"
+        )
+    seconds = set(twins.values())
+    return {n: tensors[twins.get(n, n)] for n in tensors if n not in seconds}
+
+
+def has_second_state_dict(checkpoint: Any) -> bool:
+    """Whether a file of MMDetection 3.x has a second set of weights."""
+    return isinstance(checkpoint, Mapping) and "state_dict" in checkpoint and _SECOND in checkpoint
+
+
+def note_on_second_tensors(checkpoint: Any, names: Collection[str]) -> str:
+    """What the log says of a file with two sets of weights, the first of which is taken, or "".
+
+    Args:
+        checkpoint: the file's content, or None for `names` alone.
+        names: of a state dict.
+    """
+    twins = twin_names(names)
+    if not twins and not has_second_state_dict(checkpoint):
+        return ""
+    where = f"its {len(twins)} keys 'ema_...'" if twins else f"its {_SECOND!r}"
+    return (
+        f"two sets of weights, as EMAHook leaves them: the plain keys are taken, {where} left out;"
+        " tools/convert_checkpoint.py --ema takes these"
+    )
 
 
 def _is_name(key: Any) -> bool:

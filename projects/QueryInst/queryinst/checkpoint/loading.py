@@ -9,7 +9,7 @@ from torch import Tensor
 
 from .fitting import differing_facts, differs_in_classes, is_queryinst, num_classes_of
 from .inference_only import is_inference_only, training_only_names
-from .layouts import BOTTOM_UP, to_model_names
+from .layouts import BOTTOM_UP, note_on_second_tensors, to_model_names
 from .tensors import require_finite
 
 # A batch norm with momentum never reads the first; the configuration sets the others.
@@ -68,6 +68,8 @@ def match_state_dict(
     except KeyError as error:
         raise KeyError(f"{label}: {error.args[0]}") from error
     case = _Case(model_state, renamed, label)
+    if note := note_on_second_tensors(None, file_state):
+        case.notes.append(f"{label} has {note}")
     case.accept_training_only_mask_heads()
     if not complete:
         case.accept_unexpected_masks()

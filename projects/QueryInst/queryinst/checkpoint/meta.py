@@ -111,6 +111,20 @@ def is_inference_only_meta(meta: Mapping[str, Any] | None) -> bool:
     return (meta or {}).get("kind") == _INFERENCE_ONLY
 
 
+def class_names(meta: Any) -> list[str]:
+    """The names in a file's `meta` by this project's, MMDetection 2.x's or 3.x's key, or []."""
+    if not isinstance(meta, Mapping):
+        return []
+    dataset = meta.get("dataset_meta")
+    candidates = [meta.get("thing_classes"), meta.get("CLASSES")]
+    if isinstance(dataset, Mapping):
+        candidates += [dataset.get("classes"), dataset.get("CLASSES")]
+    for names in candidates:
+        if names is not None and are_names(names) and names:
+            return list(names)
+    return []
+
+
 def read_meta(path: str) -> dict[str, Any] | None:
     """The `meta` of a checkpoint file (path or URL); None if it has none.
 

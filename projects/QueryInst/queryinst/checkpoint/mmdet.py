@@ -106,6 +106,7 @@ _BIAS_BEFORE_NORM = re.compile(r"(mask_head\.stages\.\d+\.convs\.\d+\.)bias")
 
 _PREFIXES = ("roi_head.", "rpn_head.", "bbox_head.", "backbone.layer", "backbone.conv1.", "neck.")
 _DISTRIBUTED = "module."  # DistributedDataParallel's prefix
+_AVERAGE = "ema_"  # the prefix that EMAHook of MMCV and MMDetection 2.x gives its buffers
 
 
 def is_mmdet(names: Iterable[str]) -> bool:
@@ -117,15 +118,17 @@ def convert_mmdet_state_dict(state_dict: Mapping[str, Tensor]) -> dict[str, Tens
     """A QueryInst state dict in this project's names from one in MMDetection's.
 
     The authors' files have biases before the mask heads' batch norms, which cancel them: each is
-    subtracted from the running mean. `ignored_names` are left out. The argument and its tensors
-    stay as they are.
+    subtracted from the running mean. `ignored_names` are left out, and of `twin_names` the second
+    ones. The argument and its tensors stay as they are.
 
     Raises:
         KeyError: no rule supports a name, two names are one parameter, or the batch norm after a
             bias is missing. One line.
     """
     advice = "only QueryInst with a ResNet and an FPN can be converted"
-    converted = _rename(state_dict, _TO_OURS, _IGNORED_OF_THEIRS, advice)
+    twins = set(twin_names(state_dict).values())
+    single = {name: value for name, value in state_dict.items() if name not in twins}
+    converted = _rename(single, _TO_OURS, _IGNORED_OF_THEIRS, advice)
     for name in [name for name in converted if _BIAS_BEFORE_NORM.fullmatch(name)]:
         bias, mean = converted.pop(name), name.removesuffix("bias") + "norm.running_mean"
         target = converted.get(mean)
@@ -148,6 +151,22 @@ def to_mmdet_state_dict(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def ignored_names(state_dict: Iterable[str]) -> list[str]:
     """The names of a file in MMDetection's layout that the conversion leaves out."""
     return [n for n in state_dict if _IGNORED_OF_THEIRS.fullmatch(n.removeprefix(_DISTRIBUTED))]
+
+
+def twin_names(state_dict: Iterable[str]) -> dict[str, str]:
+    """The keys of which MMDetection 2.x keeps two values, and the key of the second.
+
+    Its EMAHook keeps a second set of weights in buffers of the model itself, and swaps both before
+    a checkpoint is written: `backbone.conv1.weight` and `ema_backbone_conv1_weight`.
+    """
+    names = dict.fromkeys(state_dict)
+    twins = {name: _twin(name) for name in names}
+    return {name: twin for name, twin in twins.items() if twin in names}
+
+
+def _twin(name: str) -> str:
+    wrapper = _DISTRIBUTED if name.startswith(_DISTRIBUTED) else ""
+    return f"{wrapper}{_AVERAGE}{name.removeprefix(wrapper).replace('.', '_')}"
 
 
 def folded_names(state_dict: Iterable[str]) -> list[str]:

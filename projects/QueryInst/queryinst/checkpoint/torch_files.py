@@ -16,6 +16,7 @@ from typing import IO, Any
 import torch
 from torch import Tensor
 
+from .file_kinds import kind_of_archive
 from .limits import MemoryLimit
 from .tensors import UnsupportedTensor
 from .unpickling import BoundedFile, RefusedError, SafeUnpickler
@@ -234,6 +235,8 @@ def _open_archive(file: IO[bytes], limit: MemoryLimit) -> zipfile.ZipFile:
             raise zipfile.BadZipFile("two of its entries overlap")
     if len(set(archive.namelist())) != len(entries):
         raise zipfile.BadZipFile("two of its entries have one name")
+    if kind := kind_of_archive(archive.namelist()):
+        raise RefusedError(f"it is {kind}")
     limit.take(sum(entry.file_size for entry in entries))
     return archive
 

@@ -53,6 +53,7 @@ def convert_checkpoint(
     allow_pickle: bool = False,
     to: str = "queryinst",
     config_file: str = "",
+    ema: bool = False,
 ) -> Conversion:
     """Write a checkpoint of any layout that the loader supports in another layout or file type.
 
@@ -63,6 +64,7 @@ def convert_checkpoint(
         allow_pickle: load any Python object in the source, and so execute what the file holds.
         to: whose names the target has, of `LAYOUTS`.
         config_file: the model's configuration; "" for the source's own, or that of models.yaml.
+        ema: take the second set of weights that MMDetection's EMAHook leaves in its files.
 
     Raises:
         ValueError, KeyError, OSError: the source is missing, damaged, or does not fit the
@@ -72,7 +74,7 @@ def convert_checkpoint(
     _check_request(target, inference_only, to)
     local = local_file(source)
     _check_apart(source, local, target)
-    original = read_source(source, local, allow_pickle=allow_pickle)
+    original = read_source(source, local, allow_pickle=allow_pickle, ema=ema)
     known = find_model(original, config_file)
     state, coverage = _match(original, known.cfg)
     if inference_only:

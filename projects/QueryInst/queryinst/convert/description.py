@@ -10,7 +10,7 @@ from detectron2.config import CfgNode
 from .._version import __version__
 from ..checkpoint.fitting import num_classes_of
 from ..checkpoint.inference_only import is_inference_only
-from ..checkpoint.meta import FORMAT_VERSION, are_names, as_inference_only, build_meta
+from ..checkpoint.meta import FORMAT_VERSION, as_inference_only, build_meta, class_names
 from ..config import config_of_checkpoint
 from ..engine.predictor import cfg_from_text
 from ..engine.setup import setup_cfg
@@ -105,7 +105,7 @@ def _classes(
     notes = []
     keys = ("thing_classes", "dataset_id_map")
     registered = {key: configured[key] for key in keys}
-    names = _class_names(source.meta)
+    names = class_names(source.meta)
     if names and len(names) != num_classes:
         notes.append(
             f"left out: its {len(names)} class names, because the model has {num_classes} classes"
@@ -130,18 +130,6 @@ def _blank() -> dict[str, Any]:
         "input_format": "RGB",  # of MMDetection's and the authors' models, and of our defaults
         "kind": "train",
     }
-
-
-def _class_names(meta: Mapping[str, Any]) -> list[str]:
-    """The names by this project's, MMDetection 2.x's or 3.x's key, or []."""
-    dataset = meta.get("dataset_meta")
-    candidates = [meta.get("thing_classes"), meta.get("CLASSES")]
-    if isinstance(dataset, Mapping):
-        candidates += [dataset.get("classes"), dataset.get("CLASSES")]
-    for names in candidates:
-        if names and are_names(names):
-            return list(names)
-    return []
 
 
 def _provenance(source: Source, entry: ModelEntry | None) -> dict[str, str]:

@@ -9,12 +9,18 @@ from torch import Tensor
 
 from ..checkpoint.files import fetch, read_checkpoint, sha256_of
 from ..checkpoint.fitting import is_queryinst
-from ..checkpoint.layouts import BOTTOM_UP, tensors_of, to_model_names
+from ..checkpoint.layouts import (
+    BOTTOM_UP,
+    note_on_second_tensors,
+    second_tensors_of,
+    tensors_of,
+    to_model_names,
+)
 from ..checkpoint.meta import checked_meta
 from ..checkpoint.mmdet import folded_names, ignored_names, is_mmdet
 from ..checkpoint.tensors import require_finite
 
-_WEIGHTS = ("model", "state_dict", "blobs", "meta")
+_WEIGHTS = ("model", "state_dict", "blobs", "meta", "ema_state_dict")
 
 
 @dataclass(frozen=True)
@@ -43,20 +49,21 @@ def local_file(path: str) -> str:
     return fetch(path, path)
 
 
-def read_source(path: str, local: str, *, allow_pickle: bool) -> Source:
+def read_source(path: str, local: str, *, allow_pickle: bool, ema: bool = False) -> Source:
     """Read the file.
 
     Args:
         path: as the user gave it.
         local: the file itself (`local_file`).
         allow_pickle: load any Python object, and so execute what the file holds.
+        ema: take the second set of weights of a run with an EMAHook (`second_tensors_of`).
 
     Raises:
         ValueError, KeyError, OSError: the file cannot be read, or its layout is unknown. One line.
     """
     digest = sha256_of(local)
     checkpoint = read_checkpoint(local, path, allow_pickle=allow_pickle)
-    tensors = tensors_of(checkpoint, path)
+    tensors = (second_tensors_of if ema else tensors_of)(checkpoint, path)
     # Without a model at hand, one name of a bare ResNet stands for all.
     backbone_names = [f"{BOTTOM_UP}stem.conv1.weight"] if "stem.conv1.weight" in tensors else []
     try:
@@ -74,7 +81,11 @@ def read_source(path: str, local: str, *, allow_pickle: bool) -> Source:
     meta = checkpoint.get("meta") if isinstance(checkpoint, Mapping) else None
     layout = _layout_of(tensors, is_backbone)
     notes = _notes(checkpoint, tensors)
-    return Source(path, digest, layout, state, meta if isinstance(meta, dict) else {}, notes)
+    if ema:
+        notes.append("the second of two sets of weights is taken (--ema), the plain keys left out")
+    elif note := note_on_second_tensors(checkpoint, tensors):
+        notes.append(note)
+    return Source(path, digest, layout, state, meta if isinstance(meta, dict) else {}, tuple(notes))
 
 
 def _layout_of(tensors: Mapping[str, Tensor], is_backbone: bool) -> str:
@@ -83,7 +94,7 @@ def _layout_of(tensors: Mapping[str, Tensor], is_backbone: bool) -> str:
     return "a backbone's names" if is_backbone else "this project's names"
 
 
-def _notes(checkpoint: Any, tensors: Mapping[str, Tensor]) -> tuple[str, ...]:
+def _notes(checkpoint: Any, tensors: Mapping[str, Tensor]) -> list[str]:
     notes = []
     if is_mmdet(tensors):
         if folded := folded_names(tensors):
@@ -97,4 +108,4 @@ def _notes(checkpoint: Any, tensors: Mapping[str, Tensor]) -> tuple[str, ...]:
     has_parts = isinstance(checkpoint, Mapping) and any(key in checkpoint for key in _WEIGHTS)
     if has_parts and (rest := [str(key)[:80] for key in checkpoint if key not in _WEIGHTS]):
         notes.append(f"left out, because these are not weights: {', '.join(rest)}")
-    return tuple(notes)
+    return notes

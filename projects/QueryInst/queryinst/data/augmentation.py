@@ -4,9 +4,12 @@ from detectron2.config import CfgNode
 from detectron2.data import transforms as T
 
 from ..config_limits import check_limits
-from .resize import OpenCVResizeShortestEdge, check_opencv
+from .resize import OpenCVResizeShortestEdge, ResizeShortestEdge, check_opencv
 
-_RESIZES = {"PIL": T.ResizeShortestEdge, "OPENCV": OpenCVResizeShortestEdge}
+_RESIZES: dict[str, type[T.ResizeShortestEdge]] = {
+    "PIL": ResizeShortestEdge,
+    "OPENCV": OpenCVResizeShortestEdge,
+}
 
 
 def build_augmentations(cfg: CfgNode, is_train: bool) -> list[T.Augmentation]:

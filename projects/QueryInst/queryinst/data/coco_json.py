@@ -14,6 +14,7 @@ _CATEGORY_KEYS = ("id", "name")
 _ANNOTATION_KEYS = ("id", "image_id", "category_id", "bbox")
 _EVALUATION_KEYS = ("area", "iscrowd")  # without them pycocotools fails, after the training
 _MAX_CLASS_NAME = 256  # characters
+_IMAGE_ID_KIND = "an integer, another finite number, or text"
 _ID_KINDS = {True: "an integer of at least 0", False: "an integer or text"}  # by: evaluated
 
 
@@ -73,8 +74,21 @@ def read_coco_json(json_file: str, *, evaluated: bool, max_pixels: int) -> CocoC
     return CocoContent(images, known, [categories[id_]["name"] for id_ in sorted(categories)])
 
 
-def is_id(value: Any, *, evaluated: bool) -> bool:
-    """Whether it can be an id.
+def is_image_id(value: Any) -> bool:
+    """Whether it can be the id of an image: text, or a finite number of up to 128 bits.
+
+    `coco_ids` numbers them for what takes less.
+    """
+    return isinstance(value, str) or (is_number(value) and abs(value) < 2**128)  # NaN is not
+
+
+def is_annotation_id(value: Any) -> bool:
+    """Whether it can be the id of an annotation: as `is_image_id`, but 3.0 rather than 3.5."""
+    return is_image_id(value) and (isinstance(value, str) or int(value) == value)
+
+
+def is_category_id(value: Any, *, evaluated: bool) -> bool:
+    """Whether it can be the id of a category.
 
     Args:
         evaluated: then it is one that C code takes, an integer of 63 bits; else any integer, text,
@@ -113,10 +127,9 @@ def _index(
                 label = f"(id {shorten(item.get('id'))})"
                 raise ValueError(f"{json_file}: {list_name}[{position}] {label} has no {key!r}")
         id_ = item["id"]
-        if not is_id(id_, evaluated=evaluated):
+        if needed := _find_id_problem(id_, list_name, evaluated):
             raise ValueError(
-                f"{json_file}: {list_name}[{position}] has the id {shorten(id_)}, which must be "
-                f"{_ID_KINDS[evaluated]}"
+                f"{json_file}: {list_name}[{position}] has the id {shorten(id_)}, {needed}"
             )
         by_id[id_] = item
         if is_unique and len(by_id) != position + 1:
@@ -124,6 +137,17 @@ def _index(
     if len({isinstance(id_, str) for id_ in by_id}) > 1:
         raise ValueError(f"{json_file}: the ids in {list_name!r} are numbers and texts, mixed")
     return by_id
+
+
+def _find_id_problem(id_: Any, list_name: str, evaluated: bool) -> str:
+    """What the id of an item of a list would have to be; empty if it is."""
+    if list_name == "images":
+        is_id, needed = is_image_id(id_), _IMAGE_ID_KIND
+    elif list_name == "annotations":
+        is_id, needed = is_annotation_id(id_), _ID_KINDS[False]
+    else:
+        is_id, needed = is_category_id(id_, evaluated=evaluated), _ID_KINDS[evaluated]
+    return "" if is_id else f"which must be {needed}"
 
 
 def _check_classes(json_file: str, categories: list[dict[str, Any]]) -> None:
@@ -145,9 +169,9 @@ def _check_classes(json_file: str, categories: list[dict[str, Any]]) -> None:
 
 def _find_problem(annotation: dict[str, Any], categories: dict[Any, Any], evaluated: bool) -> str:
     """What is wrong with the ids and flags of an annotation; empty if nothing is."""
-    for key in ("image_id", "category_id"):
-        if not is_id(annotation[key], evaluated=evaluated):
-            return f"the {key} {shorten(annotation[key])}, which must be {_ID_KINDS[evaluated]}"
+    for key, list_name in (("image_id", "images"), ("category_id", "categories")):
+        if needed := _find_id_problem(annotation[key], list_name, evaluated):
+            return f"the {key} {shorten(annotation[key])}, {needed}"
     if annotation["category_id"] not in categories:
         return f"category_id {shorten(annotation['category_id'])}, which is not in 'categories'"
     if annotation.get("ignore", 0) != 0:

@@ -7,7 +7,7 @@ from typing import Any
 from detectron2.data import DatasetCatalog
 from detectron2.data.datasets.coco import convert_to_coco_dict
 
-from .coco_json import is_id
+from .coco_json import is_image_id
 from .instance_checks import describe, find_image_problem, find_mode_problem
 from .mask_bounds import is_number, shorten
 
@@ -56,8 +56,8 @@ def _find_image_problem(image: Any, keys: tuple[str, ...], max_pixels: int) -> s
     for key in keys:
         if key not in image:
             return f"no {key!r}"
-    if "image_id" in keys and not is_id(image["image_id"], evaluated=True):
-        return f"the 'image_id' {shorten(image['image_id'])}, which must be an integer >= 0"
+    if "image_id" in keys and not is_image_id(image["image_id"]):
+        return f"the 'image_id' {shorten(image['image_id'])}, which must be an integer or text"
     annotations = image.get("annotations", [])
     if not isinstance(annotations, list) or not all(isinstance(a, dict) for a in annotations):
         return f"the 'annotations' {shorten(annotations)}, which must be a list of dicts"

@@ -1,4 +1,4 @@
-"""Resizing images and masks as MMDetection's default pipeline does, with OpenCV."""
+"""Resizing images and masks as Detectron2 does, and as MMDetection's default pipeline does."""
 
 import numpy as np
 from detectron2.data import transforms as T
@@ -7,6 +7,18 @@ try:
     import cv2
 except ImportError:  # Pillow is enough for everything else
     cv2 = None  # type: ignore[assignment]
+
+
+class ResizeShortestEdge(T.ResizeShortestEdge):
+    """Detectron2's, but no side becomes less than 1 pixel: that of a sliver is rounded to 0."""
+
+    def get_transform(self, image: np.ndarray) -> T.Transform:
+        """The resize of one image (H, W) or (H, W, C); none if the short side drawn is 0."""
+        resize = super().get_transform(image)
+        if not isinstance(resize, T.ResizeTransform):
+            return resize
+        size = max(resize.new_h, 1), max(resize.new_w, 1)
+        return T.ResizeTransform(resize.h, resize.w, *size, resize.interp)
 
 
 class OpenCVResizeTransform(T.ResizeTransform):

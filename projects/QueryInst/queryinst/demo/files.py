@@ -1,8 +1,11 @@
 """Which images go in, and which files come out."""
 
 import glob
+import mimetypes
 import os
 from collections.abc import Iterable, Sequence
+
+from PIL import Image
 
 IMAGE_SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
 _WRITTEN_AS_THEY_ARE = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
@@ -38,10 +41,11 @@ def plan_outputs(images: Sequence[str], output: str) -> list[str]:
     `output` is a file if it looks like one and there is one image; else a folder.
 
     Raises:
-        ValueError: an output would replace an input.
+        ValueError: an output would replace an input, or is a file of a kind that Pillow cannot
+            write.
         OSError: the folder cannot be made or written to.
     """
-    if len(images) == 1 and is_file_name(output, _WRITTEN_AS_THEY_ARE):
+    if len(images) == 1 and _is_image_file(output):
         paths = [output]
     else:
         paths = [os.path.join(output, name) for name in _unique_names(images)]
@@ -51,6 +55,22 @@ def plan_outputs(images: Sequence[str], output: str) -> list[str]:
             raise ValueError(f"--output would replace the input {path}; name another folder")
     make_folder(os.path.dirname(paths[0]))
     return paths
+
+
+def _is_image_file(path: str) -> bool:
+    """Whether a path names an image to write, not a folder; raises if Pillow cannot write it."""
+    Image.init()
+    kinds = Image.registered_extensions()
+    if is_file_name(path, [suffix for suffix, kind in kinds.items() if kind in Image.SAVE]):
+        return True
+    kind = mimetypes.guess_type(path)[0] or ""
+    if not os.path.isdir(path) and kind.startswith(("image/", "video/")):
+        suffixes = ", ".join(_WRITTEN_AS_THEY_ARE)
+        raise ValueError(
+            f"--output {path} is a file of {kind}, which Pillow cannot write; name a folder, or one"
+            f" of {suffixes}"
+        )
+    return False
 
 
 def is_file_name(path: str, suffixes: Sequence[str]) -> bool:

@@ -28,6 +28,8 @@ _WINDOW = "QueryInst"
 _ESCAPE = 27
 _LONG_SIDE = 480  # pixels, about, that images of less than two thirds of it are enlarged to
 _MAX_ENLARGEMENT = 4
+_THRESHOLD_KEY = "MODEL.ROI_HEADS.SCORE_THRESH_TEST"
+_DEFAULT_THRESHOLD = 0.5
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -52,16 +54,17 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--confidence-threshold",
         type=float,
-        default=0.5,
         metavar="SCORE",
-        help="least score of what is drawn (default: %(default)s)",
+        help=f"least score of what is drawn (default: {_THRESHOLD_KEY} of --opts, else"
+        f" {_DEFAULT_THRESHOLD})",
     )
     parser.add_argument(
         "--opts",
-        nargs=argparse.REMAINDER,
+        nargs="*",
+        action="extend",
         default=[],
         metavar="KEY VALUE",
-        help="configuration keys, last on the line; MODEL.WEIGHTS CHECKPOINT among them",
+        help="configuration keys; MODEL.WEIGHTS CHECKPOINT among them",
     )
     return parser
 
@@ -91,7 +94,7 @@ def run(args: argparse.Namespace) -> int:
     Raises:
         ValueError, OSError, KeyError: one line; arguments, weights or files that do not fit.
     """
-    if not 0 <= args.confidence_threshold <= 1:
+    if args.confidence_threshold is not None and not 0 <= args.confidence_threshold <= 1:
         raise ValueError(f"--confidence-threshold {args.confidence_threshold} must be in [0, 1]")
     if args.webcam and args.output:
         raise ValueError("--webcam shows a window; leave --output out")
@@ -120,8 +123,7 @@ def _require_window() -> None:
 
 def _load(args: argparse.Namespace) -> Predictor:
     """The model, by its config file or else by what its checkpoint says."""
-    # The threshold of the model itself: what is not drawn needs no mask.
-    opts = [*args.opts, "MODEL.ROI_HEADS.SCORE_THRESH_TEST", str(args.confidence_threshold)]
+    opts = _with_threshold(args.opts, args.confidence_threshold)
     if args.config_file:
         return Predictor(setup_cfg(args.config_file, opts))
     weights = dict(zip(args.opts[::2], args.opts[1::2])).get("MODEL.WEIGHTS")
@@ -133,31 +135,56 @@ def _load(args: argparse.Namespace) -> Predictor:
     return Predictor.from_checkpoint(weights, opts)
 
 
+def _with_threshold(opts: list[str], threshold: float | None) -> list[str]:
+    """The options with the threshold of the model itself: what is not drawn needs no mask."""
+    given = dict(zip(opts[::2], opts[1::2])).get(_THRESHOLD_KEY)
+    if given is None:
+        return [_THRESHOLD_KEY, str(_DEFAULT_THRESHOLD if threshold is None else threshold), *opts]
+    if threshold is None:
+        return opts
+    logger.warning("--confidence-threshold %s replaces %s %s", threshold, _THRESHOLD_KEY, given)
+    return [*opts, _THRESHOLD_KEY, str(threshold)]
+
+
 def _draw_images(predictor: Predictor, images: list[str], outputs: list[str] | None) -> int:
-    """Draw all images that can be read; 1 if one could not."""
-    num_unreadable = 0
+    """Draw all images, and return 0.
+
+    Raises:
+        ValueError: at the end, if some could not be read or predicted.
+    """
+    num_left_out = 0
     for index, path in enumerate(images):
         try:
-            image = read_image(path, "BGR", predictor.cfg.INPUT.MAX_PIXELS)
-        except (ValueError, OSError) as error:
-            logger.warning("left out: %s", error)
-            num_unreadable += 1
+            drawn = _draw_image(predictor, path)
+        except (ValueError, OSError, RuntimeError, MemoryError) as error:
+            logger.warning("left out: %s", _with_name(path, error))
+            num_left_out += 1
             continue
-        start = time.perf_counter()
-        instances = predictor(image)["instances"].to("cpu")
-        seconds = time.perf_counter() - start
-        logger.info("%s: %s in %.2f s", path, _describe(predictor, instances), seconds)
-        scale = enlargement(*image.shape[:2])
-        visualizer = Visualizer(image[:, :, ::-1], predictor.metadata, scale)
-        drawn = visualizer.draw_instance_predictions(instances).get_image()
-        if outputs is None:
-            if not _show(drawn[:, :, ::-1], wait=0):
-                break
-        else:
+        if outputs is not None:
             _save(drawn, outputs[index])
-    if num_unreadable:
-        raise ValueError(f"{num_unreadable} of {len(images)} images could not be read, see above")
+        elif not _show(drawn[:, :, ::-1], wait=0):
+            break
+    if num_left_out:
+        raise ValueError(
+            f"{num_left_out} of {len(images)} images could not be read or predicted, see above"
+        )
     return 0
+
+
+def _draw_image(predictor: Predictor, path: str) -> np.ndarray:
+    """The image with its predictions, (H, W, 3) uint8, RGB, enlarged if it is small."""
+    image = read_image(path, "BGR", predictor.cfg.INPUT.MAX_PIXELS)
+    start = time.perf_counter()
+    instances = predictor(image)["instances"].to("cpu")
+    seconds = time.perf_counter() - start
+    logger.info("%s: %s in %.2f s", path, _describe(predictor, instances), seconds)
+    visualizer = Visualizer(image[:, :, ::-1], predictor.metadata, enlargement(*image.shape[:2]))
+    return visualizer.draw_instance_predictions(instances).get_image()
+
+
+def _with_name(path: str, error: Exception) -> str:
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if path in text else f"{path}: {text}"
 
 
 def enlargement(height: int, width: int) -> int:
@@ -191,10 +218,9 @@ def _draw_video(predictor: Predictor, frames: FrameReader, output: str | None) -
 
 def _describe(predictor: Predictor, instances: Instances) -> str:
     """How many of which class, such as "2 circle, 1 star"."""
-    names = predictor.metadata.get("thing_classes", None)
-    classes = instances.pred_classes.tolist()
-    counts = sorted(Counter(classes).items())
-    texts = [f"{num} {names[c] if names else f'class {c}'}" for c, num in counts]
+    names = predictor.metadata.thing_classes
+    counts = sorted(Counter(instances.pred_classes.tolist()).items())
+    texts = [f"{num} {names[number]}" for number, num in counts]
     return ", ".join(texts) or "nothing above the threshold"
 
 

@@ -16,6 +16,7 @@ from .coco_evaluation import TimedCOCOEvaluator
 
 # Types whose evaluator needs another package.
 _PACKAGES = {"lvis": "lvis", "cityscapes_instance": "cityscapesscripts"}
+_LVIS_LIMIT = 300  # detections of an image that LVIS's AP counts
 
 Results = Mapping[str, Mapping[str, Mapping[str, float]]]  # data set -> task -> metric -> value
 
@@ -23,7 +24,8 @@ Results = Mapping[str, Mapping[str, Mapping[str, float]]]  # data set -> task ->
 def build_evaluator(cfg: CfgNode, dataset_name: str) -> DatasetEvaluator:
     """The evaluator for the data set's ``evaluator_type``.
 
-    Its files go to OUTPUT_DIR/inference/<data set>.
+    Its files go to OUTPUT_DIR/inference/<data set>. AP counts all of TEST.DETECTIONS_PER_IMAGE if
+    they are more than the evaluation's own limit.
 
     Raises:
         ValueError, ImportError: as `evaluator_type`.
@@ -31,16 +33,25 @@ def build_evaluator(cfg: CfgNode, dataset_name: str) -> DatasetEvaluator:
     folder = os.path.join(cfg.OUTPUT_DIR, "inference", dataset_name)
     kind = evaluator_type(cfg, dataset_name)
     tasks = ("bbox", "segm") if cfg.MODEL.MASK_ON else ("bbox",)
+    limit = cfg.TEST.DETECTIONS_PER_IMAGE
     if kind == "lvis":
         from detectron2.evaluation import LVISEvaluator
 
-        return LVISEvaluator(dataset_name, tasks=tasks, output_dir=folder)
+        more = {"max_dets_per_image": limit} if limit > _LVIS_LIMIT else {}
+        return LVISEvaluator(dataset_name, tasks=tasks, output_dir=folder, **more)
     if kind == "cityscapes_instance":
         from detectron2.evaluation import CityscapesInstanceEvaluator
 
         return CityscapesInstanceEvaluator(dataset_name)
     # A JSON that an earlier run made of the data set may hold other data.
-    return TimedCOCOEvaluator(dataset_name, tasks=tasks, output_dir=folder, allow_cached_coco=False)
+    return TimedCOCOEvaluator(
+        dataset_name,
+        tasks=tasks,
+        output_dir=folder,
+        allow_cached_coco=False,
+        max_detections=limit,
+        num_queries=cfg.MODEL.QUERYINST.NUM_QUERIES,
+    )
 
 
 def evaluator_type(cfg: CfgNode, dataset_name: str) -> str:

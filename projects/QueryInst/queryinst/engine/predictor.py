@@ -1,7 +1,7 @@
 """Predictor: from a checkpoint to a function of one image."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -20,6 +20,8 @@ from ..config_limits import check_limits
 from ..data.augmentation import build_augmentations
 from ..devices import resolve_device
 from .amp import check_inference_precision, inference_autocast
+from .class_order import class_names_of
+from .finite_scores import NotNumberWatch
 from .test_time_augmentation import QueryInstWithTTA
 
 logger = logging.getLogger(__name__)
@@ -29,8 +31,8 @@ class Predictor(DefaultPredictor):
     """Detectron2's DefaultPredictor with strict loading and the checkpoint's class names.
 
     Attributes:
-        metadata: its `thing_classes` name the classes, if the checkpoint or DATASETS.TEST has
-            them. The global catalog does not change.
+        metadata: its `thing_classes` name the classes: as the checkpoint does, else DATASETS.TEST,
+            else "class 0" and so on. The global catalog does not change.
     """
 
     def __init__(self, cfg: CfgNode):
@@ -50,8 +52,8 @@ class Predictor(DefaultPredictor):
         self.cfg.MODEL.DEVICE = resolve_device(cfg, training=False)
         check_inference_precision(self.cfg)
         self.model = build_model(self.cfg).eval()  # in eval mode no key may be missing
-        rest = QueryInstCheckpointer(self.model).load(cfg.MODEL.WEIGHTS)
-        self.metadata = _find_metadata(self.cfg, rest.get("meta"))
+        QueryInstCheckpointer(self.model).load(cfg.MODEL.WEIGHTS)
+        self.metadata = _find_metadata(self.cfg, list(class_names_of(self.model)))
         self.aug = build_augmentations(self.cfg, is_train=False)[0]
         self.input_format = cfg.INPUT.FORMAT
         self._with_tta = QueryInstWithTTA(self.cfg, self.model) if cfg.TEST.AUG.ENABLED else None
@@ -83,12 +85,15 @@ class Predictor(DefaultPredictor):
             all views together.
 
         Raises:
-            ValueError: the image is not such an array.
+            ValueError: the image is not such an array, or not finite, or the model computes
+                scores or boxes that are not numbers for it.
         """
         shape = getattr(original_image, "shape", None)
         if shape is None or len(shape) != 3 or shape[2] != 3 or 0 in shape:
             kind = type(original_image).__name__ if shape is None else f"of shape {shape}"
             raise ValueError(f"the image is {kind}; it must be an (H, W, 3) array of BGR pixels")
+        if original_image.dtype.kind == "f" and not np.isfinite(original_image).all():
+            raise ValueError("the image has values that are not finite")
         height, width = shape[:2]
         image = original_image[:, :, ::-1] if self.input_format == "RGB" else original_image
         if self._with_tta is None:
@@ -96,8 +101,12 @@ class Predictor(DefaultPredictor):
             image = image.astype(np.float32)
         pixels = torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
         inputs = {"image": pixels, "height": height, "width": width}
-        with torch.no_grad(), inference_autocast(self.cfg):
-            return (self._with_tta or self.model)([inputs])[0]
+        with torch.no_grad(), inference_autocast(self.cfg), NotNumberWatch(self.model) as watch:
+            result = (self._with_tta or self.model)([inputs])[0]
+        # What is not a number is dropped. So where nothing is missing, nothing waits for the count.
+        if len(result["instances"]) < self.cfg.TEST.DETECTIONS_PER_IMAGE:
+            watch.require_none()
+        return result
 
 
 def cfg_from_checkpoint(path: str, opts: Sequence[str] = ()) -> CfgNode:
@@ -155,16 +164,15 @@ def _drop_unknown(saved: dict[str, Any], known: CfgNode, prefix: str = "") -> li
     return unknown
 
 
-def _find_metadata(cfg: CfgNode, meta: Mapping[str, Any] | None) -> Metadata:
+def _find_metadata(cfg: CfgNode, names: list[str]) -> Metadata:
     """Class names from the checkpoint, else from the registered data set of DATASETS.TEST."""
-    names = list((meta or {}).get("thing_classes", ()))
-    if len(names) != cfg.MODEL.ROI_HEADS.NUM_CLASSES:
-        names = []  # the configuration has another class count
+    num_classes = cfg.MODEL.ROI_HEADS.NUM_CLASSES
     for dataset_name in cfg.DATASETS.TEST[:1]:
         if dataset_name not in DatasetCatalog:
             continue
         metadata = MetadataCatalog.get(dataset_name)  # has colours too
-        registered = list(metadata.get("thing_classes", ()))
-        if len(registered) == cfg.MODEL.ROI_HEADS.NUM_CLASSES and names in ([], registered):
+        registered = list(metadata.get("thing_classes") or ())
+        if len(registered) == num_classes and names in ([], registered):
             return metadata
-    return Metadata(name="checkpoint", thing_classes=names) if names else Metadata(name="unknown")
+    names = names or [f"class {number}" for number in range(num_classes)]
+    return Metadata(name="checkpoint", thing_classes=names)

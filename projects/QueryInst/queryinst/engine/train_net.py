@@ -9,7 +9,7 @@ from detectron2.engine import default_setup
 from detectron2.evaluation import verify_results
 from detectron2.utils import comm
 
-from ..checkpoint import QueryInstCheckpointer
+from ..checkpoint import QueryInstCheckpointer, read_meta
 from ..checkpoint.inference_only import fit_to_weights
 from ..data.checks import check_datasets
 from ..data.registration import register_from_args
@@ -19,6 +19,7 @@ from .errors import describe_error, failing_in_one_line, print_error
 from .evaluation import Results, by_dataset, results_table
 from .logs import log_to
 from .peers import speaking_once
+from .predictor import cfg_from_checkpoint
 from .processes import run_in_processes
 from .run_lock import locked
 from .setup import find_config_file, setup_cfg, with_device
@@ -36,6 +37,7 @@ def main(args: argparse.Namespace) -> Results:
     Args:
         args: config_file, opts, resume and eval_only of Detectron2's default_argument_parser; and
             dataset, (name, JSON, image folder) triples of data sets to register. Each is optional.
+            With eval_only and without config_file the configuration is that of MODEL.WEIGHTS.
 
     Returns:
         The last results: data set -> task -> metric -> value. Empty without test sets, and on
@@ -136,7 +138,18 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _cfg_of(args: argparse.Namespace) -> CfgNode:
-    return setup_cfg(getattr(args, "config_file", ""), getattr(args, "opts", None) or ())
+    config_file, opts = getattr(args, "config_file", ""), list(getattr(args, "opts", None) or ())
+    cfg = setup_cfg(config_file, opts)
+    weights = cfg.MODEL.WEIGHTS
+    is_alone = not config_file and getattr(args, "eval_only", False) and weights
+    if (
+        not is_alone
+        or getattr(args, "resume", False)
+        or not (read_meta(weights) or {}).get("config")
+    ):
+        return cfg
+    # Where the training wrote is not where its evaluation by another has to.
+    return cfg_from_checkpoint(weights, ["OUTPUT_DIR", cfg.OUTPUT_DIR, *opts])
 
 
 def _run_in_this_process(args: argparse.Namespace, output_dir: str) -> None:

@@ -22,7 +22,9 @@ from ..data.train_loader import build_train_loader
 from ..solver import build_optimizer
 from .amp import inference_autocast, training_precision
 from .batches import LastBatch
+from .class_order import by_class_name
 from .evaluation import build_evaluator, by_dataset, write_results
+from .finite_scores import NotNumberWatch, warn_of_not_numbers
 from .hooks import (
     BestCheckpointer,
     FolderWatch,
@@ -35,7 +37,7 @@ from .nonfinite import AgreeingMatcher, NonFiniteSteps, describe_step
 from .resuming import MissedEvaluation, RunSeed, precise_bn_from_here, restore_order
 from .steps import StepTrainer
 from .stopping import EvaluationStopped, StoppableLoader, Stopped, name_of, stop
-from .tta_evaluation import add_results, evaluate_with_tta
+from .tta_evaluation import evaluate_with_tta, tta_hooks
 from .writing import FileWriter, end_torn_line, naming, quiet_tensorboard_thread
 
 logger = logging.getLogger(__name__)
@@ -118,12 +120,20 @@ class Trainer(DefaultTrainer):
     def test(cls, cfg: CfgNode, model, evaluators=None):
         """As DefaultTrainer's; the main process writes OUTPUT_DIR/results.json as well.
 
-        Without results, and nothing is written, if a signal ended it within a training.
+        Predictions get the data set's class numbers by the names that the model's checkpoint has
+        (`ByClassName`). Without results, and nothing is written, if a signal ended it within a
+        training.
         """
         last_batch = LastBatch(model)
         try:
-            with inference_autocast(cfg), naming(f"{cfg.OUTPUT_DIR}/inference/**"):
+            with (
+                inference_autocast(cfg),
+                naming(f"{cfg.OUTPUT_DIR}/inference/**"),
+                NotNumberWatch(model) as watch,
+            ):
+                evaluators = by_class_name(cfg, model, evaluators, cls.build_evaluator)
                 results = super().test(cfg, model, evaluators)
+                warn_of_not_numbers(watch)
         except EvaluationStopped:
             return {}
         except torch.cuda.OutOfMemoryError as error:
@@ -142,17 +152,11 @@ class Trainer(DefaultTrainer):
         """As `evaluate_with_tta`; the name is that of Detectron2's train_net.py."""
         return evaluate_with_tta(cls.test, cfg, model)
 
-    def _test_last_with_TTA(self):
-        results = self.test_with_TTA(self.cfg, self.model)
-        self._last_eval_results = add_results(self.cfg, self._last_eval_results, results)
-        return results
-
     def build_hooks(self):
         """DefaultTrainer's; behind the checkpointer what keeps the disk bounded, then the best."""
         cfg = self.cfg
         default_hooks = [precise_bn_from_here(hook, self) for hook in super().build_hooks()]
-        with_tta = cfg.TEST.AUG.ENABLED and cfg.DATASETS.TEST
-        last = [hooks.EvalHook(0, self._test_last_with_TTA)] if with_tta else []
+        last = tta_hooks(cfg)
         if not comm.is_main_process():
             return [*default_hooks, *last]
         period = cfg.SOLVER.CHECKPOINT_PERIOD
@@ -188,6 +192,8 @@ class Trainer(DefaultTrainer):
     def resume_or_load(self, resume=True):
         """As DefaultTrainer's; goes on in the order of images."""
         super().resume_or_load(resume=resume)
+        # From here on the model learns the data set's classes, whatever it started from.
+        self.checkpointer.model.thing_classes = tuple(self._meta["thing_classes"])
         if self.start_iter > 0:
             restore_order(self.data_loader, self.start_iter)
 

@@ -28,7 +28,7 @@ from .postprocessing import (
     to_rows,
     unique_queries,
 )
-from .targets import batch_targets
+from .targets import batch_targets, instances_of
 
 
 def whole_batch(images: ImageList) -> list[ImageList]:
@@ -157,14 +157,14 @@ class QueryInst(nn.Module):
             (D, height, width) bool and query_idx, by falling score.
 
         Raises:
-            ValueError: in training, if the model is inference_only or instances have no masks.
+            ValueError: in training, if the model is inference_only, or has no instances or masks.
         """
         if not self.training:
             return self.inference(batched_inputs)
         self._require_all_parameters()
+        instances = instances_of(batched_inputs, self.device)
         images = self.preprocess_image(batched_inputs, whole.size if whole else (0, 0))
         whwh = self._whwh(torch.tensor(images.image_sizes, device=self.device))
-        instances = [x["instances"].to(self.device) for x in batched_inputs]
         targets = batch_targets(instances, whwh, with_masks=self.mask_head is not None)
         num_instances = whole.num_instances if whole else targets.num_per_image
         features = extract_features(self.backbone, images.tensor, self.in_features)
@@ -182,14 +182,15 @@ class QueryInst(nn.Module):
 
         Args:
             batched_inputs: as `forward`'s; "instances" is not read.
-            do_postprocess: bring them into images of "height" x "width", and drop those that lie
-                outside.
+            do_postprocess: bring them into images of "height" x "width"; drop those outside.
 
         Returns:
             ``[{"instances": Instances}]``; without postprocessing Instances in the resized
             images, whose pred_masks are (D, 1, 28, 28) scores.
         """
         assert not self.training
+        if not batched_inputs:
+            return []
         images = self.preprocess_image(batched_inputs)
         results = [result for part in self.split_batch(images) for result in self._detect(part)]
         if not do_postprocess:
@@ -272,11 +273,10 @@ class QueryInst(nn.Module):
             )
             fields["pred_masks"] = masks[:, None]
         parts = zip(*(field.split(keep.sum(1).tolist()) for field in (boxes, *fields.values())))
-        results = []
-        for size, (image_boxes, *values) in zip(images.image_sizes, parts):
-            results.append(Instances(tuple(size), **dict(zip(fields, values))))
-            results[-1].pred_boxes = PreciseBoxes(image_boxes)
-        return results
+        return [
+            Instances(tuple(size), **dict(zip(fields, values)), pred_boxes=PreciseBoxes(xyxy))
+            for size, (xyxy, *values) in zip(images.image_sizes, parts)
+        ]
 
     def _require_all_parameters(self) -> None:
         if self.inference_only:

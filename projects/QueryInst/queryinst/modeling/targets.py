@@ -8,6 +8,22 @@ from torch import Tensor
 from ..structures import BatchTargets, MatchedIndices
 
 
+def instances_of(batched_inputs: list[dict], device: torch.device) -> list[Instances]:
+    """The ground truth of each image on a device.
+
+    Raises:
+        ValueError: there is no image, or one has none.
+    """
+    missing = [index for index, x in enumerate(batched_inputs) if x.get("instances") is None]
+    if missing or not batched_inputs:
+        what = f"image {missing[0]} of its batch has none" if missing else "its batch is empty"
+        raise ValueError(
+            f"the model is in training mode, which needs 'instances' of each image, but {what}; "
+            "call model.eval() to predict"
+        )
+    return [x["instances"].to(device) for x in batched_inputs]
+
+
 def batch_targets(instances: list[Instances], whwh: Tensor, *, with_masks: bool) -> BatchTargets:
     """Join the ground truth of all images.
 

@@ -12,6 +12,7 @@ from detectron2.structures import Instances
 from queryinst_runtime.results import Result
 
 from ..engine.amp import inference_autocast
+from ..engine.finite_scores import NotNumberWatch
 from ..engine.merged_views import mean_masks
 from ..engine.predictor import Predictor
 from ..engine.test_time_augmentation import QueryInstWithTTA
@@ -43,20 +44,25 @@ class EagerBackend:
         return f"{self.cfg.MODEL.WEIGHTS!r}, device={self.cfg.MODEL.DEVICE!r}"
 
     def detect(self, images: list[np.ndarray], score: float) -> list[Result]:
-        """As `model.Backend.detect`."""
+        """As `model.Backend.detect`; a ValueError where scores or boxes are not numbers."""
         inputs = [self._input_of(image) for image in images]
         with self._lock, torch.no_grad(), inference_autocast(self.cfg):
             self.model.score_threshold = score
-            instances = self.model.inference(inputs, do_postprocess=False)
+            with NotNumberWatch(self.model) as watch:
+                instances = self.model.inference(inputs, do_postprocess=False)
+        watch.require_none()
         sizes = [image.shape[:2] for image in images]
         return [self._result_of(*pair) for pair in zip(instances, sizes)]
 
     def detect_with_tta(self, images: list[np.ndarray], score: float) -> list[Result]:
-        """As `model.AugmentingBackend.detect_with_tta`, by TEST.AUG."""
+        """As `model.AugmentingBackend.detect_with_tta`, by TEST.AUG; errors as of `detect`."""
         with self._lock, torch.no_grad(), inference_autocast(self.cfg):
             if self._with_tta is None:
                 self._with_tta = QueryInstWithTTA(self.cfg, self.model)
-            return [self._detect_with_tta(self._with_tta, image, score) for image in images]
+            with NotNumberWatch(self.model) as watch:
+                results = [self._detect_with_tta(self._with_tta, x, score) for x in images]
+        watch.require_none()
+        return results
 
     def _detect_with_tta(self, tta: QueryInstWithTTA, image: np.ndarray, score: float) -> Result:
         pixels = image if self.cfg.INPUT.FORMAT == "RGB" else image[:, :, ::-1]

@@ -12,6 +12,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from ..data.checks import check_annotations
+from ..data.coco_ids import number_ids
 from ..data.instance_checks import describe
 from ..data.mask_bounds import to_rle
 
@@ -75,12 +76,16 @@ def build_scenes(
         )
     try:
         check_annotations(dataset_name, max_pixels)  # before Detectron2 hands masks to C code
-        coco = convert_to_coco_dict(dataset_name)
+        coco, numbers = number_ids(convert_to_coco_dict(dataset_name))
     except FileNotFoundError as error:
         raise FileNotFoundError(
             f"data set {dataset_name!r}: {error.filename} is missing"
         ) from error
-    kept = [p for p in predictions if p["score"] >= MIN_SCORE]
+    kept = [
+        {**p, "image_id": numbers[p["image_id"]]}
+        for p in predictions
+        if p["score"] >= MIN_SCORE and p["image_id"] in numbers
+    ]
     unmatched = {"match": None, "area": 0}  # pycocotools wants an area, whatever it is
     kept = [{**p, **unmatched, "id": number} for number, p in enumerate(kept, start=1)]
     with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints its progress

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..config import MAX_PIXELS
-from ..data.coco_json import is_id
+from ..data.coco_json import is_category_id, is_image_id
 from ..data.instance_checks import find_box_problem
 from ..data.mask_bounds import is_integer, is_number, shorten
 from ..json_files import parse_json, read_json
@@ -140,9 +140,11 @@ def _find_problem(prediction: Any) -> str:
     """What is wrong with an entry of COCO's results format, masks apart; empty if nothing is."""
     if not isinstance(prediction, dict):
         return f"is {shorten(prediction)}, not an object"
-    for key in ("image_id", "category_id"):
-        if not is_id(prediction.get(key), evaluated=True):
-            return f"has the {key!r} {shorten(prediction.get(key))}, which must be an integer"
+    image_id, category_id = prediction.get("image_id"), prediction.get("category_id")
+    if not is_image_id(image_id):
+        return f"has the 'image_id' {shorten(image_id)}, which must be an integer or text"
+    if not is_category_id(category_id, evaluated=True):
+        return f"has the 'category_id' {shorten(category_id)}, which must be an integer"
     score = prediction.get("score")
     if not (is_number(score) and 0 <= score <= 1):
         return f"has the 'score' {shorten(score)}, which must be in [0, 1]"
