@@ -267,14 +267,14 @@ AUG = ("TEST.AUG.ENABLED", True, "TEST.AUG.MIN_SIZES", "(48, 64)", "DATASETS.TES
 
 
 @pytest.mark.parametrize("eval_only", [True, False])
-def test_a_run_evaluates_with_it_as_well(make_args, tmp_path, eval_only, model):
-    weights = tmp_path / "model.pth"
-    results = main(make_args(*AUG)) if not eval_only else None
+def test_a_run_evaluates_with_it_as_well(make_args, tmp_path, eval_only):
+    output = tmp_path / "output"
     if eval_only:
         main(make_args())
-        weights = tmp_path / "output" / "model_final.pth"
-        results = main(make_args(*AUG, "MODEL.WEIGHTS", weights, eval_only=True))
-    output = tmp_path / "output"
+        weights = ("MODEL.WEIGHTS", output / "model_final.pth")
+        results = main(make_args(*AUG, *weights, eval_only=True))
+    else:
+        results = main(make_args(*AUG))
     tasks = ["bbox", "bbox_TTA", "segm", "segm_TTA"]
     assert sorted(results["tiny_val"]) == tasks
     assert sorted(json.loads((output / "results.json").read_text())["tiny_val"]) == tasks
@@ -284,3 +284,12 @@ def test_a_run_evaluates_with_it_as_well(make_args, tmp_path, eval_only, model):
     if not eval_only:
         last = json.loads((output / "metrics.json").read_text().splitlines()[-1])
         assert {"segm/AP", "segm_TTA/AP"} <= last.keys()
+
+
+def test_predictor_refuses_scores_that_are_not_numbers(tmp_path, model):
+    path = str(tmp_path / "model.pth")
+    torch.save({"model": model.state_dict()}, path)
+    predictor = Predictor(tta_cfg(64, MODEL__WEIGHTS=path, TEST__AUG__ENABLED=True))
+    torch.nn.init.constant_(predictor.model.cascade.stages[-1].cls_logits.bias, torch.nan)
+    with pytest.raises(ValueError, match="not numbers"):
+        predictor(np.zeros((64, 64, 3), np.uint8))

@@ -8,7 +8,6 @@ from detectron2.structures import Boxes, pairwise_iou
 from torch import Tensor
 
 from ..precision import full_precision
-from ..speedups.separable_paste import interpolation_weights
 
 MIN_IOU = 0.6  # of the masks of a cluster's members with that of its best
 _MIN_BOX_IOU = 0.2  # of two detections whose masks are compared at all
@@ -98,8 +97,8 @@ def mean_masks(
         right = max(left, min(width, int(boxes[:, 2].max().ceil())))
         bottom = max(top, min(height, int(boxes[:, 3].max().ceil())))
         x0, y0, x1, y1 = (boxes - boxes.new_tensor([left, top, left, top])).unbind(1)
-        along_x = interpolation_weights(x0, x1, right - left, masks.shape[2]).to(masks)
-        along_y = interpolation_weights(y0, y1, bottom - top, masks.shape[1]).to(masks)
+        along_x = _interpolation(x0, x1, right - left, masks.shape[2]).to(masks)
+        along_y = _interpolation(y0, y1, bottom - top, masks.shape[1]).to(masks)
         weights = (found.scores[members] / found.scores[members].sum()).to(masks)
         with full_precision(masks.device):
             columns = (weights[:, None, None] * masks @ along_x.mT).flatten(0, 1)  # (m*H, w)
@@ -137,8 +136,8 @@ def _overlaps(found: ViewDetections, best: int, rows: Tensor) -> Tensor:
     boxes, masks = found.boxes[rows], found.masks[rows]
     origin, end = boxes[:, :2].amin(0), boxes[:, 2:].amax(0)
     x0, y0, x1, y1 = ((boxes - origin.repeat(2)) / (end - origin).repeat(2) * _GRID).unbind(1)
-    along_x = interpolation_weights(x0, x1, _GRID, masks.shape[2]).to(masks)
-    along_y = interpolation_weights(y0, y1, _GRID, masks.shape[1]).to(masks)
+    along_x = _interpolation(x0, x1, _GRID, masks.shape[2]).to(masks)
+    along_y = _interpolation(y0, y1, _GRID, masks.shape[1]).to(masks)
     with full_precision(masks.device):
         inside = (along_y @ masks @ along_x.mT >= 0.5).flatten(1)  # (1 + R, _GRID**2)
     both = (inside[1:] & inside[0]).sum(1)
@@ -155,3 +154,20 @@ def _average(found: ViewDetections, clusters: list[Tensor], num_views: int) -> M
         weights = found.scores[members].to(boxes)
         boxes[row] = weights @ found.boxes[members] / weights.sum()
     return Merged(boxes, scores[order], found.classes[best], found.query_idx[best], clusters)
+
+
+def _interpolation(start: Tensor, end: Tensor, length: int, size: int) -> Tensor:
+    """Return bilinear weights of a mask's elements for pixels along one axis.
+
+    Args:
+        start, end: (m,) the boxes, in pixels.
+        length: pixels, from 0 on.
+        size: elements of a mask; beyond them lie zeros.
+
+    Returns:
+        (m, length, size).
+    """
+    pixels = torch.arange(length, dtype=start.dtype) + 0.5
+    places = (pixels - start[:, None]) / (end - start)[:, None] * size - 0.5
+    elements = torch.arange(size, dtype=start.dtype)
+    return (1 - (places[..., None] - elements).abs()).clamp(min=0)

@@ -37,7 +37,7 @@ class QueryInstWithTTA(nn.Module):
             model: QueryInst or of a class derived from it, also within DistributedDataParallel.
         """
         super().__init__()
-        self.model = model.module if isinstance(model, DistributedDataParallel) else model
+        self.module = model.module if isinstance(model, DistributedDataParallel) else model
         self.training = model.training  # which evaluation restores afterwards
         self.flip = cfg.TEST.AUG.FLIP
         self.score_threshold = cfg.MODEL.ROI_HEADS.SCORE_THRESH_TEST
@@ -55,7 +55,7 @@ class QueryInstWithTTA(nn.Module):
             As of QueryInst, on the CPU. A score is the mean over the views; query_idx is that of
             the view with the highest score.
         """
-        assert not self.model.training
+        assert not self.module.training
         return [{"instances": self._predict(x)} for x in batched_inputs]
 
     def find(self, inputs: dict, score_threshold: float | None = None) -> "FoundInViews":
@@ -68,7 +68,7 @@ class QueryInstWithTTA(nn.Module):
         threshold = self.score_threshold if score_threshold is None else score_threshold
         image_size = tuple(inputs["image"].shape[-2:])
         image_size = inputs.get("height", image_size[0]), inputs.get("width", image_size[1])
-        model: Any = copy.copy(self.model)  # shares all but the threshold
+        model: Any = copy.copy(self.module)  # shares all but the threshold
         model.score_threshold = min(threshold, VIEW_SCORE)
         parts: list[ViewDetections] = []
         for images in self._views(inputs["image"]):

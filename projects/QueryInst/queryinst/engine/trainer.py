@@ -37,7 +37,7 @@ from .nonfinite import AgreeingMatcher, NonFiniteSteps, describe_step
 from .resuming import MissedEvaluation, RunSeed, precise_bn_from_here, restore_order
 from .steps import StepTrainer
 from .stopping import EvaluationStopped, StoppableLoader, Stopped, name_of, stop
-from .tta_evaluation import add_results, evaluate_with_tta
+from .tta_evaluation import evaluate_with_tta, tta_hooks
 from .writing import FileWriter, end_torn_line, naming, quiet_tensorboard_thread
 
 logger = logging.getLogger(__name__)
@@ -152,17 +152,11 @@ class Trainer(DefaultTrainer):
         """As `evaluate_with_tta`; the name is that of Detectron2's train_net.py."""
         return evaluate_with_tta(cls.test, cfg, model)
 
-    def _test_last_with_TTA(self):
-        results = self.test_with_TTA(self.cfg, self.model)
-        self._last_eval_results = add_results(self.cfg, self._last_eval_results, results)
-        return results
-
     def build_hooks(self):
         """DefaultTrainer's; behind the checkpointer what keeps the disk bounded, then the best."""
         cfg = self.cfg
         default_hooks = [precise_bn_from_here(hook, self) for hook in super().build_hooks()]
-        with_tta = cfg.TEST.AUG.ENABLED and cfg.DATASETS.TEST
-        last = [hooks.EvalHook(0, self._test_last_with_TTA)] if with_tta else []
+        last = tta_hooks(cfg)
         if not comm.is_main_process():
             return [*default_hooks, *last]
         period = cfg.SOLVER.CHECKPOINT_PERIOD

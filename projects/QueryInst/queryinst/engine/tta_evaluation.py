@@ -5,6 +5,7 @@ import os
 from collections.abc import Callable, Mapping
 
 from detectron2.config import CfgNode
+from detectron2.engine import hooks
 from detectron2.modeling import GeneralizedRCNN, GeneralizedRCNNWithTTA
 from detectron2.utils import comm
 from torch import nn
@@ -55,6 +56,24 @@ def add_results(cfg: CfgNode, plain: Mapping, augmented: Mapping) -> Mapping:
     if comm.is_main_process():
         write_results(cfg.OUTPUT_DIR, by_dataset(cfg, results))
     return results
+
+
+class EvaluationWithTTA(hooks.EvalHook):
+    """Evaluates so once, at the end of a training, behind the plain evaluation."""
+
+    def __init__(self):
+        super().__init__(0, self._evaluate)
+
+    def _evaluate(self) -> Mapping:
+        trainer = self.trainer
+        results = trainer.test_with_TTA(trainer.cfg, trainer.model)
+        trainer._last_eval_results = add_results(trainer.cfg, trainer._last_eval_results, results)
+        return results
+
+
+def tta_hooks(cfg: CfgNode) -> list[hooks.HookBase]:
+    """What a training with TEST.AUG.ENABLED has in all its processes."""
+    return [EvaluationWithTTA()] if cfg.TEST.AUG.ENABLED and cfg.DATASETS.TEST else []
 
 
 def _with_suffix(tasks: Mapping) -> dict:

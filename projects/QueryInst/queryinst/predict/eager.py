@@ -55,11 +55,14 @@ class EagerBackend:
         return [self._result_of(*pair) for pair in zip(instances, sizes)]
 
     def detect_with_tta(self, images: list[np.ndarray], score: float) -> list[Result]:
-        """As `model.AugmentingBackend.detect_with_tta`, by TEST.AUG."""
+        """As `model.AugmentingBackend.detect_with_tta`, by TEST.AUG; errors as of `detect`."""
         with self._lock, torch.no_grad(), inference_autocast(self.cfg):
             if self._with_tta is None:
                 self._with_tta = QueryInstWithTTA(self.cfg, self.model)
-            return [self._detect_with_tta(self._with_tta, image, score) for image in images]
+            with NotNumberWatch(self.model) as watch:
+                results = [self._detect_with_tta(self._with_tta, x, score) for x in images]
+        watch.require_none()
+        return results
 
     def _detect_with_tta(self, tta: QueryInstWithTTA, image: np.ndarray, score: float) -> Result:
         pixels = image if self.cfg.INPUT.FORMAT == "RGB" else image[:, :, ::-1]

@@ -44,12 +44,8 @@ def paste_separably(masks: Tensor, boxes: Tensor, image_size: tuple[int, int]) -
     with full_precision(masks.device):
         for part in torch.arange(len(masks)).split(at_once):
             x0, y0, x1, y1 = boxes[part].unbind(1)
-            along_x = interpolation_weights(x0, x1, width, masks.shape[2]).to(
-                masks
-            )  # (d, width, W)
-            along_y = interpolation_weights(y0, y1, height, masks.shape[1]).to(
-                masks
-            )  # (d, height, H)
+            along_x = _interpolation(x0, x1, width, masks.shape[2]).to(masks)  # (d, width, W)
+            along_y = _interpolation(y0, y1, height, masks.shape[1]).to(masks)  # (d, height, H)
             stretched = along_y @ masks[part]  # (d, height, W)
             for at, row in enumerate(part.tolist()):
                 left, top, right, bottom = windows[row]
@@ -58,7 +54,7 @@ def paste_separably(masks: Tensor, boxes: Tensor, image_size: tuple[int, int]) -
     return pasted
 
 
-def interpolation_weights(start: Tensor, end: Tensor, length: int, size: int) -> Tensor:
+def _interpolation(start: Tensor, end: Tensor, length: int, size: int) -> Tensor:
     """Return weights of a mask's elements for pixels along one axis, as ``F.grid_sample``'s.
 
     Args:
