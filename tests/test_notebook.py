@@ -18,13 +18,20 @@ nbclient = pytest.importorskip("nbclient")
 pytest.importorskip("ipykernel")
 
 NOTEBOOK = Path(__file__).resolve().parents[1] / "docs" / "quickstart.ipynb"
+# Few layers, for a short export.
+SMALL = {
+    "MODEL__RESNETS__DEPTH": 18,
+    "MODEL__RESNETS__RES2_OUT_CHANNELS": 64,
+    "MODEL__ROI_MASK_HEAD__NUM_CONV": 1,
+    "INPUT__MAX_SIZE_TEST": 96,
+}
 
 
 @pytest.fixture
 def folder(tmp_path):
     """The files that `make demo` would make, of a tiny model; and docs/."""
     torch.manual_seed(0)
-    cfg = tiny_cfg()
+    cfg = tiny_cfg(**SMALL)
     model = build_queryinst(cfg).eval()
     spread_queries(model)
     meta = {**build_meta(cfg, None), "thing_classes": ["ellipse", "triangle", "star"]}
