@@ -4,9 +4,9 @@
 import argparse
 import sys
 
-from queryinst.convert import Conversion, convert_checkpoint
-from queryinst.convert.convert_checkpoint import LAYOUTS
+from queryinst.convert import conversion_text, convert_checkpoint
 from queryinst.engine.errors import describe_error
+from queryinst_cli.arguments import add_convert_options
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -17,36 +17,7 @@ def build_parser() -> argparse.ArgumentParser:
         help="path or URL: this project's, MMDetection's or the authors' checkpoint, or a ResNet",
     )
     parser.add_argument("target", metavar="OUT", help="file to write: .pth or .safetensors")
-    parser.add_argument(
-        "--inference-only",
-        action="store_true",
-        help="leave out the mask heads that only training runs: for evaluation and prediction",
-    )
-    parser.add_argument(
-        "--to",
-        choices=LAYOUTS,
-        default=LAYOUTS[0],
-        help="whose names OUT has (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--config-file",
-        default="",
-        metavar="FILE",
-        help="the model's configuration, which IN must match (default: the one in IN, or that of"
-        " the published model that IN is)",
-    )
-    parser.add_argument(
-        "--ema",
-        action="store_true",
-        help="of a file of MMDetection with two sets of weights, as EMAHook leaves them, take the"
-        " second: the keys 'ema_...', or 'ema_state_dict'",
-    )
-    parser.add_argument(
-        "--allow-pickle",
-        action="store_true",
-        help="load a file that holds more than tensors, which executes what it holds: only if you"
-        " trust its author",
-    )
+    add_convert_options(parser)
     return parser
 
 
@@ -65,25 +36,8 @@ def main() -> int:
     except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
         print(f"convert_checkpoint.py: error: {describe_error(error)}", file=sys.stderr)
         return 1
-    print_conversion(args.source, args.target, conversion)
+    print(conversion_text(args.source, args.target, conversion))
     return 0
-
-
-def print_conversion(source: str, target: str, conversion: Conversion) -> None:
-    print(f"{source}: {conversion.layout}")
-    print(f"  sha256 {conversion.source_digest}")
-    for line in (conversion.coverage, *conversion.notes):
-        print(f"  {line}")
-    print(f"{target}:")
-    print(f"  sha256 {conversion.target_digest}")
-    print()
-    print(f"{'part':20} {'tensors':>8} {'parameters':>12}  dtypes")
-    for group in conversion.groups:
-        dtypes = ", ".join(group.dtypes)
-        print(f"{group.name:20} {group.num_tensors:8} {group.num_parameters:12,}  {dtypes}")
-    print()
-    for kind in conversion.kinds:
-        print(f"{kind.num_tensors:4} x {kind.name} {kind.shape} {kind.dtype}")
 
 
 if __name__ == "__main__":

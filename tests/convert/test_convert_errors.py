@@ -13,6 +13,7 @@ import torch
 from queryinst.checkpoint.files import read_checkpoint
 from queryinst.convert import convert_checkpoint
 from queryinst.testing import tiny_cfg
+from queryinst_cli import main
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -170,6 +171,16 @@ def test_convert_checkpoint_refuses_a_damaged_file(refused, tmp_path, content):
 def run(*arguments):
     command = [sys.executable, "-W", "ignore", str(ROOT / "tools/convert_checkpoint.py")]
     return subprocess.run([*command, *map(str, arguments)], capture_output=True, text=True)
+
+
+def test_queryinst_convert_prints_the_result_or_one_line(tmp_path, source, config_file, capsys):
+    target = str(tmp_path / "out.safetensors")
+    assert main(["convert", source, target, "--config-file", config_file]) == 0
+    out = capsys.readouterr().out
+    assert out.startswith(f"{source}: MMDetection's names\n") and f"\n{target}:\n" in out
+    assert main(["convert", source, source, "--to", "mmdet"]) == 1
+    out, err = capsys.readouterr()
+    assert out == "" and err.startswith(f"queryinst convert: error: {source} is the same file as")
 
 
 def test_convert_checkpoint_command_line_prints_the_result_or_one_line(

@@ -67,7 +67,6 @@ def test_run_ends_with_status_2_for_a_missing_config_file(fails):
         ("TEST.PRECISION", "fp16", "fp16 needs a GPU, MODEL.DEVICE is 'cpu'"),
         ("TEST.PRECISION", "half", "'half' must be one of fp32, fp16, bf16"),
         ("DATALOADER.NUM_WORKERS", "-1", "-1 must be >= 0"),
-        ("TEST.AUG.ENABLED", "True", "True must be False (there is no test-time augmentation)"),
         (
             "MODEL.QUERYINST.INFERENCE_ONLY",
             "True",

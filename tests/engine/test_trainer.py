@@ -8,8 +8,8 @@ from detectron2.utils.events import EventStorage
 
 from queryinst.checkpoint import read_meta
 from queryinst.engine import Trainer, setup_cfg
+from queryinst.engine.evaluation import best_metric
 from queryinst.engine.hooks import BestCheckpointer, FolderWatch, KeepNewest, PeriodicCheckpointer
-from queryinst.engine.trainer import _best_metric
 from queryinst.testing import tiny_cfg
 
 
@@ -107,7 +107,7 @@ def test_after_a_failed_last_step_nothing_is_evaluated(make_cfg, tmp_path):
 def test_the_best_model_goes_by_the_first_test_set_and_a_metric_that_is_there(
     test_sets, masks, name
 ):
-    assert _best_metric(tiny_cfg(DATASETS__TEST=test_sets, MODEL__MASK_ON=masks)) == name
+    assert best_metric(tiny_cfg(DATASETS__TEST=test_sets, MODEL__MASK_ON=masks)) == name
 
 
 def test_one_step_writes_the_losses_of_each_stage(make_cfg, tmp_path):

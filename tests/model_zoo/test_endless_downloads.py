@@ -147,7 +147,7 @@ def test_receive_follows_a_few_redirections(zoo, server, entry):
 def test_receive_never_goes_from_https_to_http():
     request = downloads.urllib.request.Request("https://there/w.pth")
     with pytest.raises(ConnectionError, match="leads to 'http://there/w.pth', which is not https"):
-        downloads._Redirects().redirect_request(
+        downloads.SafeRedirects().redirect_request(
             request, None, 302, "Found", {}, "http://there/w.pth"
         )
 

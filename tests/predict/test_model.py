@@ -1,5 +1,7 @@
+import http.server
 import pickle
 import threading
+from functools import partial
 
 import numpy as np
 import pytest
@@ -12,6 +14,7 @@ from queryinst.checkpoint import QueryInstCheckpointer, build_meta
 from queryinst.engine.predictor import Predictor
 from queryinst.predict import Model
 from queryinst.predict.loading import find_weights, published_names
+from queryinst.predict.slicing import detect_sliced
 from queryinst.testing import spread_queries, tiny_cfg
 
 NAMES = ["circle", "square", "star"]
@@ -49,7 +52,7 @@ def equal(one, other):
 @pytest.mark.parametrize("index", [0, 1])
 def test_model_finds_what_the_predictor_finds(path, model, index):
     image = IMAGES[index]
-    expected = Predictor.from_checkpoint(str(path))(image[:, :, ::-1].copy())["instances"]
+    expected = Predictor.from_checkpoint(path)(image[:, :, ::-1].copy())["instances"]
     result = model(image)
     assert len(result) == len(expected) > 0
     np.testing.assert_allclose(result.boxes, expected.pred_boxes.tensor, rtol=0, atol=1e-4)
@@ -92,6 +95,33 @@ def test_model_takes_iterables_and_nothing(model):
     assert equal(model(iter(IMAGES))[1], model(IMAGES[1]))
 
 
+def test_model_takes_addresses(tmp_path, model):
+    Image.fromarray(IMAGES[0]).save(tmp_path / "image.png")
+    content = (tmp_path / "image.png").read_bytes()
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            found = self.path == "/image"
+            self.send_response(200 if found else 404)
+            self.end_headers()
+            self.wfile.write(content if found else b"")
+
+        def log_message(self, *_):
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, args=[0.01], daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_address[1]}"
+        result = model(f"{url}/image")
+        assert equal(result, model(IMAGES[0])) and np.array_equal(result.image, IMAGES[0])
+        assert result.draw().size and pickle.loads(pickle.dumps(result)).draw().size
+        with pytest.raises(ConnectionError, match="could not be downloaded .HTTP 404"):
+            model(f"{url}/none")
+        server.shutdown()
+    with pytest.raises(ConnectionError, match=f"{url}/image could not be downloaded"):
+        model(f"{url}/image")
+
+
 def test_model_draws_a_file_without_holding_its_pixels(tmp_path, model):
     Image.fromarray(IMAGES[0]).save(tmp_path / "image.png")
     result = model(tmp_path / "image.png")
@@ -118,11 +148,51 @@ def test_score_leaves_out_what_does_not_exceed_it(path, model, score):
         ({"batch": 0}, "batch 0 must be"),
         ({"batch": 1.5}, "batch 1.5 must be"),
         ({"channels": "HSV"}, "channels 'HSV'"),
+        ({"slice": 8}, "slice 8 must be"),
+        ({"slice": 64, "overlap": 1}, "overlap 1 must be"),
     ],
 )
 def test_model_refuses_options(model, options, text):
     with pytest.raises(ValueError, match=text):
         model(IMAGES[0], **options)
+
+
+def test_model_predicts_slices(tmp_path, model):
+    sliced = model.predict(IMAGES, slice=32, overlap=0.25, score=0.3)
+    for result, image in zip(sliced, IMAGES, strict=True):
+        expected = detect_sliced(partial(model.backend.detect, score=0.3), image, 32, 0.25)
+        assert equal(result, expected) and result.scores.min() > 0.3
+        assert np.array_equal(result.image, image) and result.names == expected.names
+        assert len(pickle.loads(pickle.dumps(result)).to_coco()) == len(result) > 0
+    assert equal(model.predict(IMAGES[0], slice=80), model(IMAGES[0]))
+
+
+def test_model_has_test_time_augmentation(path, model):
+    keys = ["TEST.AUG.MIN_SIZES", "(48, 64)"]
+    with_keys = load(path, device="cpu", opts=keys)
+    always = load(path, device="cpu", opts=[*keys, "TEST.AUG.ENABLED", "True"])
+    predictor = Predictor.from_checkpoint(str(path), [*keys, "TEST.AUG.ENABLED", "True"])
+    expected = predictor(IMAGES[0][:, :, ::-1].copy())["instances"]
+    result = with_keys.predict(IMAGES[0], tta=True)
+    np.testing.assert_allclose(result.boxes, expected.pred_boxes.tensor, rtol=0, atol=1e-4)
+    assert np.array_equal(result.masks, expected.pred_masks) and len(result) > 0
+    assert equal(always(IMAGES[0]), result) and not equal(with_keys(IMAGES[0]), result)
+    assert equal(always.predict(IMAGES[0], tta=False), model(IMAGES[0]))
+    few = with_keys.predict(IMAGES[0], tta=True, score=float(result.scores[3]))
+    np.testing.assert_allclose(few.scores, result.scores[:3], rtol=0, atol=0.05)
+
+
+def test_model_says_who_has_no_test_time_augmentation(model):
+    class Exported:
+        class_names, max_pixels = (), 10000
+        detect = model.backend.detect
+
+        def __repr__(self):
+            return "'model.onnx'"
+
+    assert equal(Model(Exported())(IMAGES[0]), model(IMAGES[0]))
+    with pytest.raises(ValueError, match="'model.onnx' has no test-time augmentation"):
+        Model(Exported()).predict(IMAGES[0], tta=True)
 
 
 def test_model_refuses_what_is_no_image(model):
@@ -176,7 +246,7 @@ def test_load_takes_options_and_a_configuration(path, tmp_path):
     with pytest.raises(ValueError, match="no configuration"):
         load(bare)
     (tmp_path / "tiny.yaml").write_text(model.backend.cfg.dump())
-    configured = load(bare, device="cpu", config_file=str(tmp_path / "tiny.yaml"))
+    configured = load(bare, device="cpu", config_file=tmp_path / "tiny.yaml")
     assert equal(configured(IMAGES[1]), model(IMAGES[1]))
 
 

@@ -17,6 +17,7 @@ from queryinst.data.registration import register_from_args
 from queryinst.report import make_report
 from queryinst.report.curves import ap_curves, line_chart, loss_curves
 from queryinst.report.run_files import parse_metrics
+from queryinst_cli import main
 
 NAME = "test_report_set"
 GRAY = 90  # of all pixels of all images: what differs from it was drawn
@@ -503,3 +504,14 @@ def test_make_report_says_that_there_are_no_curves(run):
     make_report(str(run), min_score=0.5)
     page = (run / "report.html").read_text()
     assert "Losses: the run recorded none." in page and "AP: the run recorded none." in page
+
+
+def test_queryinst_report_prints_the_figures(run, capsys):
+    assert main(["report", str(run), "--num-images", "1", "--confidence-threshold", "0.5"]) == 0
+    out = capsys.readouterr().out
+    assert f"{NAME}:" in out and "mask: AP 61.7  AP50 70.0" in out and "pictures: 1 in" in out
+    assert (run / "report.html").exists()
+    (run / "results.json").unlink()
+    assert main(["report", str(run)]) == 1
+    err = capsys.readouterr().err
+    assert err.startswith("queryinst report: error: ") and err.count("\n") == 1

@@ -4,7 +4,14 @@ import torch
 from detectron2.layers import paste_masks_in_image
 from pycocotools import mask as coco_mask
 
-from queryinst_runtime.masks import bounds_of, decode_rle, encode_rle, paste_crop, place
+from queryinst_runtime.masks import (
+    bounds_of,
+    decode_rle,
+    encode_crop,
+    encode_rle,
+    paste_crop,
+    place,
+)
 from queryinst_runtime.polygons import contours_of
 
 MASKS = {
@@ -24,6 +31,18 @@ def test_encode_rle_equals_pycocotools(name):
     rle = encode_rle(mask)
     assert rle == {"size": list(mask.shape), "counts": expected["counts"].decode()}
     assert np.array_equal(decode_rle(rle), mask)
+
+
+@pytest.mark.parametrize("top, left, height, width", [(0, 0, 6, 9), (0, 2, 6, 9), (3, 1, 20, 20)])
+@pytest.mark.parametrize("kind", ["noise", "full", "empty"])
+def test_encode_crop_equals_that_of_the_whole_image(kind, top, left, height, width):
+    """Crops as high as the image have runs that go on in the next column."""
+    crop = {"noise": np.random.default_rng(0).random((6, 7)) > 0.4}.get(kind)
+    crop = np.full((6, 7), kind == "full") if crop is None else crop
+    mask = place([(top, left, crop)], height, width)[0]
+    expected = coco_mask.encode(np.asfortranarray(mask.astype(np.uint8)))
+    rle = encode_crop(top, left, crop, height, width)
+    assert rle == {"size": [height, width], "counts": expected["counts"].decode()}
 
 
 def test_decode_rle_takes_plain_counts_and_bytes():

@@ -59,6 +59,7 @@ def test_wheel_holds_packages_configs_and_licence(wheel):
     assert {"queryinst_setup/LICENSE", *(f"queryinst/{name}" for name in data)} <= set(names)
     assert {name.split("/")[0] for name in names if ".dist-info" not in name} == {
         "queryinst",
+        "queryinst_cli",
         "queryinst_runtime",
         "queryinst_setup",
     }
@@ -104,6 +105,7 @@ def test_wheel_installed_has_tools_that_run_and_the_licence(site, tmp_path):
     assert "verdict" in python(site, "-m", "queryinst_setup.collect_env", "--help", cwd=tmp_path)
     assert (site / "bin" / "queryinst-install-detectron2").is_file()
     assert (site / "bin" / "queryinst-collect-env").is_file()
+    assert "queryinst predict photo.jpg" in python(site, site / "bin" / "queryinst", cwd=tmp_path)
     program = "from queryinst_setup import repack; print(repack.licence_text().decode())"
     assert "Version 2.0, January 2004" in python(site, "-c", program, cwd=tmp_path)
 

@@ -9,7 +9,7 @@ except ImportError as error:
         "queryinst-install-detectron2, installs it"
     ) from error
 
-from . import data, model_zoo  # noqa: F401  registers shapes_train, shapes_val and queryinst://
+from . import data, export, model_zoo  # noqa: F401  registers shapes_* and queryinst://
 from ._version import __version__
 from .build import build_queryinst  # noqa: F401  registers the meta architecture
 from .config import add_queryinst_config

@@ -2,12 +2,13 @@
 
 import colorsys
 import os
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from .images import as_rgb
+from .images import MAX_PIXELS, as_rgb, read_rgb
 
 if TYPE_CHECKING:
     from .results import Result
@@ -33,7 +34,8 @@ def draw(result: "Result", image: Any, enlarge: bool = True) -> Image.Image:
     """Masks, boxes, names and scores on an image, the best on top; arguments as `Result.draw`."""
     if image is None:
         raise ValueError("the result has no image to draw on; give one")
-    pixels = as_rgb(image).copy()
+    max_pixels = max(MAX_PIXELS, result.image_size[0] * result.image_size[1])
+    pixels = as_rgb(image, read=partial(read_rgb, max_pixels=max_pixels)).copy()
     if pixels.shape[:2] != tuple(result.image_size):
         found, wanted = pixels.shape[1::-1], result.image_size[::-1]
         raise ValueError(f"the image has {found} pixels, the result is of one of {wanted}")

@@ -1,6 +1,7 @@
 """Images of any kind that users have -> (H, W, 3) uint8, RGB."""
 
 import os
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -8,6 +9,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 MAX_PIXELS = 100_000_000  # of height x width
+_pillow_limit = threading.Lock()
 
 
 def read_rgb(path: str | os.PathLike, max_pixels: int = MAX_PIXELS) -> np.ndarray:
@@ -19,9 +21,8 @@ def read_rgb(path: str | os.PathLike, max_pixels: int = MAX_PIXELS) -> np.ndarra
         FileNotFoundError: there is no such file.
         ValueError: it is no image, is damaged, or has more pixels than `max_pixels`.
     """
-    before, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None  # the limit is ours
     try:
-        with Image.open(path) as image:
+        with _open(path) as image:
             width, height = image.size
             if width * height > max_pixels:
                 raise ValueError(
@@ -37,8 +38,16 @@ def read_rgb(path: str | os.PathLike, max_pixels: int = MAX_PIXELS) -> np.ndarra
         raise
     except (OSError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
         raise ValueError(f"cannot read image {path}: {' '.join(str(error).split())}") from error
-    finally:
-        Image.MAX_IMAGE_PIXELS = before
+
+
+def _open(path: str | os.PathLike) -> Image.Image:
+    """Read the header, whatever Pillow's own limit is; another thread may do so as well."""
+    with _pillow_limit:
+        before, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+        try:
+            return Image.open(path)
+        finally:
+            Image.MAX_IMAGE_PIXELS = before
 
 
 def as_rgb(

@@ -41,12 +41,29 @@ def _interpolation(start: float, end: float, num: int, size: int) -> tuple[int, 
 
 def encode_rle(mask: np.ndarray) -> Rle:
     """(H, W) bool -> COCO's compressed run-length code, its counts a str."""
-    flat = np.asarray(mask, bool).ravel(order="F")
-    changes = np.flatnonzero(flat[1:] != flat[:-1]) + 1
-    counts = np.diff(np.concatenate([[0], changes, [flat.size]])).tolist()
-    if flat.size and flat[0]:
-        counts.insert(0, 0)  # the first run is of zeros
-    return {"size": list(mask.shape), "counts": _compress(counts)}
+    return encode_crop(0, 0, mask, *mask.shape)
+
+
+def encode_crop(top: int, left: int, mask: np.ndarray, height: int, width: int) -> Rle:
+    """As `encode_rle`, of a mask within an empty image.
+
+    Args:
+        top, left: of the first pixel of `mask` in the image.
+        mask: (h, w) bool.
+        height, width: of the image.
+    """
+    # Along each column, a run begins where a pixel is set after one that is not, and ends so.
+    padded = np.pad(np.asarray(mask, bool), ((1, 1), (0, 0)))
+    columns, rows = np.nonzero((padded[1:] != padded[:-1]).T)
+    changes = (columns + left) * height + (rows + top)
+    # A run that ends below the image and one that begins at the top of the next column are one.
+    again = np.zeros(len(changes) + 1, bool)
+    again[1:-1] = changes[1:] == changes[:-1]
+    changes = changes[~(again[1:] | again[:-1])]
+    counts = np.diff(np.concatenate([[0], changes, [height * width]])).tolist()
+    if len(changes) and counts[-1] == 0:
+        counts.pop()
+    return {"size": [height, width], "counts": _compress(counts)}
 
 
 def decode_rle(rle: Rle) -> np.ndarray:

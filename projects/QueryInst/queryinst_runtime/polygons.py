@@ -29,5 +29,12 @@ def contours_of(top: int, left: int, mask: np.ndarray) -> list[np.ndarray]:
         corners = contour[:, 0].astype(np.float32) - 1  # of the doubled mask, without padding
         # The two centres within a pixel, 0 and 1, are its borders, 0 and 1 pixel.
         corners = np.where(corners % 2 == 0, corners / 2, (corners + 1) / 2)
-        outlines.append(corners + np.array([left, top], np.float32))
+        outlines.append(_without_needless(corners) + np.array([left, top], np.float32))
     return outlines
+
+
+def _without_needless(corners: np.ndarray) -> np.ndarray:
+    """(k, 2) x, y without points that repeat the one before, or lie between two on a line."""
+    corners = corners[(corners != np.roll(corners, 1, 0)).any(1)]
+    before, behind = corners - np.roll(corners, 1, 0), np.roll(corners, -1, 0) - corners
+    return corners[before[:, 0] * behind[:, 1] != before[:, 1] * behind[:, 0]]

@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from .drawing import draw
-from .masks import Rle, bounds_of, decode_rle, encode_rle, paste_crop, place
+from .masks import Rle, bounds_of, decode_rle, encode_crop, paste_crop, place
 
 _PER_OBJECT = (
     *("boxes", "scores", "classes", "query_idx"),
@@ -120,7 +120,9 @@ class Result:
 
     def rle(self, index: int) -> Rle:
         """One object's mask as COCO's run-length code."""
-        return self.rles[index] if self.rles is not None else encode_rle(self.mask(index))
+        if self.rles is not None:
+            return self.rles[index]
+        return encode_crop(*self.crop(index), *self.image_size)
 
     def to(self, device: Any) -> "Result":
         """Itself: results are on the CPU, whatever device the model is on.

@@ -46,8 +46,8 @@ class Conversion:
 
 
 def convert_checkpoint(
-    source: str,
-    target: str,
+    source: str | os.PathLike,
+    target: str | os.PathLike,
     *,
     inference_only: bool = False,
     allow_pickle: bool = False,
@@ -71,6 +71,7 @@ def convert_checkpoint(
             configuration's model; the target cannot be written; or both are the same file. One
             line.
     """
+    source, target = os.fspath(source), os.fspath(target)
     _check_request(target, inference_only, to)
     local = local_file(source)
     _check_apart(source, local, target)

@@ -4,7 +4,7 @@ import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from detectron2.data import detection_utils
@@ -42,7 +42,19 @@ def read_image(file_name: PathLike, format: str, max_pixels: int = MAX_PIXELS) -
         ValueError: it is not an image, is damaged, too large, or has an unknown range of values
             (32 bits).
     """
-    with _open(file_name) as image:
+    with PathManager.open(os.fspath(file_name), "rb") as file:
+        return decode_image(file, file_name, format, max_pixels)
+
+
+def decode_image(
+    file: IO[bytes], file_name: PathLike, format: str, max_pixels: int = MAX_PIXELS
+) -> np.ndarray:
+    """As `read_image`, of an open file.
+
+    Args:
+        file_name: how messages name it.
+    """
+    with _open(file, file_name) as image:
         width, height = image.size
         if width * height > max_pixels:
             raise ValueError(
@@ -62,23 +74,22 @@ def read_image(file_name: PathLike, format: str, max_pixels: int = MAX_PIXELS) -
 
 
 @contextmanager
-def _open(file_name: PathLike) -> Iterator[Image.Image]:
+def _open(file: IO[bytes], file_name: PathLike) -> Iterator[Image.Image]:
     """Read the header of an image of any size.
 
     Raises:
-        FileNotFoundError, ValueError: as `read_image`.
+        ValueError: as `read_image`.
     """
-    with PathManager.open(os.fspath(file_name), "rb") as file:
-        try:
-            with _without_pillow_limit():
-                image = Image.open(file, formats=_formats())
-        except UnidentifiedImageError as error:
-            raise ValueError(f"{file_name} is not an image that Pillow can read") from error
-        except Exception as error:  # as above
-            text = " ".join(str(error).split()) or type(error).__name__
-            raise ValueError(f"cannot read image {file_name}: {text}") from error
-        with image:
-            yield image
+    try:
+        with _without_pillow_limit():
+            image = Image.open(file, formats=_formats())
+    except UnidentifiedImageError as error:
+        raise ValueError(f"{file_name} is not an image that Pillow can read") from error
+    except Exception as error:  # as above
+        text = " ".join(str(error).split()) or type(error).__name__
+        raise ValueError(f"cannot read image {file_name}: {text}") from error
+    with image:
+        yield image
 
 
 @contextmanager
@@ -121,7 +132,7 @@ def check_image_size(dataset_dict: dict[str, Any], image: np.ndarray) -> None:
 
 def _has_swapped_sides(file_name: PathLike) -> bool:
     """Whether the EXIF orientation swaps the width and the height of the stored pixels."""
-    with _open(file_name) as image:
+    with PathManager.open(os.fspath(file_name), "rb") as file, _open(file, file_name) as image:
         return detection_utils._apply_exif_orientation(image).size != image.size
 
 

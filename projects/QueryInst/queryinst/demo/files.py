@@ -1,13 +1,13 @@
 """Which images go in, and which files come out."""
 
-import glob
 import mimetypes
 import os
 from collections.abc import Iterable, Sequence
 
 from PIL import Image
 
-IMAGE_SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
+from ..predict.inputs import IMAGE_SUFFIXES, matching_files
+
 _WRITTEN_AS_THEY_ARE = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 
 
@@ -21,12 +21,7 @@ def find_images(inputs: Iterable[str]) -> list[str]:
     """
     paths: dict[str, None] = {}
     for name in inputs:
-        path = os.path.expanduser(name)
-        is_folder = os.path.isdir(path)
-        pattern = os.path.join(glob.escape(path), "*") if is_folder else path
-        matches = [path] if os.path.isfile(path) else sorted(glob.glob(pattern, recursive=True))
-        suffixes = IMAGE_SUFFIXES if is_folder else ""
-        matches = [p for p in matches if os.path.isfile(p) and p.lower().endswith(suffixes)]
+        matches = matching_files(name, IMAGE_SUFFIXES)
         if not matches:
             raise FileNotFoundError(
                 f"--input {name} matches no image (working directory {os.getcwd()})"

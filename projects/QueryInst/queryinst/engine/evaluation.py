@@ -84,6 +84,17 @@ def by_dataset(cfg: CfgNode, results: Mapping) -> Results:
     return {cfg.DATASETS.TEST[0]: results} if len(cfg.DATASETS.TEST) == 1 else results
 
 
+def best_metric(cfg: CfgNode) -> str:
+    """The name under which EvalHook stores TEST.BEST_METRIC, of the first test set.
+
+    A box detector has no "segm": its "bbox" counts instead.
+    """
+    metric = cfg.TEST.BEST_METRIC
+    if not cfg.MODEL.MASK_ON:
+        metric = metric.replace("segm/", "bbox/")
+    return metric if len(cfg.DATASETS.TEST) == 1 else f"{cfg.DATASETS.TEST[0]}/{metric}"
+
+
 def write_results(output_dir: str, results: Results) -> str:
     """Write OUTPUT_DIR/results.json whole or not at all; NaN becomes null.
 
@@ -119,7 +130,7 @@ def _plain(value: float) -> float | None:
 
 def results_table(results: Results) -> str:
     """AP, AP50 and AP75 of boxes and masks, then the AP of each class, all in percent."""
-    names = {"bbox": "box", "segm": "mask"}
+    names = {"bbox": "box", "segm": "mask", "bbox_TTA": "box TTA", "segm_TTA": "mask TTA"}
     tasks = [task for task in names if any(task in by_task for by_task in results.values())]
     summary = ("AP", "AP50", "AP75")
     headers = ["data set"] + [f"{names[task]} {metric}" for task in tasks for metric in summary]

@@ -1,6 +1,7 @@
 """Predictor: from a checkpoint to a function of one image."""
 
 import logging
+import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -22,6 +23,7 @@ from ..devices import resolve_device
 from .amp import check_inference_precision, inference_autocast
 from .class_order import class_names_of
 from .finite_scores import NotNumberWatch
+from .test_time_augmentation import QueryInstWithTTA
 
 logger = logging.getLogger(__name__)
 
@@ -55,9 +57,10 @@ class Predictor(DefaultPredictor):
         self.metadata = _find_metadata(self.cfg, list(class_names_of(self.model)))
         self.aug = build_augmentations(self.cfg, is_train=False)[0]
         self.input_format = cfg.INPUT.FORMAT
+        self._with_tta = QueryInstWithTTA(self.cfg, self.model) if cfg.TEST.AUG.ENABLED else None
 
     @classmethod
-    def from_checkpoint(cls, path: str, opts: Sequence[str] = ()) -> "Predictor":
+    def from_checkpoint(cls, path: str | os.PathLike, opts: Sequence[str] = ()) -> "Predictor":
         """Build the predictor from nothing but a checkpoint of this project.
 
         Args:
@@ -79,7 +82,8 @@ class Predictor(DefaultPredictor):
 
         Returns:
             {"instances": Instances} with pred_boxes, scores, pred_classes, query_idx and, with
-            masks on, pred_masks (D, H, W), in the image's own pixels.
+            masks on, pred_masks (D, H, W), in the image's own pixels; with TEST.AUG.ENABLED of
+            all views together.
 
         Raises:
             ValueError: the image is not such an array, or not finite, or the model computes
@@ -93,23 +97,26 @@ class Predictor(DefaultPredictor):
             raise ValueError("the image has values that are not finite")
         height, width = shape[:2]
         image = original_image[:, :, ::-1] if self.input_format == "RGB" else original_image
-        image = self.aug.get_transform(image).apply_image(image)
-        pixels = np.ascontiguousarray(image.transpose(2, 0, 1), dtype=np.float32)
-        inputs = {"image": torch.from_numpy(pixels), "height": height, "width": width}
+        if self._with_tta is None:
+            image = self.aug.get_transform(image).apply_image(image)
+            image = image.astype(np.float32)
+        pixels = torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
+        inputs = {"image": pixels, "height": height, "width": width}
         with torch.no_grad(), inference_autocast(self.cfg), NotNumberWatch(self.model) as watch:
-            result = self.model([inputs])[0]
+            result = (self._with_tta or self.model)([inputs])[0]
         # What is not a number is dropped. So where nothing is missing, nothing waits for the count.
         if len(result["instances"]) < self.cfg.TEST.DETECTIONS_PER_IMAGE:
             watch.require_none()
         return result
 
 
-def cfg_from_checkpoint(path: str, opts: Sequence[str] = ()) -> CfgNode:
+def cfg_from_checkpoint(path: str | os.PathLike, opts: Sequence[str] = ()) -> CfgNode:
     """The configuration in a checkpoint's `meta`, with its path as MODEL.WEIGHTS.
 
     Raises:
         ValueError, KeyError, OSError: as `Predictor.from_checkpoint`.
     """
+    path = os.fspath(path)
     meta = read_meta(path) or {}
     if not meta.get("config"):
         raise ValueError(

@@ -12,7 +12,12 @@ from ..devices import resolve_device
 from ..yaml_files import is_remote
 
 
-def setup_cfg(config_file: str, opts: Sequence[Any] = (), *, weights: str | None = None) -> CfgNode:
+def setup_cfg(
+    config_file: str | os.PathLike,
+    opts: Sequence[Any] = (),
+    *,
+    weights: str | os.PathLike | None = None,
+) -> CfgNode:
     """Read a configuration.
 
     Args:
@@ -29,11 +34,12 @@ def setup_cfg(config_file: str, opts: Sequence[Any] = (), *, weights: str | None
         KeyError, ValueError: as `merge_file` and `merge_opts`. One line.
     """
     cfg = default_cfg()
+    config_file = os.fspath(config_file)
     if config_file:
         merge_file(cfg, find_config_file(config_file), config_file)
     merge_opts(cfg, opts)
     if weights is not None:
-        cfg.MODEL.WEIGHTS = weights
+        cfg.MODEL.WEIGHTS = os.fspath(weights)
     cfg.freeze()
     return cfg
 

@@ -4,6 +4,7 @@ import argparse
 import logging
 from contextlib import nullcontext
 
+import torch
 from detectron2.config import CfgNode
 from detectron2.engine import default_setup
 from detectron2.evaluation import verify_results
@@ -25,6 +26,7 @@ from .run_lock import locked
 from .setup import find_config_file, setup_cfg, with_device
 from .stopping import Stopped, stop
 from .trainer import Trainer
+from .tta_evaluation import add_results
 from .writing import naming
 
 logger = logging.getLogger(__name__)
@@ -47,14 +49,25 @@ def main(args: argparse.Namespace) -> Results:
         ValueError, KeyError, OSError, ...: the run cannot work. One line, before training starts
             if possible.
     """
-    cfg = _cfg_of(args)
+    return run_with(_cfg_of(args), args)
+
+
+def run_with(
+    cfg: CfgNode, args: argparse.Namespace, model: torch.nn.Module | None = None
+) -> Results:
+    """As `main`, with a configuration, and perhaps a model to evaluate, that are at hand.
+
+    Args:
+        args: of which config_file and opts are only logged.
+        model: with Detectron2's contract; None for that of `cfg`.
+    """
     check_output_dir(cfg.OUTPUT_DIR)
     with locked(cfg.OUTPUT_DIR) if comm.is_main_process() else nullcontext():
         comm.synchronize()  # nothing is written before the main process has the lock
-        return _run(args, cfg)
+        return _run(args, cfg, model)
 
 
-def _run(args: argparse.Namespace, cfg: CfgNode) -> Results:
+def _run(args: argparse.Namespace, cfg: CfgNode, model: torch.nn.Module | None) -> Results:
     training = not getattr(args, "eval_only", False)
     resume = getattr(args, "resume", False)
     config_file = getattr(args, "config_file", "")
@@ -68,7 +81,7 @@ def _run(args: argparse.Namespace, cfg: CfgNode) -> Results:
     path = find_config_file(config_file) if config_file else ""
     with naming(f"{cfg.OUTPUT_DIR}/config.yaml"):
         default_setup(cfg, argparse.Namespace(**{**vars(args), "config_file": path}))
-    results = train(cfg, resume) if training else evaluate(cfg, resume)
+    results = train(cfg, resume) if training else evaluate(cfg, resume, model)
     if results:
         table = results_table(results)
         logger.info(f"Results, in full in {cfg.OUTPUT_DIR}/results.json:\n{table}")
@@ -84,18 +97,28 @@ def train(cfg: CfgNode, resume: bool = False) -> Results:
     return by_dataset(cfg, results) if results else {}
 
 
-def evaluate(cfg: CfgNode, resume: bool = False) -> Results:
-    """Evaluate MODEL.WEIGHTS, or with `resume` the last checkpoint; returns as `main` does."""
+def evaluate(cfg: CfgNode, resume: bool = False, model: torch.nn.Module | None = None) -> Results:
+    """Evaluate `model`, or MODEL.WEIGHTS, or with `resume` the last checkpoint.
+
+    With TEST.AUG.ENABLED a second time, with test-time augmentation. Returns as `main` does.
+    """
+    model = model or _load(cfg, resume)
+    results = Trainer.test(cfg, model)
+    if cfg.TEST.AUG.ENABLED:
+        results = add_results(cfg, results, Trainer.test_with_TTA(cfg, model))
+    if not comm.is_main_process():
+        return {}
+    verify_results(cfg, results)
+    return by_dataset(cfg, results)
+
+
+def _load(cfg: CfgNode, resume: bool) -> torch.nn.Module:
     if not resume:  # else the checkpointer chooses the file
         cfg = fit_to_weights(cfg)
     model = Trainer.build_model(cfg).eval()  # in eval mode no key may be missing
     checkpointer = QueryInstCheckpointer(model, cfg.OUTPUT_DIR)
     checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=resume)
-    results = Trainer.test(cfg, model)
-    if not comm.is_main_process():
-        return {}
-    verify_results(cfg, results)
-    return by_dataset(cfg, results)
+    return model
 
 
 def run(args: argparse.Namespace) -> int:

@@ -23,7 +23,7 @@ from ..solver import build_optimizer
 from .amp import inference_autocast, training_precision
 from .batches import LastBatch
 from .class_order import by_class_name
-from .evaluation import build_evaluator, by_dataset, write_results
+from .evaluation import best_metric, build_evaluator, by_dataset, write_results
 from .finite_scores import NotNumberWatch, warn_of_not_numbers
 from .hooks import (
     BestCheckpointer,
@@ -37,6 +37,7 @@ from .nonfinite import AgreeingMatcher, NonFiniteSteps, describe_step
 from .resuming import MissedEvaluation, RunSeed, precise_bn_from_here, restore_order
 from .steps import StepTrainer
 from .stopping import EvaluationStopped, StoppableLoader, Stopped, name_of, stop
+from .tta_evaluation import evaluate_with_tta, tta_hooks
 from .writing import FileWriter, end_torn_line, naming, quiet_tensorboard_thread
 
 logger = logging.getLogger(__name__)
@@ -146,12 +147,18 @@ class Trainer(DefaultTrainer):
             write_results(cfg.OUTPUT_DIR, by_dataset(cfg, results))
         return results
 
+    @classmethod
+    def test_with_TTA(cls, cfg: CfgNode, model):
+        """As `evaluate_with_tta`; the name is that of Detectron2's train_net.py."""
+        return evaluate_with_tta(cls.test, cfg, model)
+
     def build_hooks(self):
         """DefaultTrainer's; behind the checkpointer what keeps the disk bounded, then the best."""
         cfg = self.cfg
         default_hooks = [precise_bn_from_here(hook, self) for hook in super().build_hooks()]
+        last = tta_hooks(cfg)
         if not comm.is_main_process():
-            return default_hooks
+            return [*default_hooks, *last]
         period = cfg.SOLVER.CHECKPOINT_PERIOD
         keep = KeepNewest(cfg.OUTPUT_DIR, cfg.SOLVER.CHECKPOINT_KEEP, period)
         minutes = cfg.SOLVER.CHECKPOINT_MINUTES
@@ -164,10 +171,10 @@ class Trainer(DefaultTrainer):
                 continue
             result.append(hook)
             if isinstance(hook, hooks.EvalHook) and cfg.DATASETS.TEST:
-                period, metric = cfg.TEST.EVAL_PERIOD, _best_metric(cfg)
+                period, metric = cfg.TEST.EVAL_PERIOD, best_metric(cfg)
                 model = self.model
                 result.append(BestCheckpointer(period, model, cfg.OUTPUT_DIR, metric, self._meta))
-        return result
+        return [*result[:-1], *last, result[-1]]  # which writes what the others measured
 
     def build_writers(self):
         """Progress on the terminal, metrics.json and TensorBoard."""
@@ -280,14 +287,3 @@ class Trainer(DefaultTrainer):
             if is_complete:
                 self._folder_watch.after_step()
             self._folder_watch.close()
-
-
-def _best_metric(cfg: CfgNode) -> str:
-    """The name under which EvalHook stores TEST.BEST_METRIC, of the first test set.
-
-    A box detector has no "segm": its "bbox" counts instead.
-    """
-    metric = cfg.TEST.BEST_METRIC
-    if not cfg.MODEL.MASK_ON:
-        metric = metric.replace("segm/", "bbox/")
-    return metric if len(cfg.DATASETS.TEST) == 1 else f"{cfg.DATASETS.TEST[0]}/{metric}"

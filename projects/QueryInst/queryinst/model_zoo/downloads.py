@@ -180,7 +180,7 @@ def _copy(url: str, file: _Partial, results: "queue.SimpleQueue[Exception | None
     """
     try:
         request = urllib.request.Request(url, headers={"User-Agent": f"queryinst/{__version__}"})
-        opener = urllib.request.build_opener(_Redirects)
+        opener = urllib.request.build_opener(SafeRedirects)
         with opener.open(request, timeout=_TIMEOUT) as response:
             length = response.length  # None if the head doesn't say: the digest alone tells the end
             file.check(length or 0, "it promises")
@@ -198,7 +198,7 @@ def _copy(url: str, file: _Partial, results: "queue.SimpleQueue[Exception | None
         results.put(None)
 
 
-class _Redirects(urllib.request.HTTPRedirectHandler):
+class SafeRedirects(urllib.request.HTTPRedirectHandler):
     """Follows addresses as its base, a few and of http(s), but not from https to http."""
 
     def redirect_request(self, req: Any, fp: Any, code: Any, msg: Any, headers: Any, newurl: Any):

@@ -112,4 +112,4 @@ class DynamicBoxHead(nn.Module):
 def _without_autocast(linear: nn.Linear, x: Tensor) -> Tensor:
     """Half precision would round boxes by up to a pixel, and logits until they tie."""
     with full_precision(x.device):
-        return linear(x.to(linear.weight.dtype))
+        return linear(x.to(getattr(linear.weight, "dtype", x.dtype)))

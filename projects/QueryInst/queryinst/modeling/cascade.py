@@ -44,10 +44,10 @@ class InitialQueries(nn.Module):
             boxes (N, Q, 4) XYXY_ABS, neither clamped nor clipped (mmdet ``EmbeddingRPNHead``), and
             query features (N, Q, C), a view that all images share.
         """
-        center, size = self.boxes_cxcywh_norm.chunk(2, dim=1)
+        center, size = at_least_fp32(self.boxes_cxcywh_norm).chunk(2, dim=1)
         boxes_norm = torch.cat([center - 0.5 * size, center + 0.5 * size], dim=1)
         boxes = boxes_norm[None] * whwh[:, None].to(boxes_norm)
-        return boxes, self.query_feats.expand(len(whwh), -1, -1)
+        return boxes, self.query_feats.expand(whwh.shape[0], -1, -1)
 
 
 class TwoSidedBox2BoxTransform(Box2BoxTransform):

@@ -34,7 +34,7 @@ class DynamicConv(nn.Module):
             raise ValueError(f"queries {tuple(query_feats.shape)}, RoIs {tuple(roi_feats.shape)}")
         kernel_in, kernel_out = self.generate_kernels(query_feats)
         x = roi_feats.flatten(2).transpose(1, 2)  # (R, H*W, C)
-        x = x @ kernel_in.unflatten(1, (x.shape[2], self.hidden_dim))
+        x = x.to(kernel_in) @ kernel_in.unflatten(1, (x.shape[2], self.hidden_dim))
         x = F.relu_(self.norm_in(x))  # (R, H*W, D)
         x = x @ kernel_out.unflatten(1, (self.hidden_dim, roi_feats.shape[1]))
         x = F.relu_(self.norm_out(x))  # (R, H*W, C)

@@ -101,11 +101,9 @@ class DynamicMaskHead(nn.Module):
         assert self.mask_logits.bias is not None
         biases = self.mask_logits.bias[classes, None].to(mask_feats)
         at_once = max(1, MAX_FEATURES // max(1, mask_feats[:1].numel()))
+        parts = zip(kernels.split(at_once), rows.split(at_once))
         logits = torch.cat(
-            [
-                torch.bmm(kernel[:, None], mask_feats[part].flatten(2))[:, 0]
-                for kernel, part in zip(kernels.split(at_once), rows.split(at_once))
-            ]
+            [torch.bmm(k[:, None], mask_feats[r].flatten(2))[:, 0] for k, r in parts]
         )
         # Pasting samples the scores on a grid of their dtype, too coarse in half precision.
         scores = at_least_fp32(logits + biases).sigmoid()

@@ -189,6 +189,8 @@ class QueryInst(nn.Module):
             images, whose pred_masks are (D, 1, 28, 28) scores.
         """
         assert not self.training
+        if torch.jit.is_tracing():
+            raise RuntimeError("a trace would fit no other image: use queryinst.export.export")
         if not batched_inputs:
             return []
         images = self.preprocess_image(batched_inputs)
@@ -218,19 +220,15 @@ class QueryInst(nn.Module):
             return tuple(detections)
         num_queries = outputs[-1].boxes.shape[1]
         queries, places = unique_queries(detections.query_idx, num_queries)
-        masks = self.mask_head.predict(
-            features,
-            outputs[-1],
-            to_rows(queries, num_queries).flatten(),
-            to_rows(places, queries.shape[1]).flatten(),
-            detections.classes.flatten(),
-        )
+        rows = to_rows(queries, num_queries).flatten()
+        places, classes = to_rows(places, queries.shape[1]).flatten(), detections.classes.flatten()
+        masks = self.mask_head.predict(features, outputs[-1], rows, places, classes)
         return (*detections, masks.unflatten(0, detections.scores.shape))
 
     def preprocess_image(self, batched_inputs: list[dict], min_size=(0, 0)) -> ImageList:
         """Normalize, then pad with zeros as `pad_images` does."""
         images = [x["image"].to(self.device) for x in batched_inputs]
-        images = [(image - self.pixel_mean) / self.pixel_std for image in images]
+        images = [((x - self.pixel_mean) / self.pixel_std).to(self.pixel_std) for x in images]
         return pad_images(self.backbone, images, min_size)
 
     def _losses(
@@ -286,5 +284,6 @@ class QueryInst(nn.Module):
             )
 
     def _whwh(self, image_sizes: Tensor) -> Tensor:
-        """(N, 2) height, width -> (N, 4) width, height, width, height in the parameters' dtype."""
-        return image_sizes.flip(1).repeat(1, 2).to(self.initial_queries.boxes_cxcywh_norm)
+        """(N, 2) height, width -> (N, 4) width, height, width, height, in float32 at least."""
+        dtype = torch.promote_types(self.pixel_mean.dtype, torch.float32)
+        return image_sizes.flip(1).repeat(1, 2).to(self.device, dtype)

@@ -1,7 +1,7 @@
 """Non-maximum suppression, which a model that was trained for long does not need."""
 
 import torch
-from detectron2.layers import batched_nms
+from detectron2.layers import nms
 
 from ..structures import Detections
 
@@ -17,16 +17,16 @@ def suppress_duplicates(detections: Detections, threshold: float) -> Detections:
     """
     num_images, num = detections.scores.shape
     image_idx = torch.arange(num_images, device=detections.scores.device)[:, None]
-    groups = detections.classes * num_images + image_idx
-    boxes, scores = detections.boxes.flatten(0, 1), detections.scores.flatten()
-    boxes = boxes - boxes.amin()  # it tells groups apart by shifts, which boxes below 0 defeat
-    keep = batched_nms(boxes, scores.float(), groups.flatten(), threshold)
-    kept = detections.scores.new_zeros(num_images * num).index_fill(0, keep, 1.0)
-    scores = detections.scores * kept.view_as(detections.scores)
-    scores, order = scores.sort(dim=1, descending=True, stable=True)
+    boxes, scores = detections.boxes.flatten(0, 1).float(), detections.scores.flatten().float()
+    boxes = boxes - boxes.min()
+    # Classes side by side, images one below the other: only what is of both the same overlaps.
+    places = torch.stack([detections.classes, image_idx.expand(-1, num)], dim=2).flatten(0, 1)
+    keep = nms(boxes + (places * (boxes.max() + 1)).repeat(1, 2), scores, threshold)
+    kept = torch.zeros_like(detections.classes).flatten().index_fill(0, keep, 1).view(-1, num)
+    order = (torch.arange(num, device=keep.device) - num * kept).argsort(dim=1)
     return Detections(
         boxes=detections.boxes.gather(1, order[..., None].expand(-1, -1, 4)),
-        scores=scores,
+        scores=(detections.scores * kept).gather(1, order),
         classes=detections.classes.gather(1, order),
         query_idx=detections.query_idx.gather(1, order),
     )

@@ -30,7 +30,7 @@ def pool_levels(
         (R, C, H', W') in the dtype of the features.
     """
     height, width = cast(ROIAlign, level_poolers[0]).output_size
-    pooled = features[0].new_zeros(len(rois), features[0].shape[1], height, width)
+    pooled = features[0].new_zeros(rois.shape[0], features[0].shape[1], height, width)
     for level, (x, pooler) in enumerate(zip(features, level_poolers)):
         rows = torch.nonzero(levels == level)[:, 0]
         # Detectron2's ROIAlign rounds the boxes to the features' dtype: by 4 px in bfloat16.

@@ -45,7 +45,7 @@ def unique_queries(query_idx: Tensor, num_queries: int) -> tuple[Tensor, Tensor]
         (N, q) queries, q = min(k, Q), the detected ones first, then others; and (N, k) the place
         of each detection's query among them.
     """
-    is_detected = torch.zeros(len(query_idx), num_queries, device=query_idx.device)
+    is_detected = torch.zeros(query_idx.shape[0], num_queries, device=query_idx.device)
     is_detected = is_detected.scatter(1, query_idx, 1.0)
     queries = is_detected.topk(min(query_idx.shape[1], num_queries), dim=1).indices
     places = torch.arange(queries.shape[1], device=queries.device).expand_as(queries)
@@ -55,7 +55,7 @@ def unique_queries(query_idx: Tensor, num_queries: int) -> tuple[Tensor, Tensor]
 
 def to_rows(query_idx: Tensor, num_queries: int) -> Tensor:
     """(N, k) queries in [0, Q) -> (N, k) rows of (N, Q) flattened."""
-    first = torch.arange(len(query_idx), device=query_idx.device) * num_queries
+    first = torch.arange(query_idx.shape[0], device=query_idx.device) * num_queries
     return query_idx + first[:, None]
 
 

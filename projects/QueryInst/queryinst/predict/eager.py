@@ -1,7 +1,6 @@
 """A model that PyTorch runs."""
 
 import threading
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -9,12 +8,16 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.structures import Instances
 
+from queryinst_runtime.frames import to_result
 from queryinst_runtime.results import Result
 
 from ..engine.amp import inference_autocast
 from ..engine.finite_scores import NotNumberWatch
+from ..engine.merged_views import mean_masks
 from ..engine.predictor import Predictor
+from ..engine.test_time_augmentation import QueryInstWithTTA
 from ..modeling import QueryInst
+from .run_lengths import encode_crop
 
 
 class EagerBackend:
@@ -25,6 +28,8 @@ class EagerBackend:
         self.category_ids = category_ids
         self.class_names = tuple(predictor.metadata.get("thing_classes", None) or ())
         self.max_pixels = predictor.cfg.INPUT.MAX_PIXELS
+        self.tta = bool(predictor.cfg.TEST.AUG.ENABLED)
+        self._with_tta: QueryInstWithTTA | None = None
         self._lock = threading.Lock()  # the threshold is the model's
 
     @property
@@ -48,6 +53,38 @@ class EagerBackend:
         watch.require_none()
         sizes = [image.shape[:2] for image in images]
         return [self._result_of(*pair) for pair in zip(instances, sizes)]
+
+    def detect_with_tta(self, images: list[np.ndarray], score: float) -> list[Result]:
+        """As `model.AugmentingBackend.detect_with_tta`, by TEST.AUG; errors as of `detect`."""
+        with self._lock, torch.no_grad(), inference_autocast(self.cfg):
+            if self._with_tta is None:
+                self._with_tta = QueryInstWithTTA(self.cfg, self.model)
+            with NotNumberWatch(self.model) as watch:
+                results = [self._detect_with_tta(self._with_tta, x, score) for x in images]
+        watch.require_none()
+        return results
+
+    def _detect_with_tta(self, tta: QueryInstWithTTA, image: np.ndarray, score: float) -> Result:
+        pixels = image if self.cfg.INPUT.FORMAT == "RGB" else image[:, :, ::-1]
+        tensor = torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))
+        found, merged, (height, width) = tta.find({"image": tensor}, score)
+        rles = None
+        if found.masks is not None:
+            rles = [
+                encode_crop(top, left, mask.numpy(), height, width)
+                for left, top, mask in mean_masks(found, merged, (height, width))
+            ]
+        limits = np.array([width, height] * 2, np.float32)
+        return Result(
+            image_size=(height, width),
+            boxes=np.clip(merged.boxes.numpy().astype(np.float32), 0, limits),
+            scores=merged.scores.numpy(),
+            classes=merged.classes.numpy(),
+            query_idx=merged.query_idx.numpy(),
+            class_names=self.class_names,
+            category_ids=self.category_ids,
+            rles=rles,
+        )
 
     def _input_of(self, image: np.ndarray) -> dict[str, Any]:
         pixels = image if self.cfg.INPUT.FORMAT == "RGB" else image[:, :, ::-1]
@@ -78,27 +115,12 @@ def result_of(
         name: (value.tensor if name == "pred_boxes" else value).cpu().numpy()
         for name, value in instances.get_fields().items()
     }
-    ratios = np.array(image_size, np.float32) / np.array(instances.image_size, np.float32)
-    mask_boxes = arrays["pred_boxes"].astype(np.float32) * np.tile(ratios[::-1], 2)
-    boxes = np.clip(mask_boxes, 0, np.tile(image_size[::-1], 2)).astype(np.float32)
-    keep = (boxes[:, 2:] > boxes[:, :2]).all(1)
-    masks = arrays.get("pred_masks")
-    return Result(
-        image_size=(int(image_size[0]), int(image_size[1])),
-        boxes=boxes[keep],
-        scores=arrays["scores"][keep],
-        classes=arrays["pred_classes"][keep],
-        query_idx=arrays["query_idx"][keep],
-        class_names=class_names,
-        category_ids=category_ids,
-        mask_scores=None if masks is None else masks[keep, 0],
-        mask_boxes=None if masks is None else mask_boxes[keep],
-    )
-
-
-def category_ids_of(meta: Mapping[str, Any] | None, num_classes: int) -> tuple[int, ...]:
-    """The ids, in the data set, of a checkpoint's classes, by its `dataset_id_map`; or none."""
-    by_class = {index: key for key, index in ((meta or {}).get("dataset_id_map") or {}).items()}
-    if sorted(by_class) != list(range(num_classes)):
-        return ()
-    return tuple(by_class[index] for index in range(num_classes))
+    detections = {
+        "boxes": arrays["pred_boxes"],
+        "scores": arrays["scores"],
+        "classes": arrays["pred_classes"],
+        "query_idx": arrays["query_idx"],
+    }
+    if "pred_masks" in arrays:
+        detections["masks"] = arrays["pred_masks"][:, 0]
+    return to_result(detections, instances.image_size, image_size, class_names, category_ids)

@@ -7,15 +7,18 @@ from pathlib import Path
 import torch
 from detectron2.config import CfgNode
 
+from queryinst_runtime.description import category_ids_of
+
 from .. import model_zoo
 from ..checkpoint import read_meta
 from ..engine.predictor import Predictor, cfg_from_checkpoint
 from ..engine.setup import setup_cfg
 from ..yaml_files import is_remote
-from .eager import EagerBackend, category_ids_of
+from .eager import EagerBackend
+from .exported import is_exported, open_exported
 from .model import Model
 
-_ZOO_FOLDER = "COCO-InstanceSegmentation"
+_ZOO_FOLDER = "COCO-InstanceSegmentation/"
 
 
 def load(
@@ -23,14 +26,15 @@ def load(
     *,
     device: str | None = None,
     score: float = 0.0,
-    config_file: str = "",
+    config_file: str | os.PathLike = "",
     opts: Sequence[str] = (),
 ) -> Model:
     """A model that predicts.
 
     Args:
         name_or_file: a name of the model zoo, such as "R_50_FPN_3x_300q", whose published weights
-            are downloaded once; or a file or an address that this project reads.
+            are downloaded once; or a file or an address that this project reads; or a file of
+            `queryinst.export.export`.
         device: "cuda", "cuda:1", "cpu"; None for a GPU where there is one, else the CPU.
         score: objects that do not exceed it are left out.
         config_file: of a checkpoint that does not carry its configuration.
@@ -43,13 +47,18 @@ def load(
         KeyError: a key in `opts` is unknown.
     """
     path = find_weights(name_or_file)
+    if is_exported(path):
+        if config_file or opts:
+            raise ValueError(f"{path} is an exported model, which no configuration changes")
+        return Model(open_exported(path, device), score)
     if config_file:
-        cfg = setup_cfg(config_file, opts, weights=path)
+        cfg = setup_cfg(os.fspath(config_file), opts, weights=path)
     else:
         cfg = cfg_from_checkpoint(path, opts)
     predictor = Predictor(on_device(cfg, device))
-    num_classes = predictor.cfg.MODEL.ROI_HEADS.NUM_CLASSES
-    return Model(EagerBackend(predictor, category_ids_of(read_meta(path), num_classes)), score)
+    id_map = (read_meta(path) or {}).get("dataset_id_map") or {}
+    category_ids = category_ids_of(id_map, predictor.cfg.MODEL.ROI_HEADS.NUM_CLASSES)
+    return Model(EagerBackend(predictor, category_ids), score)
 
 
 def on_device(cfg: CfgNode, device: str | None) -> CfgNode:
@@ -72,22 +81,27 @@ def find_weights(name_or_file: str | os.PathLike) -> str:
         raise ValueError(f"the model {text!r} must be a name or a path as text, not bytes")
     if is_remote(text) or os.path.exists(text):
         return text
-    config = f"{_ZOO_FOLDER}/queryinst_{_short_name(text)}.yaml"
-    try:
-        return model_zoo.get_checkpoint_url(config)
-    except RuntimeError:
-        names = ", ".join(published_names())
+    published = _published()
+    name = _short_name(text.removeprefix(_ZOO_FOLDER))
+    if name not in published:
         raise ValueError(
             f"no model {text!r}: there is no such file in {os.getcwd()}, and no published model of"
-            f" this name; those are {names}"
-        ) from None
+            f" this name; those are {', '.join(published)}"
+        )
+    return published[name]
 
 
 def published_names() -> list[str]:
     """The names of the models that have published weights, such as "R_50_FPN_3x_300q"."""
+    return list(_published())
+
+
+def _published() -> dict[str, str]:
+    """queryinst:// addresses by names."""
     entries = model_zoo.load_models()
-    return [_short_name(entry.config) for entry in entries if entry.checkpoint_url]
+    urls = {Path(x.config).name: x.checkpoint_url for x in entries}
+    return {_short_name(config): url for config, url in urls.items() if url}
 
 
-def _short_name(text: str) -> str:
-    return Path(text).name.removesuffix(".yaml").removeprefix("queryinst_")
+def _short_name(config: str) -> str:
+    return config.removesuffix(".yaml").removeprefix("queryinst_")

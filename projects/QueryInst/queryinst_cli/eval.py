@@ -1,0 +1,78 @@
+"""`queryinst eval`."""
+
+import argparse
+import os
+from pathlib import Path
+
+from detectron2.config import CfgNode
+from detectron2.data import DatasetCatalog, MetadataCatalog
+
+import queryinst
+from queryinst.data.coco_folder import find_data
+from queryinst.engine.errors import failing_in_one_line
+from queryinst.engine.predictor import cfg_from_checkpoint
+from queryinst.engine.train_net import run_with
+from queryinst.predict.evaluation import EvaluatedModel, evaluation_cfg
+from queryinst.predict.loading import find_weights, is_exported, on_device
+from queryinst_runtime.session import Session
+
+
+def run(args: argparse.Namespace) -> int:
+    """As train_net.py --eval-only, with the data set and the checkpoint alone."""
+    json_file, image_folder = find_data(args.data)
+    name, is_new = dataset_of(json_file, image_folder)
+    weights = find_weights(args.model)
+    # As train_net.py's; of these, config_file and opts are only logged.
+    run_args = argparse.Namespace(
+        eval_only=True,
+        config_file="",
+        opts=args.opts,
+        dataset=[(name, json_file, image_folder)] if is_new else [],
+    )
+    with failing_in_one_line(args.output):
+        if is_exported(weights):
+            cfg, model = exported(args, weights, name)
+            run_with(cfg, run_args, model)
+        else:
+            run_with(checkpoint_cfg(args, weights, name), run_args)
+    return 0
+
+
+def checkpoint_cfg(args: argparse.Namespace, weights: str, name: str) -> CfgNode:
+    """The checkpoint's configuration, to evaluate on a data set."""
+    opts = ["DATASETS.TRAIN", "()", "DATASETS.TEST", f"({name!r},)", "OUTPUT_DIR", args.output]
+    opts += ["TEST.EXPECTED_RESULTS", "[]"]
+    opts += ["TEST.AUG.ENABLED", "True"] if args.tta else []
+    return on_device(cfg_from_checkpoint(weights, [*opts, *args.opts]), args.device)
+
+
+def exported(args: argparse.Namespace, path: str, name: str) -> tuple[CfgNode, EvaluatedModel]:
+    """An exported model, and the configuration to evaluate it."""
+    model = queryinst.load(path, device=args.device, opts=args.opts)
+    assert isinstance(model.backend, Session)
+    about = model.backend.description
+    cfg = evaluation_cfg(
+        path,
+        name,
+        args.output,
+        num_classes=about.num_classes,
+        has_masks=about.has_masks,
+        limit=about.max_detections,
+    )
+    return cfg, EvaluatedModel(model, **({"tta": True} if args.tta else {}))
+
+
+def dataset_of(json_file: str, image_folder: str) -> tuple[str, bool]:
+    """A name such as "shapes_val", and whether the data set has to be registered under it."""
+    path = Path(json_file).absolute()
+    folder = path.parent.parent if path.parent.name == "annotations" else path.parent
+    own = f"{folder.name}_{path.stem.removeprefix('instances_')}"
+    name, count = own, 1
+    while name in DatasetCatalog:
+        metadata = MetadataCatalog.get(name)
+        known = metadata.get("json_file", ""), metadata.get("image_root", "")
+        if [*map(os.path.realpath, known)] == [*map(os.path.realpath, (json_file, image_folder))]:
+            return name, False
+        count += 1
+        name = f"{own}_{count}"
+    return name, True

@@ -1,0 +1,102 @@
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from queryinst.data.coco_folder import find_data, find_image_ids
+
+
+@pytest.fixture
+def write(tmp_path, monkeypatch):
+    """Writes JSON files and empty images into the working directory."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*names, images=("a.jpg",)):
+        for name in names:
+            path = tmp_path / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            records = [{"id": number, "file_name": x} for number, x in enumerate(images, start=4)]
+            path.write_text(json.dumps({"images": records}) if name.endswith("json") else "")
+
+    return run
+
+
+@pytest.mark.parametrize(
+    "names, expected",
+    [
+        (["d/val.json", "d/images/a.jpg"], "d/val.json d/images"),
+        (["d/labels.json", "d/a.jpg"], "d/labels.json d"),
+        (["d/annotations/any.json", "d/any/a.jpg"], "d/annotations/any.json d/any"),
+        (
+            ["d/annotations/train.json", "d/annotations/val.json", "d/val/a.jpg", "d/train/a.jpg"],
+            "d/annotations/val.json d/val",
+        ),
+        (  # COCO's own
+            [
+                *("d/annotations/instances_val2017.json", "d/annotations/instances_train2017.json"),
+                *("d/annotations/captions_val2017.json", "d/train2017/a.jpg", "d/val2017/a.jpg"),
+                "d/annotations/person_keypoints_val2017.json",
+            ],
+            "d/annotations/instances_val2017.json d/val2017",
+        ),
+        (  # Roboflow's
+            [
+                *("d/train/_annotations.coco.json", "d/valid/_annotations.coco.json"),
+                *("d/train/a.jpg", "d/valid/a.jpg"),
+            ],
+            "d/valid/_annotations.coco.json d/valid",
+        ),
+        (["d/x.json", "d/photos/a.jpg"], "d/x.json d/photos"),
+        (["d/val.json", "d/images/val/a.jpg", "d/images/train/a.jpg"], "d/val.json d/images/val"),
+    ],
+)
+def test_find_data_knows_the_usual_layouts(write, names, expected):
+    write(*names)
+    assert " ".join(find_data("d")) == expected
+
+
+def test_find_data_takes_a_file_and_both(write):
+    write("d/annotations/x.json", "d/x/a.jpg", "odd:dir/a.jpg")
+    assert find_data("d/annotations/x.json") == ("d/annotations/x.json", "d/x")
+    assert find_data("d/annotations/x.json:d/x") == ("d/annotations/x.json", "d/x")
+
+
+@pytest.mark.parametrize(
+    "names, data, text",
+    [
+        ([], "d", "d is neither a folder nor JSON:IMAGE_FOLDER"),
+        (["d/a.jpg"], "d", r"d has no \*.json"),
+        (["d/x.json"], "d", "the first image of d/x.json, a.jpg, is in none"),
+        (["d/x.json", "d/y.json", "d/a.jpg"], "d", "d has d/x.json, d/y.json; name one"),
+        (["d/val.json", "d/valid.json", "d/a.jpg"], "d", "name one as JSON:IMAGE_FOLDER"),
+        ([], "x.json:d", "there is no file x.json"),
+        (["d/x.json"], "d/x.json:e", "there is no folder e"),
+    ],
+)
+def test_find_data_says_what_is_not_clear(write, names, data, text):
+    write(*names)
+    with pytest.raises((FileNotFoundError, ValueError), match=text):
+        find_data(data)
+
+
+def test_find_image_ids_takes_the_file_that_has_all(write):
+    write("d/annotations/train.json", images=["b.jpg", "c.jpg"])
+    write("d/annotations/val.json", "d/val/a.jpg", "d/val/b.jpg", images=["b.jpg", "sub/a.jpg"])
+    path, found = find_image_ids(["d/val/a.jpg", "d/val/b.jpg"])
+    assert os.path.relpath(path) == "d/annotations/val.json"
+    assert found == [(5, "sub/a.jpg"), (4, "b.jpg")]
+    assert find_image_ids(["d/val/a.jpg", "d/val/none.jpg"]) == ("", [])
+    assert find_image_ids([]) == ("", [])
+
+
+@pytest.mark.parametrize("text", ["no JSON", "[1]", '{"images": 3}', '{"images": [{"id": [1]}]}'])
+def test_find_image_ids_passes_over_other_files(write, text):
+    write("d/a.jpg", "d/x.json")
+    Path("d/x.json").write_text(text)
+    assert find_image_ids(["d/a.jpg"]) == ("", [])
+
+
+def test_find_image_ids_wants_one_image_of_a_name(write):
+    write("d/x.json", "d/a.jpg", images=["one/a.jpg", "two/a.jpg"])
+    assert find_image_ids(["d/a.jpg"]) == ("", [])
