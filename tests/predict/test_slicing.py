@@ -6,9 +6,8 @@ import pytest
 from pycocotools import mask as mask_utils
 from scipy import ndimage
 
-from queryinst.predict.run_lengths import encode_crop
 from queryinst.predict.slicing import detect_sliced, tiles
-from queryinst_runtime.masks import encode_rle
+from queryinst_runtime.masks import encode_crop, encode_rle
 from queryinst_runtime.results import Result
 
 

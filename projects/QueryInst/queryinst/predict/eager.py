@@ -9,6 +9,7 @@ from detectron2.config import CfgNode
 from detectron2.structures import Instances
 
 from queryinst_runtime.frames import to_result
+from queryinst_runtime.masks import encode_crop
 from queryinst_runtime.results import Result
 
 from ..engine.amp import inference_autocast
@@ -17,7 +18,6 @@ from ..engine.merged_views import mean_masks
 from ..engine.predictor import Predictor
 from ..engine.test_time_augmentation import QueryInstWithTTA
 from ..modeling import QueryInst
-from .run_lengths import encode_crop
 
 
 class EagerBackend:

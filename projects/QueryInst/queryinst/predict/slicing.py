@@ -8,10 +8,10 @@ from typing import NamedTuple
 import numpy as np
 from pycocotools import mask as mask_utils
 
-from queryinst_runtime.masks import Rle
+from queryinst_runtime.masks import Rle, encode_crop
 from queryinst_runtime.results import Result
 
-from .run_lengths import as_text, encode_crop
+from .run_lengths import as_text
 
 Detect = Callable[[list[np.ndarray]], list[Result]]
 
