@@ -9,6 +9,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 import torch
 from PIL import Image
@@ -16,6 +17,7 @@ from PIL import Image
 import queryinst
 from queryinst.export import TOLERANCES, UnverifiedError, exporting
 from queryinst.export.graph import make_core, record
+from queryinst.export.quantizing import quantize
 from queryinst.predict.exported import ExportedModel, cfg_of, open_exported
 from queryinst_runtime.description import METADATA_KEY
 
@@ -214,6 +216,20 @@ def test_export_in_half_precision_with_given_images_and_no_warning(
     assert result.image_size == (60, 40) and len(result) > 0
 
 
+def test_quantize_puts_convolutions_into_8_bits(onnx_report, eager):
+    images = [np.random.default_rng(i).integers(0, 256, (64, 80, 3), np.uint8) for i in range(4)]
+    proto = quantize(onnx.load(onnx_report.path), onnx_report.description, images)
+    weights = {x.name: x for x in proto.graph.initializer}
+    kinds = [x.data_type for x in weights.values() if len(x.dims) == 4]
+    assert len(kinds) > 20 and kinds.count(onnx.TensorProto.INT8) > 20
+    session = onnxruntime.InferenceSession(proto.SerializeToString())
+    inputs = make_batch(3, 64, 96)
+    scores = session.run(None, dict(zip(("images", "image_sizes"), inputs)))[1]
+    with torch.no_grad():
+        expected = eager.backend.model.forward_core(*map(torch.from_numpy, inputs))[1].numpy()
+    assert 0 < np.abs(np.sort(scores) - np.sort(expected)).mean() < 0.05
+
+
 def test_export_to_openvino_computes_the_same(checkpoint, eager, tmp_path):
     pytest.importorskip("openvino")
     report = exporting.export(checkpoint, tmp_path / "model.xml")
@@ -243,7 +259,10 @@ def test_export_names_the_package_that_is_missing(checkpoint, tmp_path, monkeypa
         ("x.onnx", {"format": "tflite"}, "'tflite' must be one of onnx, torch, openvino"),
         ("x.pt2", {"format": "onnx"}, "of format onnx ends in .onnx"),
         ("x.bin", {}, "of format onnx ends in .onnx"),
-        ("x.onnx", {"precision": "int4"}, "'int4' must be one of fp32, fp16"),
+        ("x.onnx", {"precision": "int4"}, "'int4' must be one of fp32, fp16, int8"),
+        ("x.onnx", {"precision": "int8"}, "calibration images and precision 'int8' need each"),
+        ("x.onnx", {"calibration": ["x.png"]}, "calibration images and precision 'int8' need each"),
+        ("x.pt2", {"precision": "int8", "calibration": ["x.png"]}, "for the format onnx alone"),
         ("x.onnx", {"size": (64, 90)}, "64x90: both sides must be multiples of 32, such as 96"),
         ("x.onnx", {"check": ["missing.png"]}, "missing.png"),
     ],
@@ -271,6 +290,8 @@ def test_export_and_load_say_what_a_file_is(onnx_report, tmp_path):
 
 def test_tolerances_are_stated_in_the_document():
     text = (Path(__file__).resolve().parents[2] / "docs/export.md").read_text()
+    assert len(TOLERANCES) == 3
     for name, tolerance in TOLERANCES.items():
         row = f"| `{name}` | {tolerance.boxes:g} | {tolerance.scores:g} |"
         assert f"{row} {tolerance.mask_iou:g} | {tolerance.same_queries:g} |" in text
+    assert [tolerance.share for tolerance in TOLERANCES.values()] == [0.99, 0.99, 0.9]

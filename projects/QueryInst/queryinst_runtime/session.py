@@ -105,12 +105,17 @@ class Session:
 
         Returns:
             A Result for each image, without `image`.
+
+        Raises:
+            ValueError: boxes or scores are not numbers.
         """
         about = self.description
         image_sizes = image_sizes or [image.shape[:2] for image in images]
         sizes = [network_size(image.shape[0], image.shape[1], about) for image in images]
         resized = [resize(image, size, about.resize_with) for image, size in zip(images, sizes)]
         outputs = self.run(*to_batch(resized, about))
+        if any(np.isnan(values).any() for values in outputs[:2]):
+            raise ValueError(f"{self.path} computes boxes or scores that are not numbers (NaN)")
         results = []
         for size, image_size, *values in zip(sizes, image_sizes, *outputs):
             named = dict(zip(OUTPUTS, values))
