@@ -169,13 +169,16 @@ def test_exported_model_has_the_contract_of_detectron2(onnx_report, eager):
     assert model([]) == []
 
 
-def test_export_of_a_wrong_graph_fails_and_says_so_in_the_name(checkpoint, tmp_path, monkeypatch):
+def test_export_of_a_wrong_graph_fails_and_says_so_in_the_name(
+    make_checkpoint, tmp_path, monkeypatch
+):
     def make_wrong_core(model, precision):
         core = make_core(model, precision)
         core.model.cascade.stages[-1].box_deltas.bias.data += 0.05  # a few pixels
         return core
 
     monkeypatch.setattr(exporting, "make_core", make_wrong_core)
+    checkpoint = make_checkpoint(MODEL__QUERYINST__NUM_STAGES=1)
     out = tmp_path / "model.pt2"
     out.write_bytes(b"before")
     with pytest.raises(UnverifiedError, match=r"boxes .* \(tolerance 0.1\).*unverified") as error:
@@ -186,8 +189,9 @@ def test_export_of_a_wrong_graph_fails_and_says_so_in_the_name(checkpoint, tmp_p
 
 
 def test_export_in_half_precision_with_given_images_and_no_warning(
-    checkpoint, tmp_path, tmp_path_factory, caplog
+    make_checkpoint, tmp_path, caplog
 ):
+    checkpoint = make_checkpoint(MODEL__QUERYINST__NUM_STAGES=1)
     paths = []
     for index, size in enumerate([(60, 40), (30, 50)]):
         pixels = np.random.default_rng(index).integers(0, 256, (*size, 3), np.uint8)
@@ -227,13 +231,15 @@ def test_quantize_puts_convolutions_into_8_bits(onnx_report, eager):
     scores = session.run(None, dict(zip(("images", "image_sizes"), inputs)))[1]
     with torch.no_grad():
         expected = eager.backend.model.forward_core(*map(torch.from_numpy, inputs))[1].numpy()
-    assert 0 < np.abs(np.sort(scores) - np.sort(expected)).mean() < 0.05
+    assert 0 < np.median(np.abs(np.sort(scores) - np.sort(expected))) < 0.05
 
 
 def test_export_to_openvino_computes_the_same(checkpoint, eager, tmp_path):
     pytest.importorskip("openvino")
     report = exporting.export(checkpoint, tmp_path / "model.xml")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["model.bin", "model.xml"]
+    text = Path(report.path).read_text()
+    assert "site-packages" not in text and "forward_core" not in text
     session = open_exported(report.path)
     assert session.description == report.description
     for shape in SHAPES:
