@@ -16,6 +16,7 @@ from PIL import Image
 from queryinst.checkpoint import QueryInstCheckpointer, build_meta
 from queryinst.config import add_queryinst_config
 from queryinst.data.registration import add_dataset_argument
+from queryinst.data.video_writing import VideoWriter
 from queryinst.demo.visualize import build_parser
 from queryinst.engine import setup_cfg
 from queryinst.testing import tiny_cfg
@@ -283,6 +284,8 @@ def folder(tmp_path, monkeypatch):
     for path in ("datasets/shapes/val/000000.png", "datasets/coins/val/coins.png"):
         (tmp_path / path).parent.mkdir(parents=True)
         Image.fromarray(noise).save(tmp_path / path)
+    with VideoWriter(tmp_path / "clip.mp4", 25) as writer:
+        writer.write(noise)
     (tmp_path / "configs").symlink_to(ROOT / "configs")
     monkeypatch.chdir(tmp_path)
     return tmp_path

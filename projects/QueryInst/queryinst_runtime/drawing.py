@@ -29,7 +29,7 @@ def color_of(number: int) -> tuple[int, int, int]:
     return int(red * 255), int(green * 255), int(blue * 255)
 
 
-def draw(result: "Result", image: Any) -> Image.Image:
+def draw(result: "Result", image: Any, enlarge: bool = True) -> Image.Image:
     """Masks, boxes, names and scores on an image, the best on top; arguments as `Result.draw`."""
     if image is None:
         raise ValueError("the result has no image to draw on; give one")
@@ -42,7 +42,7 @@ def draw(result: "Result", image: Any) -> Image.Image:
     for index in order:
         if result.has_masks:
             _tint(pixels, *result.crop(index), colors[index])
-    scale = enlargement(*pixels.shape[:2])
+    scale = enlargement(*pixels.shape[:2]) if enlarge else 1
     picture = Image.fromarray(pixels)
     picture = picture.resize((picture.width * scale, picture.height * scale))
     canvas = ImageDraw.Draw(picture)

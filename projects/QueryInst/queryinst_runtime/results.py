@@ -184,16 +184,17 @@ class Result:
             data={"class_name": np.array(self.names, dtype=str)},
         )
 
-    def draw(self, image: Any = None) -> Image.Image:
-        """The image with masks, boxes, names and scores; small ones are enlarged.
+    def draw(self, image: Any = None, *, enlarge: bool = True) -> Image.Image:
+        """The image with masks, boxes, names and scores.
 
         Args:
             image: (H, W, 3) uint8 RGB, instead of the one that was predicted on.
+            enlarge: small images, whose labels would hide what is in them.
 
         Raises:
             ValueError: there is no image, or it has another size.
         """
-        return draw(self, self.image if image is None else image)
+        return draw(self, self.image if image is None else image, enlarge)
 
     def save(self, path: str | os.PathLike, image: Any = None) -> None:
         """Write `draw`'s picture, or, if the path ends in .json, what `to_coco` gives.

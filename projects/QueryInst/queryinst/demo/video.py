@@ -1,4 +1,4 @@
-"""Video files: frames in, frames out."""
+"""Where the demo's frames come from, and which file they go to."""
 
 import os
 from collections.abc import Iterator
@@ -6,81 +6,56 @@ from collections.abc import Iterator
 import cv2
 import numpy as np
 
+from ..data.video_reading import Frame
+from ..data.video_writing import VIDEO_SUFFIXES
 from .files import is_file_name, make_folder
 
-VIDEO_SUFFIXES = (".avi", ".mkv", ".mov", ".mp4", ".m4v", ".webm")
-_DEFAULT_FPS = 25.0  # for files and cameras that do not say
 
+class Camera:
+    """The frames of a camera, RGB, without a time."""
 
-class FrameReader:
-    """The frames of a video file or a camera."""
+    rate = 25.0  # a guess
+    num_frames = 0  # not known
 
-    def __init__(self, source: str | int):
+    def __init__(self, number: int):
         """
-        Args:
-            source: a file, or a camera's number.
-
         Raises:
-            FileNotFoundError: there is no such file.
-            ValueError: it cannot be opened as a video.
+            ValueError: it cannot be opened.
         """
-        if isinstance(source, str) and not os.path.isfile(source):
-            raise FileNotFoundError(f"--video-input {source} is not a file")
-        self._source = source
-        self._capture = cv2.VideoCapture(source)
+        self._capture = cv2.VideoCapture(number)
         if not self._capture.isOpened():
-            if isinstance(source, int):
-                raise ValueError(f"--webcam: camera {source} cannot be opened")
-            raise ValueError(f"--video-input {source} is no video that OpenCV can read")
-        fps = self._capture.get(cv2.CAP_PROP_FPS)
-        self.fps = fps if 0 < fps < 1000 else _DEFAULT_FPS
-        self.num_frames = max(int(self._capture.get(cv2.CAP_PROP_FRAME_COUNT)), 0)  # 0: unknown
+            raise ValueError(f"--webcam: camera {number} cannot be opened")
 
-    def __iter__(self) -> Iterator[np.ndarray]:
-        """Frames (H, W, 3) uint8, BGR.
-
-        Raises:
-            ValueError: there is not a single one.
-        """
-        is_empty = True
+    def __iter__(self) -> Iterator[Frame]:
         try:
             while True:
                 success, frame = self._capture.read()
                 if not success:
-                    break
-                is_empty = False
-                yield frame
+                    return
+                yield Frame(np.ascontiguousarray(frame[:, :, ::-1]), None)
         finally:
             self._capture.release()
-        if is_empty:
-            raise ValueError(f"{self._source} holds no frame that OpenCV can read")
 
 
 def plan_video(source: str, output: str) -> str:
     """The file that the drawn video goes to; makes its folder.
 
+    `output` is a folder unless it has one of `VIDEO_SUFFIXES`.
+
     Raises:
-        ValueError: it would replace its input.
+        ValueError: it would replace its input, or is a file of another kind.
         OSError: the folder cannot be made or written to.
     """
     path = output
     if not is_file_name(output, VIDEO_SUFFIXES):
+        if os.path.splitext(output)[1] and not os.path.isdir(output):
+            raise ValueError(
+                f"--output {output}: a video is written as {', '.join(VIDEO_SUFFIXES)}; name one of"
+                " these, or a folder"
+            )
         stem = os.path.splitext(os.path.basename(source))[0]
         path = os.path.join(output, f"{stem}.mp4")
     if os.path.realpath(path) == os.path.realpath(source):
         raise ValueError(f"--output would replace the input {path}; name another file")
     make_folder(os.path.dirname(path))
     return path
-
-
-def open_writer(path: str, fps: float, width: int, height: int) -> cv2.VideoWriter:
-    """A new video file: Motion-JPEG in .avi, VP8 in .webm, MPEG-4 in all others.
-
-    Raises:
-        OSError: this OpenCV cannot write it.
-    """
-    codec = {".avi": "MJPG", ".webm": "VP80"}.get(os.path.splitext(path)[1].lower(), "mp4v")
-    writer = cv2.VideoWriter(path, cv2.VideoWriter.fourcc(*codec), fps, (width, height))
-    if not writer.isOpened():
-        raise OSError(f"--output {path}: this OpenCV cannot write {codec} there; try an .avi file")
-    return writer

@@ -7,6 +7,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import nullcontext
 
 import cv2
 import numpy as np
@@ -17,10 +18,12 @@ from detectron2.utils.visualizer import Visualizer
 from PIL import Image
 
 from ..data.images import read_image
+from ..data.video_reading import VideoReader
+from ..data.video_writing import VideoWriter
 from ..engine.predictor import Predictor
 from ..engine.setup import setup_cfg
 from .files import find_images, plan_outputs
-from .video import FrameReader, open_writer, plan_video
+from .video import Camera, plan_video
 
 logger = logging.getLogger(__name__)
 
@@ -104,7 +107,7 @@ def run(args: argparse.Namespace) -> int:
         images = find_images(args.input)
         outputs = plan_outputs(images, args.output) if args.output else None
         return _draw_images(_load(args), images, outputs)
-    frames = FrameReader(0 if args.webcam else args.video_input)
+    frames = Camera(0) if args.webcam else VideoReader(args.video_input)
     output = plan_video(args.video_input, args.output) if args.output else None
     _draw_video(_load(args), frames, output)
     return 0
@@ -192,26 +195,21 @@ def enlargement(height: int, width: int) -> int:
     return min(max(round(_LONG_SIDE / max(height, width)), 1), _MAX_ENLARGEMENT)
 
 
-def _draw_video(predictor: Predictor, frames: FrameReader, output: str | None) -> None:
-    writer = None  # made for the first frame's size
+def _draw_video(predictor: Predictor, frames: VideoReader | Camera, output: str | None) -> None:
     visualizer = VideoVisualizer(predictor.metadata)  # keeps an object's colour from frame to frame
     count, start = 0, time.perf_counter()
-    try:
+    # What is written until an error or Ctrl-C can be played.
+    with VideoWriter(output, frames.rate) if output else nullcontext() as writer:
         for count, frame in enumerate(frames, start=1):
-            instances = predictor(frame)["instances"].to("cpu")
-            drawn = visualizer.draw_instance_predictions(frame[:, :, ::-1], instances)
-            drawn_bgr = np.ascontiguousarray(drawn.get_image()[:, :, ::-1])
-            if output:
-                height, width = frame.shape[:2]
-                writer = writer or open_writer(output, frames.fps, width, height)
-                writer.write(drawn_bgr)
-            elif not _show(drawn_bgr, wait=1):
+            bgr = np.ascontiguousarray(frame.pixels[:, :, ::-1])
+            instances = predictor(bgr)["instances"].to("cpu")
+            drawn = visualizer.draw_instance_predictions(frame.pixels, instances).get_image()
+            if writer is not None:
+                writer.write(drawn, frame.time)
+            elif not _show(drawn[:, :, ::-1], wait=1):
                 break
             if count % 100 == 0:
                 logger.info("%d of %s frames", count, frames.num_frames or "unknown")
-    finally:
-        if writer is not None:
-            writer.release()  # what was written so far can be played
     seconds = time.perf_counter() - start
     logger.info("%d frames in %.1f s%s", count, seconds, f", {output}" if output else "")
 

@@ -2,5 +2,6 @@
 
 from .loading import load
 from .model import Model
+from .video import predict_video
 
-__all__ = ["Model", "load"]
+__all__ = ["Model", "load", "predict_video"]
