@@ -146,6 +146,8 @@ def test_load_of_an_exported_file_predicts_as_the_checkpoint(onnx_report, torch_
             np.testing.assert_allclose(actual.boxes, other.boxes, atol=0.01)
             assert (actual.masks != other.masks).mean() < 1e-3
         assert len(model(images[0], score=1.0)) == 0 and model([]) == []
+    with pytest.raises(ValueError, match="'moon' is no device"):
+        queryinst.load(onnx_report.path, device="moon")
     with pytest.raises(ValueError, match="no configuration changes"):
         queryinst.load(onnx_report.path, opts=["TEST.DETECTIONS_PER_IMAGE", "3"])
 

@@ -111,6 +111,8 @@ def test_session_refuses_what_is_not_a_number(make_file):
 
 
 def test_session_says_what_a_file_is(make_file, tmp_path):
+    with pytest.raises(ValueError, match="no MoonProvider here, only .*CPUExecutionProvider"):
+        Session(make_file(), providers=["MoonProvider"])
     with pytest.raises(FileNotFoundError, match="no file"):
         Session(tmp_path / "missing.onnx")
     (tmp_path / "text.onnx").write_text("no such thing")

@@ -13,6 +13,7 @@ from .resizing import network_size, resize, to_batch
 from .results import Result
 
 INPUTS = ("images", "image_sizes")
+_DEFAULT = ("CUDAExecutionProvider", "CPUExecutionProvider")
 OUTPUTS = ("boxes", "scores", "classes", "query_idx", "masks")
 
 
@@ -37,7 +38,8 @@ class Session:
         """
         Args:
             path: an ONNX file of ``queryinst export``.
-            providers: of ONNX Runtime, such as "CUDAExecutionProvider"; None for all that it has.
+            providers: of ONNX Runtime, such as "CUDAExecutionProvider"; None for CUDA's where it is
+                there, then the CPU's.
             num_threads: of one operator; 0 for one per core.
 
         Raises:
@@ -145,12 +147,15 @@ class Session:
             raise ImportError(f"{self.path} needs ONNX Runtime: pip install onnxruntime") from None
         if not os.path.isfile(self.path):
             raise FileNotFoundError(f"there is no file {self.path}")
+        available = onnxruntime.get_available_providers()
+        if missing := [name for name in providers if name not in available]:
+            raise ValueError(f"ONNX Runtime has no {missing[0]} here, only {', '.join(available)}")
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = num_threads
         options.log_severity_level = 3  # errors
         try:
             self._session = onnxruntime.InferenceSession(
-                self.path, options, providers=providers or onnxruntime.get_available_providers()
+                self.path, options, providers=providers or [x for x in _DEFAULT if x in available]
             )
         except Exception as error:  # its classes are of no common base
             detail = " ".join(str(error).split())[:300]
