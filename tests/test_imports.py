@@ -33,7 +33,7 @@ MAY_IMPORT = {
     "engine": "yaml_files config config_files value_limits config_relations config_limits"
     " structures precision devices environment modeling data solver checkpoint model_zoo speedups"
     " build json_files",
-    "predict": "checkpoint config config_files data engine modeling model_zoo yaml_files",
+    "predict": "checkpoint config config_files data devices engine modeling model_zoo yaml_files",
     "export": "checkpoint data modeling precision predict speedups yaml_files",
     "convert": "checkpoint config engine model_zoo yaml_files",
     "demo": "data engine predict",

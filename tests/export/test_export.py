@@ -9,6 +9,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 import torch
 from PIL import Image
@@ -16,6 +17,7 @@ from PIL import Image
 import queryinst
 from queryinst.export import TOLERANCES, UnverifiedError, exporting
 from queryinst.export.graph import make_core, record
+from queryinst.export.quantizing import quantize
 from queryinst.predict.exported import ExportedModel, cfg_of, open_exported
 from queryinst_runtime.description import METADATA_KEY
 
@@ -144,6 +146,8 @@ def test_load_of_an_exported_file_predicts_as_the_checkpoint(onnx_report, torch_
             np.testing.assert_allclose(actual.boxes, other.boxes, atol=0.01)
             assert (actual.masks != other.masks).mean() < 1e-3
         assert len(model(images[0], score=1.0)) == 0 and model([]) == []
+    with pytest.raises(ValueError, match="'moon' is no device"):
+        queryinst.load(onnx_report.path, device="moon")
     with pytest.raises(ValueError, match="no configuration changes"):
         queryinst.load(onnx_report.path, opts=["TEST.DETECTIONS_PER_IMAGE", "3"])
 
@@ -167,13 +171,16 @@ def test_exported_model_has_the_contract_of_detectron2(onnx_report, eager):
     assert model([]) == []
 
 
-def test_export_of_a_wrong_graph_fails_and_says_so_in_the_name(checkpoint, tmp_path, monkeypatch):
+def test_export_of_a_wrong_graph_fails_and_says_so_in_the_name(
+    make_checkpoint, tmp_path, monkeypatch
+):
     def make_wrong_core(model, precision):
         core = make_core(model, precision)
         core.model.cascade.stages[-1].box_deltas.bias.data += 0.05  # a few pixels
         return core
 
     monkeypatch.setattr(exporting, "make_core", make_wrong_core)
+    checkpoint = make_checkpoint(MODEL__QUERYINST__NUM_STAGES=1)
     out = tmp_path / "model.pt2"
     out.write_bytes(b"before")
     with pytest.raises(UnverifiedError, match=r"boxes .* \(tolerance 0.1\).*unverified") as error:
@@ -184,8 +191,9 @@ def test_export_of_a_wrong_graph_fails_and_says_so_in_the_name(checkpoint, tmp_p
 
 
 def test_export_in_half_precision_with_given_images_and_no_warning(
-    checkpoint, tmp_path, tmp_path_factory, caplog
+    make_checkpoint, tmp_path, caplog
 ):
+    checkpoint = make_checkpoint(MODEL__QUERYINST__NUM_STAGES=1)
     paths = []
     for index, size in enumerate([(60, 40), (30, 50)]):
         pixels = np.random.default_rng(index).integers(0, 256, (*size, 3), np.uint8)
@@ -214,10 +222,26 @@ def test_export_in_half_precision_with_given_images_and_no_warning(
     assert result.image_size == (60, 40) and len(result) > 0
 
 
+def test_quantize_puts_convolutions_into_8_bits(onnx_report, eager):
+    images = [np.random.default_rng(i).integers(0, 256, (64, 80, 3), np.uint8) for i in range(4)]
+    proto = quantize(onnx.load(onnx_report.path), onnx_report.description, images)
+    weights = {x.name: x for x in proto.graph.initializer}
+    kinds = [x.data_type for x in weights.values() if len(x.dims) == 4]
+    assert len(kinds) > 20 and kinds.count(onnx.TensorProto.INT8) > 20
+    session = onnxruntime.InferenceSession(proto.SerializeToString())
+    inputs = make_batch(3, 64, 96)
+    scores = session.run(None, dict(zip(("images", "image_sizes"), inputs)))[1]
+    with torch.no_grad():
+        expected = eager.backend.model.forward_core(*map(torch.from_numpy, inputs))[1].numpy()
+    assert 0 < np.median(np.abs(np.sort(scores) - np.sort(expected))) < 0.05
+
+
 def test_export_to_openvino_computes_the_same(checkpoint, eager, tmp_path):
     pytest.importorskip("openvino")
     report = exporting.export(checkpoint, tmp_path / "model.xml")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["model.bin", "model.xml"]
+    text = Path(report.path).read_text()
+    assert "site-packages" not in text and "forward_core" not in text
     session = open_exported(report.path)
     assert session.description == report.description
     for shape in SHAPES:
@@ -243,7 +267,10 @@ def test_export_names_the_package_that_is_missing(checkpoint, tmp_path, monkeypa
         ("x.onnx", {"format": "tflite"}, "'tflite' must be one of onnx, torch, openvino"),
         ("x.pt2", {"format": "onnx"}, "of format onnx ends in .onnx"),
         ("x.bin", {}, "of format onnx ends in .onnx"),
-        ("x.onnx", {"precision": "int4"}, "'int4' must be one of fp32, fp16"),
+        ("x.onnx", {"precision": "int4"}, "'int4' must be one of fp32, fp16, int8"),
+        ("x.onnx", {"precision": "int8"}, "calibration images and precision 'int8' need each"),
+        ("x.onnx", {"calibration": ["x.png"]}, "calibration images and precision 'int8' need each"),
+        ("x.pt2", {"precision": "int8", "calibration": ["x.png"]}, "for the format onnx alone"),
         ("x.onnx", {"size": (64, 90)}, "64x90: both sides must be multiples of 32, such as 96"),
         ("x.onnx", {"check": ["missing.png"]}, "missing.png"),
     ],
@@ -271,6 +298,8 @@ def test_export_and_load_say_what_a_file_is(onnx_report, tmp_path):
 
 def test_tolerances_are_stated_in_the_document():
     text = (Path(__file__).resolve().parents[2] / "docs/export.md").read_text()
+    assert len(TOLERANCES) == 3
     for name, tolerance in TOLERANCES.items():
         row = f"| `{name}` | {tolerance.boxes:g} | {tolerance.scores:g} |"
         assert f"{row} {tolerance.mask_iou:g} | {tolerance.same_queries:g} |" in text
+    assert [tolerance.share for tolerance in TOLERANCES.values()] == [0.99, 0.99, 0.9]

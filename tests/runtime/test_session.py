@@ -104,7 +104,15 @@ def test_session_says_what_is_wrong_in_one_line(make_file, options, message):
         Session(make_file())(gray(8, 8, 0), **options)
 
 
+def test_session_refuses_what_is_not_a_number(make_file):
+    session = Session(make_file(pixel_std=(float("nan"), 1, 1)))
+    with pytest.raises(ValueError, match="model.onnx computes boxes or scores that are not num"):
+        session(gray(8, 8, 0))
+
+
 def test_session_says_what_a_file_is(make_file, tmp_path):
+    with pytest.raises(ValueError, match="no MoonProvider here, only .*CPUExecutionProvider"):
+        Session(make_file(), providers=["MoonProvider"])
     with pytest.raises(FileNotFoundError, match="no file"):
         Session(tmp_path / "missing.onnx")
     (tmp_path / "text.onnx").write_text("no such thing")

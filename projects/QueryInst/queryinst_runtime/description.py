@@ -27,7 +27,7 @@ class Description:
         max_detections: of an image.
         score_threshold: detections must exceed it.
         has_masks: False for a box detector.
-        precision: "fp32" or "fp16"; inputs and outputs are float32 in both.
+        precision: "fp32", "fp16" or "int8"; inputs and outputs are float32 in all.
         source, digest: name and sha256 of the checkpoint; "" if it was no file.
         licence, attribution, training_data: as the checkpoint's meta; "" if it has none.
         queryinst_version: which wrote the file.

@@ -13,6 +13,7 @@ from .resizing import network_size, resize, to_batch
 from .results import Result
 
 INPUTS = ("images", "image_sizes")
+_DEFAULT = ("CUDAExecutionProvider", "CPUExecutionProvider")
 OUTPUTS = ("boxes", "scores", "classes", "query_idx", "masks")
 
 
@@ -37,7 +38,8 @@ class Session:
         """
         Args:
             path: an ONNX file of ``queryinst export``.
-            providers: of ONNX Runtime, such as "CUDAExecutionProvider"; None for all that it has.
+            providers: of ONNX Runtime, such as "CUDAExecutionProvider"; None for CUDA's where it is
+                there, then the CPU's.
             num_threads: of one operator; 0 for one per core.
 
         Raises:
@@ -105,12 +107,17 @@ class Session:
 
         Returns:
             A Result for each image, without `image`.
+
+        Raises:
+            ValueError: boxes or scores are not numbers.
         """
         about = self.description
         image_sizes = image_sizes or [image.shape[:2] for image in images]
         sizes = [network_size(image.shape[0], image.shape[1], about) for image in images]
         resized = [resize(image, size, about.resize_with) for image, size in zip(images, sizes)]
         outputs = self.run(*to_batch(resized, about))
+        if any(np.isnan(values).any() for values in outputs[:2]):
+            raise ValueError(f"{self.path} computes boxes or scores that are not numbers (NaN)")
         results = []
         for size, image_size, *values in zip(sizes, image_sizes, *outputs):
             named = dict(zip(OUTPUTS, values))
@@ -140,12 +147,15 @@ class Session:
             raise ImportError(f"{self.path} needs ONNX Runtime: pip install onnxruntime") from None
         if not os.path.isfile(self.path):
             raise FileNotFoundError(f"there is no file {self.path}")
+        available = onnxruntime.get_available_providers()
+        if missing := [name for name in providers if name not in available]:
+            raise ValueError(f"ONNX Runtime has no {missing[0]} here, only {', '.join(available)}")
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = num_threads
         options.log_severity_level = 3  # errors
         try:
             self._session = onnxruntime.InferenceSession(
-                self.path, options, providers=providers or onnxruntime.get_available_providers()
+                self.path, options, providers=providers or [x for x in _DEFAULT if x in available]
             )
         except Exception as error:  # its classes are of no common base
             detail = " ".join(str(error).split())[:300]

@@ -19,8 +19,8 @@ from ..predict.eager import EagerBackend
 from ..predict.exported import TorchSession, is_exported
 from ..predict.loading import find_weights, load
 from .description import describe
-from .formats import Format, format_of
-from .graph import PRECISIONS, divisibility, make_core, record
+from .formats import FORMATS, Format, format_of
+from .graph import divisibility, make_core, record
 from .proof import (
     TOLERANCES,
     Case,
@@ -32,6 +32,7 @@ from .proof import (
     table_of,
     worst_of,
 )
+from .quantizing import quantize
 
 logger = logging.getLogger(__name__)
 
@@ -79,6 +80,7 @@ def export(
     size: tuple[int, int] | None = None,
     precision: str = "fp32",
     check: Sequence[str | os.PathLike] = (),
+    calibration: Sequence[str | os.PathLike] = (),
     config_file: str = "",
     opts: Sequence[str] = (),
 ) -> Report:
@@ -91,8 +93,9 @@ def export(
         out: path of the file.
         format: "onnx", "torch" (torch.export) or "openvino"; None by the suffix of `out`.
         size: height, width that all images are resized into and padded to; None leaves both open.
-        precision: "fp32" or "fp16"; inputs and outputs are float32 in both.
+        precision: "fp32", "fp16" or, of ONNX, "int8"; inputs and outputs are float32 in all.
         check: images that the file and eager are compared on; () for drawn ones.
+        calibration: images like those to come, some dozens, which "int8" needs.
         config_file, opts: as of `queryinst.load`.
 
     Raises:
@@ -103,8 +106,7 @@ def export(
     """
     out = os.fspath(out)
     target = format_of(format, out)
-    if precision not in PRECISIONS:
-        raise ValueError(f"precision {precision!r} must be one of {', '.join(PRECISIONS)}")
+    _check_precision(precision, target, calibration)
     images = [(Path(path).name, read_image(path, "RGB")) for path in check]
     path = find_weights(model)
     if is_exported(path):
@@ -115,6 +117,8 @@ def export(
     plain = _plain_copy(backend)
     about = _describe(backend, path, divisibility(plain), size, precision)
     artifact = target.convert(record(make_core(plain, precision), about.size), about)
+    if precision == "int8":
+        artifact = quantize(artifact, about, [read_image(path, "RGB") for path in calibration])
     cases = cases_of(images) if images else make_cases(about)
     eager = TorchSession(backend.model.forward_core, about, path)
     return _save_and_check(artifact, target, about, out, eager, cases)
@@ -150,6 +154,17 @@ def _describe(
         size=_checked_size(size, step),
         precision=precision,
     )
+
+
+def _check_precision(
+    precision: str, target: Format, calibration: Sequence[str | os.PathLike]
+) -> None:
+    if precision not in TOLERANCES:
+        raise ValueError(f"precision {precision!r} must be one of {', '.join(TOLERANCES)}")
+    if precision == "int8" and target is not FORMATS["onnx"]:
+        raise ValueError("precision 'int8' is for the format onnx alone")
+    if (precision == "int8") != bool(calibration):
+        raise ValueError("calibration images and precision 'int8' need each other; give both")
 
 
 def _plain_copy(backend: EagerBackend) -> QueryInst:

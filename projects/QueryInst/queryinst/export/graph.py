@@ -12,8 +12,6 @@ from ..modeling.mask_head import DynamicMaskHead
 from ..precision import at_least_fp32
 from ..speedups import optimize_for_inference
 
-PRECISIONS = ("fp32", "fp16")
-
 
 class ExportedMaskHead(DynamicMaskHead):
     """The mask head whose detections are computed at once: parts would fix their number."""
@@ -45,7 +43,7 @@ def make_core(model: QueryInst, precision: str = "fp32") -> Core:
     """A copy of a plain model, without speed-ups, that can be recorded for all sizes.
 
     Args:
-        precision: "fp32", or "fp16" for all but boxes, scores and RoIAlign.
+        precision: "fp16" for all but boxes, scores and RoIAlign; any other leaves float32.
 
     Raises:
         ValueError: `model` is in training mode.

@@ -16,6 +16,7 @@ from queryinst_runtime.results import Result
 from queryinst_runtime.session import Session
 
 from ..config_files import default_cfg
+from ..devices import resolve_device
 
 Network = Callable[[Tensor, Tensor], tuple[Tensor, ...]]
 SUFFIXES = (".onnx", ".pt2", ".xml")
@@ -60,6 +61,7 @@ def open_exported(path: str | os.PathLike, device: str | None = None) -> Session
         FileNotFoundError, ValueError, ImportError: as `Session`. One line.
     """
     path = os.fspath(path)
+    device = device and resolve_device(device, training=False)
     suffix = Path(path).suffix.lower()
     if suffix == ".pt2":
         return open_program(path, device)
