@@ -86,6 +86,15 @@ def test_prove_finds_what_differs(change, problem):
     assert any(text.startswith(problem) for text in problems), problems
 
 
+@pytest.mark.parametrize("side, is_outside", [(100, True), (1000, False)])
+def test_prove_allows_boxes_a_part_of_the_image(side, is_outside):
+    expected, actual = make_result([(0, 0)], [0.9]), make_result([(0, 0)], [0.9])
+    actual.boxes[0] += 0.5
+    case = Case("one", [np.zeros((side, 50, 3), np.uint8)])
+    row = prove(Fake(expected), Fake(actual), [case], FP32)[0]
+    assert bool(row.problems(FP32)) == is_outside
+
+
 def test_prove_leaves_out_pixels_that_eager_does_not_decide():
     pairs, scores = [(0, 0)], [0.9]
     masks = np.full((1, 4, 4), 0.9, np.float32)

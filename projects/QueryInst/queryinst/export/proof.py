@@ -23,7 +23,7 @@ class Tolerance(NamedTuple):
     lies on the border of two levels, which rounding decides, does not fail a file.
     """
 
-    boxes: float  # pixels of the user's image
+    boxes: float  # of the image's longer side
     scores: float
     mask_iou: float  # at least
     same_queries: float  # at least; of the pairs of query and class that either detects
@@ -31,9 +31,9 @@ class Tolerance(NamedTuple):
 
 
 TOLERANCES = {
-    "fp32": Tolerance(boxes=0.1, scores=0.001, mask_iou=0.99, same_queries=0.99),
-    "fp16": Tolerance(boxes=2.0, scores=0.02, mask_iou=0.9, same_queries=0.9),
-    "int8": Tolerance(boxes=10.0, scores=0.1, mask_iou=0.5, same_queries=0.9, share=0.9),
+    "fp32": Tolerance(boxes=0.001, scores=0.001, mask_iou=0.99, same_queries=0.99),
+    "fp16": Tolerance(boxes=0.02, scores=0.02, mask_iou=0.9, same_queries=0.9),
+    "int8": Tolerance(boxes=0.08, scores=0.1, mask_iou=0.5, same_queries=0.9, share=0.9),
 }
 
 
@@ -50,8 +50,9 @@ class Row:
     """What one case gave."""
 
     name: str
+    side: int  # the longer one of its smallest image, in pixels
     num: int  # detections of eager
-    boxes: float
+    boxes: float  # pixels
     scores: float
     mask_iou: float
     same_queries: float
@@ -60,20 +61,18 @@ class Row:
 
     def problems(self, tolerance: Tolerance) -> list[str]:
         """What is outside of the tolerance, in words; NaN is."""
-        most = {"boxes": self.boxes, "scores": self.scores}
-        least = {"mask_iou": self.mask_iou, "same_queries": self.same_queries}
+        limits = tolerance._replace(boxes=tolerance.boxes * self.side)
         outside = {
-            **{
-                name: value for name, value in most.items() if not value <= getattr(tolerance, name)
-            },
-            **{
-                name: value
-                for name, value in least.items()
-                if not value >= getattr(tolerance, name)
-            },
+            name: getattr(self, name)
+            for name in ("boxes", "scores")
+            if not getattr(self, name) <= getattr(limits, name)
+        } | {
+            name: getattr(self, name)
+            for name in ("mask_iou", "same_queries")
+            if not getattr(self, name) >= getattr(limits, name)
         }
         return [
-            f"{name} {value:.4g} (tolerance {getattr(tolerance, name):g})"
+            f"{name} {value:.4g} (tolerance {getattr(limits, name):.3g})"
             for name, value in outside.items()
         ]
 
@@ -192,6 +191,7 @@ def _row(
     num_missing = sum(part.num_missing for part in parts)
     return Row(
         name=case.name,
+        side=min(max(image.shape[:2]) for image in case.images),
         num=sum(part.num_expected for part in parts),
         boxes=_quantile(boxes, share, 0.0),
         scores=_quantile(scores, share, 0.0),
