@@ -19,7 +19,7 @@ from queryinst.data.checks import check_datasets
 HEIGHT, WIDTH = 8, 10
 
 
-def make_cfg(train=("tiny_train",), test=(), **model):
+def make_cfg(train=("few_train",), test=(), **model):
     cfg = get_cfg()
     add_queryinst_config(cfg)
     cfg.DATASETS.TRAIN, cfg.DATASETS.TEST = train, test
@@ -66,7 +66,7 @@ def register(tmp_path):
     """Write and register data sets; forget them at the end."""
     names = []
 
-    def _register(content=None, name="tiny_train", metadata=None, write_images=True):
+    def _register(content=None, name="few_train", metadata=None, write_images=True):
         folder = tmp_path / name
         folder.mkdir()
         if write_images:
@@ -79,7 +79,7 @@ def register(tmp_path):
         names.append(name)
         return folder
 
-    def _register_dicts(dicts, name="tiny_train", **metadata):
+    def _register_dicts(dicts, name="few_train", **metadata):
         DatasetCatalog.register(name, dicts if callable(dicts) else lambda: copy.deepcopy(dicts))
         MetadataCatalog.get(name).set(**metadata)
         names.append(name)
@@ -108,10 +108,10 @@ def make_dicts(folder):
 @pytest.mark.parametrize("training", [True, False])
 def test_check_datasets_passes_good_data(register, training):
     register()
-    register(name="tiny_val")
-    check_datasets(make_cfg(test=("tiny_val",)), training=training)
-    assert len(get_detection_dataset_dicts(["tiny_train"])) == 1  # one image has no instance
-    check_datasets(make_cfg(test=("tiny_val",)), training=training)  # now with metadata filled in
+    register(name="few_val")
+    check_datasets(make_cfg(test=("few_val",)), training=training)
+    assert len(get_detection_dataset_dicts(["few_train"])) == 1  # one image has no instance
+    check_datasets(make_cfg(test=("few_val",)), training=training)  # now with metadata filled in
 
 
 def test_check_datasets_needs_test_sets_only_in_evaluation(register):
@@ -124,12 +124,12 @@ def test_check_datasets_needs_test_sets_only_in_evaluation(register):
 
 
 def test_check_datasets_ignores_training_data_in_evaluation(register):
-    register(name="tiny_val")
-    check_datasets(make_cfg(train=("nowhere",), test=("tiny_val",)), training=False)
+    register(name="few_val")
+    check_datasets(make_cfg(train=("nowhere",), test=("few_val",)), training=False)
 
 
 @pytest.mark.parametrize(
-    "name, advice", [("tiny_trian", "did you mean 'tiny_train'"), ("\u00e9", "register it first")]
+    "name, advice", [("few_trian", "did you mean 'few_train'"), ("\u00e9", "register it first")]
 )
 def test_check_datasets_refuses_unregistered_names(register, name, advice):
     register()
@@ -142,15 +142,15 @@ def test_check_datasets_refuses_unregistered_names(register, name, advice):
 
 def test_check_datasets_refuses_missing_files(register, tmp_path):
     register()
-    (tmp_path / "tiny_train" / "9.png").unlink()
-    with pytest.raises(FileNotFoundError, match="image .*9.png of data set 'tiny_train' does not"):
+    (tmp_path / "few_train" / "9.png").unlink()
+    with pytest.raises(FileNotFoundError, match="image .*9.png of data set 'few_train' does not"):
         check_datasets(make_cfg(), training=True)
-    (tmp_path / "tiny_train" / "4.png").unlink()
-    (tmp_path / "tiny_train").rmdir()
-    with pytest.raises(FileNotFoundError, match="image folder .*tiny_train of data set .* put it"):
+    (tmp_path / "few_train" / "4.png").unlink()
+    (tmp_path / "few_train").rmdir()
+    with pytest.raises(FileNotFoundError, match="image folder .*few_train of data set .* put it"):
         check_datasets(make_cfg(), training=True)
-    (tmp_path / "tiny_train.json").unlink()
-    with pytest.raises(FileNotFoundError, match="annotation file .*tiny_train.json of data set"):
+    (tmp_path / "few_train.json").unlink()
+    with pytest.raises(FileNotFoundError, match="annotation file .*few_train.json of data set"):
         check_datasets(make_cfg(), training=True)
 
 
@@ -158,7 +158,7 @@ def test_check_datasets_refuses_missing_files(register, tmp_path):
 def test_check_datasets_refuses_another_class_count(register, has_metadata):
     register(metadata={"thing_classes": ["cat", "dog"]} if has_metadata else None)
     message = (
-        r"data set 'tiny_train' has 2 classes \(cat, dog\), but MODEL.ROI_HEADS.NUM_CLASSES is 80; "
+        r"data set 'few_train' has 2 classes \(cat, dog\), but MODEL.ROI_HEADS.NUM_CLASSES is 80; "
         "set MODEL.ROI_HEADS.NUM_CLASSES 2"
     )
     with pytest.raises(ValueError, match=message):
@@ -167,13 +167,13 @@ def test_check_datasets_refuses_another_class_count(register, has_metadata):
 
 def test_check_datasets_refuses_different_classes_of_train_and_test(register):
     register()
-    register(changed(lambda c: c["categories"][0].update(name="cow")), name="tiny_val")
+    register(changed(lambda c: c["categories"][0].update(name="cow")), name="few_val")
     message = (
-        r"class 1 is 'dog' in 'tiny_train' \(DATASETS.TRAIN\), but 'cow' in 'tiny_val' "
+        r"class 1 is 'dog' in 'few_train' \(DATASETS.TRAIN\), but 'cow' in 'few_val' "
         r"\(DATASETS.TEST\)"
     )
     with pytest.raises(ValueError, match=message):
-        check_datasets(make_cfg(test=("tiny_val",)), training=True)
+        check_datasets(make_cfg(test=("few_val",)), training=True)
 
 
 def test_check_datasets_refuses_registered_classes_that_differ_from_the_file(register):
@@ -185,7 +185,7 @@ def test_check_datasets_refuses_registered_classes_that_differ_from_the_file(reg
 @pytest.mark.parametrize(
     "text, message",
     [
-        ('{"images": [}', r"tiny_train.json is not valid JSON: line 1, column 13: "),
+        ('{"images": [}', r"few_train.json is not valid JSON: line 1, column 13: "),
         ("", "not valid JSON: line 1, column 1"),
         ("[]", r"holds a list, not an object .*predictions"),
         ('{"annotations": [], "categories": []}', "has no list 'images'"),
@@ -204,8 +204,8 @@ def test_read_coco_json_refuses_malformed_json(register, text, message):
 
 def test_read_coco_json_refuses_what_is_not_text(register, tmp_path):
     register()
-    (tmp_path / "tiny_train.json").write_bytes(b'{"images": "\xff"}')
-    with pytest.raises(ValueError, match="tiny_train.json is not valid JSON: not UTF-8"):
+    (tmp_path / "few_train.json").write_bytes(b'{"images": "\xff"}')
+    with pytest.raises(ValueError, match="few_train.json is not valid JSON: not UTF-8"):
         check_datasets(make_cfg(), training=True)
 
 
@@ -263,7 +263,7 @@ def test_check_datasets_names_wrong_entries(register, change, message):
     register(changed(change))
     with pytest.raises(ValueError, match=message) as caught:
         check_datasets(make_cfg(), training=True)
-    assert "tiny_train" in str(caught.value) and "\n" not in str(caught.value)
+    assert "few_train" in str(caught.value) and "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("empty", [None, []])
@@ -274,7 +274,7 @@ def test_check_instances_refuses_missing_masks(register, empty):
 
     register(changed(change))
     message = (
-        r"'tiny_train': 2 of 3 annotations have no mask \('segmentation'\), first annotation 11 of "
+        r"'few_train': 2 of 3 annotations have no mask \('segmentation'\), first annotation 11 of "
         "image 4.png; .* MODEL.MASK_ON False"
     )
     with pytest.raises(ValueError, match=message):
@@ -294,16 +294,16 @@ def test_check_instances_checks_crowds_only_for_evaluation(register):
     register(changed(change))
     check_datasets(make_cfg(), training=True)
     with pytest.raises(ValueError, match="1 of 3 annotations have no mask"):
-        check_datasets(make_cfg(test=("tiny_train",)), training=False)
+        check_datasets(make_cfg(test=("few_train",)), training=False)
 
 
 @pytest.mark.parametrize("key", ["area", "iscrowd"])
 def test_read_coco_json_refuses_what_evaluation_fails_on(register, key):
     register()
-    register(changed(lambda c: c["annotations"][0].pop(key)), name="tiny_val")
-    check_datasets(make_cfg(train=("tiny_val",)), training=True)
+    register(changed(lambda c: c["annotations"][0].pop(key)), name="few_val")
+    check_datasets(make_cfg(train=("few_val",)), training=True)
     with pytest.raises(ValueError, match=rf"annotations\[0\] \(id 10\) has no '{key}'"):
-        check_datasets(make_cfg(test=("tiny_val",)), training=True)
+        check_datasets(make_cfg(test=("few_val",)), training=True)
 
 
 def test_read_coco_json_passes_a_test_set_without_annotations(register):
@@ -326,13 +326,13 @@ def test_check_datasets_passes_dicts(register):
     register.dicts(make_dicts(folder), thing_classes=["a", "b"])
     register.dicts(make_dicts(folder), name="unnamed_classes")
     check_datasets(make_cfg(), training=True)
-    check_datasets(make_cfg(train=("unnamed_classes",), test=("tiny_train",)), training=True)
+    check_datasets(make_cfg(train=("unnamed_classes",), test=("few_train",)), training=True)
 
 
 @pytest.mark.parametrize(
     "change, message",
     [
-        (lambda d: d.clear(), r"'tiny_train' \(DATASETS.TRAIN\) has no images"),
+        (lambda d: d.clear(), r"'few_train' \(DATASETS.TRAIN\) has no images"),
         (lambda d: d[0].pop("annotations"), "the dict of image 0 has no 'annotations'"),
         (lambda d: d[0]["annotations"].clear(), "has 1 images, but none with an instance"),
         (lambda d: d[0]["annotations"][0].pop("bbox_mode"), "4.png has no 'bbox_mode'"),
@@ -340,7 +340,7 @@ def test_check_datasets_passes_dicts(register):
         (lambda d: d[0]["annotations"][0].pop("segmentation"), "1 of 1 annotations have no mask"),
         (
             lambda d: d[0].update(file_name="gone.png"),
-            "image gone.png of data set 'tiny_train' does",
+            "image gone.png of data set 'few_train' does",
         ),
     ],
 )
@@ -357,9 +357,7 @@ def test_check_datasets_names_a_loader_that_fails(register):
         assert False, "two\nlines"
 
     register.dicts(fail)
-    with pytest.raises(
-        ValueError, match="'tiny_train' cannot be loaded: AssertionError: two lines"
-    ):
+    with pytest.raises(ValueError, match="'few_train' cannot be loaded: AssertionError: two lines"):
         check_datasets(make_cfg(), training=True)
 
 
@@ -376,7 +374,7 @@ def test_check_datasets_names_the_package_of_a_published_format(register, monkey
 
     register.dicts(load, evaluator_type="lvis", thing_classes=["a", "b"], image_root=str(tmp_path))
     monkeypatch.setattr(checks.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(ImportError, match="'tiny_train' needs the package lvis: pip install lvis"):
+    with pytest.raises(ImportError, match="'few_train' needs the package lvis: pip install lvis"):
         check_datasets(make_cfg(), training=True)
     monkeypatch.setattr(checks.importlib.util, "find_spec", lambda name: name)
     check_datasets(make_cfg(), training=True)
@@ -481,11 +479,11 @@ TEXT = "which must be one line of text of 1 to"
 )
 def test_check_datasets_refuses_what_cannot_be_meant(register, change, message, evaluated):
     register(changed(change))
-    test = ("tiny_train",) if evaluated else ()
+    test = ("few_train",) if evaluated else ()
     with pytest.raises(ValueError, match=message) as caught:
         check_datasets(make_cfg(test=test), training=True)
     line = str(caught.value)
-    assert "tiny_train" in line and "\n" not in line and len(line) < 600
+    assert "few_train" in line and "\n" not in line and len(line) < 600
 
 
 @pytest.mark.parametrize(
@@ -522,7 +520,7 @@ def test_read_coco_json_refuses_numbers_that_evaluation_fails_on(register, chang
     register(changed(change))
     check_datasets(make_cfg(), training=True)
     with pytest.raises(ValueError, match=message):
-        check_datasets(make_cfg(test=("tiny_train",)), training=False)
+        check_datasets(make_cfg(test=("few_train",)), training=False)
 
 
 def test_read_coco_json_refuses_ids_of_numbers_and_texts(register):
@@ -542,14 +540,14 @@ def test_read_coco_json_refuses_ids_of_numbers_and_texts(register):
         set_image(id=2**64 + 1),
         set_image(id=1.5),
         lambda c: [a.update(id=str(a["id"])) for a in c["annotations"]],
-        set_image(file_name="../tiny_train/9.png"),
+        set_image(file_name="../few_train/9.png"),
         set_image(license=HUGE),
     ],
 )
 def test_check_datasets_passes_what_works(register, change):
     register(changed(change))
     check_datasets(make_cfg(), training=True)
-    check_datasets(make_cfg(test=("tiny_train",)), training=False)
+    check_datasets(make_cfg(test=("few_train",)), training=False)
 
 
 @pytest.mark.parametrize(
@@ -563,7 +561,7 @@ def test_check_datasets_passes_what_works(register, change):
 )
 def test_read_coco_json_refuses_json_that_python_fails_on(register, text, message):
     register(text)
-    with pytest.raises(ValueError, match=f"tiny_train.json is not valid JSON: .*{message}"):
+    with pytest.raises(ValueError, match=f"few_train.json is not valid JSON: .*{message}"):
         check_datasets(make_cfg(), training=True)
 
 
@@ -605,7 +603,7 @@ def test_check_datasets_refuses_dicts_that_cannot_be_meant(register, change, mes
     register.dicts(dicts)
     with pytest.raises(ValueError, match=message) as caught:
         check_datasets(make_cfg(), training=True)
-    assert "tiny_train" in str(caught.value) and "\n" not in str(caught.value)
+    assert "few_train" in str(caught.value) and "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -629,7 +627,7 @@ def test_check_datasets_refuses_dicts_that_evaluation_fails_on(register, change,
     register.dicts(dicts, thing_classes=["a", "b"])
     check_datasets(make_cfg(), training=True)
     with pytest.raises(ValueError, match=message):
-        check_datasets(make_cfg(test=("tiny_train",)), training=False)
+        check_datasets(make_cfg(test=("few_train",)), training=False)
 
 
 def test_check_datasets_keeps_to_the_limit_of_pixels(register):
