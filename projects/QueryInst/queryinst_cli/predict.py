@@ -28,6 +28,7 @@ from queryinst.predict.streams import BestScore, frames_of, predict_frames, trac
 from queryinst.predict.writers import Item, Writer, make_writers
 from queryinst_runtime import Result
 
+_THRESHOLD, _DEFAULT_SCORE = "MODEL.ROI_HEADS.SCORE_THRESH_TEST", 0.5
 _OF_FILES = (*IMAGE_SUFFIXES, *VIDEO_SUFFIXES, ".json", ".jsonl", ".csv")
 
 
@@ -55,6 +56,8 @@ def run(args: argparse.Namespace) -> int:
     model.predict([], **options_of(args))  # which refuses what the model cannot do
     for path in earlier:
         path.unlink()
+    if args.score is None:
+        args.score = model.score if _THRESHOLD in args.opts[::2] else _DEFAULT_SCORE
     job = _Job(args, stems)
     job.run(model, writers)
     for writer in writers:
