@@ -362,9 +362,7 @@ def test_predict_keeps_what_was_predicted_when_interrupted(
     assert len(COCO("out/annotations.json").imgs) == 1
 
 
-def test_predict_takes_the_threshold_and_the_device_of_opts(
-    tmp_path, model_file, picture, capfd
-):
+def test_predict_takes_the_threshold_and_the_device_of_opts(tmp_path, model_file, picture, capfd):
     path = picture(tmp_path / "a.png")
     words = ["predict", path, "--model", model_file, "--no-progress"]
     words += ["--output", str(tmp_path / "out"), "--opts"]

@@ -130,7 +130,8 @@ def _from_tensor(image: Any) -> np.ndarray:
 def _check_dtype(dtype: str, advice: str) -> None:
     if dtype != "uint8":
         raise ValueError(
-            f"an image has the dtype {dtype}, not uint8; bring its values into 0 to 255 and {advice}"
+            f"an image has the dtype {dtype}, not uint8; bring its values into 0 to 255 and"
+            f" {advice}"
         )
 
 
