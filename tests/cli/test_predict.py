@@ -371,6 +371,9 @@ def test_predict_takes_the_threshold_and_the_device_of_opts(tmp_path, model_file
     opts = ["MODEL.ROI_HEADS.SCORE_THRESH_TEST", str(threshold)]
     assert main([*words, *opts, "MODEL.DEVICE", "cpu"]) == 0
     assert f"{(scores > threshold).sum()} object" in capfd.readouterr().out
+    assert main([*words, *opts, "MODEL.DEVICE", "cpu", "--overwrite", "--score", "0"]) == 0
+    out, err = capfd.readouterr()
+    assert f"{len(scores)} objects" in out and "--score 0 replaces MODEL.ROI_HEADS" in err
     assert main(["predict", "--overwrite", *words[1:], "MODEL.DEVICE", "gpu7"]) == 1
     err = capfd.readouterr().err
     assert "gpu7" in err and err.count("\n") == 1

@@ -56,14 +56,23 @@ def run(args: argparse.Namespace) -> int:
     model.predict([], **options_of(args))  # which refuses what the model cannot do
     for path in earlier:
         path.unlink()
-    if args.score is None:
-        args.score = model.score if _THRESHOLD in args.opts[::2] else _DEFAULT_SCORE
+    args.score = _score_of(args, model)
     job = _Job(args, stems)
     job.run(model, writers)
     for writer in writers:
         if isinstance(writer, CocoWriter) and writer.ids.origin:
             print(f"image ids are those of {writer.ids.origin}")
     return job.conclude(f"{', '.join(kinds)} in {args.output}")
+
+
+def _score_of(args: argparse.Namespace, model: Model) -> float:
+    """--score, else what --opts say, else the default."""
+    has_own = _THRESHOLD in args.opts[::2]
+    if args.score is None:
+        return model.score if has_own else _DEFAULT_SCORE
+    if has_own and args.score != model.score:
+        print(f"--score {args.score:g} replaces {_THRESHOLD} {model.score:g}", file=sys.stderr)
+    return args.score
 
 
 def log_downloads() -> None:
