@@ -137,3 +137,13 @@ def test_python_m_queryinst_is_the_command():
     command = [sys.executable, "-W", "ignore", "-m", "queryinst"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert (done.returncode, done.stdout) == (0, f"{overview()}\n"), done.stderr
+
+
+def test_the_overview_ends_in_silence_where_nobody_reads_it(tmp_path):
+    script = "import sys, time; time.sleep(0.3); from queryinst_cli import main; sys.exit(main([]))"
+    with subprocess.Popen(
+        [sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
+        process.stdout.close()
+        assert process.stderr.read() == b""
+    assert process.returncode == 1

@@ -9,6 +9,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
@@ -359,3 +360,27 @@ def test_predict_keeps_what_was_predicted_when_interrupted(
     assert capfd.readouterr().err.endswith("queryinst predict: interrupted\n")
     assert {x["image_id"] for x in json.loads(Path("out/results.json").read_text())} == {1}
     assert len(COCO("out/annotations.json").imgs) == 1
+
+
+def test_predict_takes_the_threshold_and_the_device_of_opts(tmp_path, model_file, picture, capfd):
+    path = picture(tmp_path / "a.png")
+    words = ["predict", path, "--model", model_file, "--no-progress"]
+    words += ["--output", str(tmp_path / "out"), "--opts"]
+    scores = load(model_file, device="cpu")(path).scores
+    threshold = float(scores[:2].mean())
+    opts = ["MODEL.ROI_HEADS.SCORE_THRESH_TEST", str(threshold)]
+    assert main([*words, *opts, "MODEL.DEVICE", "cpu"]) == 0
+    assert f"{(scores > threshold).sum()} object" in capfd.readouterr().out
+    assert main([*words, *opts, "MODEL.DEVICE", "cpu", "--overwrite", "--score", "0"]) == 0
+    out, err = capfd.readouterr()
+    assert f"{len(scores)} objects" in out and "--score 0 replaces MODEL.ROI_HEADS" in err
+    assert main(["predict", "--overwrite", *words[1:], "MODEL.DEVICE", "gpu7"]) == 1
+    err = capfd.readouterr().err
+    assert "gpu7" in err and err.count("\n") == 1
+
+
+def test_load_takes_the_threshold_of_opts_and_a_device_of_torch(model_file, exported_file):
+    opts = ["MODEL.ROI_HEADS.SCORE_THRESH_TEST", "0.75"]
+    assert load(model_file, device=torch.device("cpu"), opts=opts).score == 0.75
+    assert load(model_file, device="cpu", opts=opts, score=0.5).score == 0.5
+    assert load(exported_file, device=torch.device("cpu")).score == 0

@@ -305,3 +305,20 @@ def test_tolerances_are_stated_in_the_document():
         row = f"| `{name}` | {tolerance.boxes:g} | {tolerance.scores:g} |"
         assert f"{row} {tolerance.mask_iou:g} | {tolerance.same_queries:g} |" in text
     assert [tolerance.share for tolerance in TOLERANCES.values()] == [0.99, 0.99, 0.9]
+
+
+@pytest.mark.parametrize("name", ["file/x.onnx", "folder.onnx"])
+def test_export_sees_before_the_work_that_it_cannot_write(checkpoint, tmp_path, monkeypatch, name):
+    (tmp_path / "file").write_text("")
+    (tmp_path / "folder.onnx").mkdir()
+    monkeypatch.setattr(exporting, "record", lambda *_: pytest.fail("recorded"))
+    with pytest.raises(OSError, match=str(tmp_path / name.removesuffix("/x.onnx"))):
+        exporting.export(checkpoint, tmp_path / name)
+
+
+def test_a_damaged_program_is_one_error_and_no_log(tmp_path, caplog):
+    path = tmp_path / "x.pt2"
+    path.write_bytes(b"no program")
+    with pytest.raises(ValueError, match="torch.export cannot load .*x.pt2"):
+        open_exported(path)
+    assert not caplog.records

@@ -95,6 +95,15 @@ def test_prove_allows_boxes_a_part_of_the_image(side, is_outside):
     assert bool(row.problems(FP32)) == is_outside
 
 
+@pytest.mark.parametrize("changed, is_outside", [(0, True), (1, False)])
+def test_prove_allows_the_boxes_of_a_batch_a_part_of_their_own_image(changed, is_outside):
+    expected, actual = ([make_result([(0, 0)], [0.9]) for _ in range(2)] for _ in range(2))
+    actual[changed].boxes[0] += 0.5
+    case = Case("two", [np.zeros((50, side, 3), np.uint8) for side in (100, 1000)])
+    row = prove(Fake(*expected), Fake(*actual), [case], FP32)[0]
+    assert row.boxes > 0.4 and bool(row.problems(FP32)) == is_outside
+
+
 def test_prove_leaves_out_pixels_that_eager_does_not_decide():
     pairs, scores = [(0, 0)], [0.9]
     masks = np.full((1, 4, 4), 0.9, np.float32)

@@ -50,6 +50,7 @@ def test_as_rgb_reads_files(tmp_path, name):
         (RGB.transpose(2, 0, 1), r"shape \(3, 4, 6\)"),
         (torch.from_numpy(RGB), r"shape \(4, 6, 3\), not \(3, H, W\)"),
         (torch.rand(3, 4, 6), "dtype float32, not uint8"),
+        (torch.zeros(3, 4, 6, dtype=torch.bfloat16), "dtype bfloat16, not uint8"),
         (Image.fromarray(GRAY.astype(np.uint16)), "mode 'I;16'"),
         (Image.fromarray(GRAY.astype(np.float32)), "mode 'F'"),
         (Image.new("RGB", (0, 3)), "0 x 3 pixels"),

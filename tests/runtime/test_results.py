@@ -61,7 +61,8 @@ def test_result_has_names():
 
 @pytest.mark.parametrize("make", [make_result, with_rles])
 @pytest.mark.parametrize(
-    "index", [1, -1, np.int64(1), slice(1, 2), [1], np.array([1]), np.array([False, True])]
+    "index",
+    [1, -1, np.int64(1), slice(1, 2), [1], np.array([1]), np.array(1), np.array([False, True])],
 )
 def test_result_of_an_index_has_that_object(make, index):
     part = make()[index]

@@ -31,6 +31,9 @@ ROOT = Path(__file__).resolve().parents[2]
 SERVICE = ROOT / "docs/examples/service"
 
 
+EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n"  # Pillow runs Ghostscript on it
+
+
 def png(height: int, width: int, level: int, **options) -> bytes:
     file = io.BytesIO()
     pixels = np.full((height, width, 3), level, np.uint8)
@@ -105,17 +108,29 @@ def test_service_turns_photographs_upright(port):
     assert status == 200 and (answer["height"], answer["width"]) == (50, 30)
 
 
+def test_service_takes_the_high_byte_of_16_bits(port, make_file):
+    gray = np.full((30, 50), 90, np.uint8)
+    file = io.BytesIO()
+    Image.fromarray(gray.astype(np.uint16) * 256 + 255).save(file, "PNG")
+    status, answer = request(port, "POST", "/predict?score=0.3", file.getvalue())
+    expected = Session(make_file())(gray, score=0.3)
+    assert status == 200 and len(answer["objects"]) == len(expected) == 2
+    scores = [found["score"] for found in answer["objects"]]
+    assert scores == pytest.approx(expected.scores.tolist(), abs=1e-5)
+
+
 @pytest.mark.parametrize(
     "path, body, status, message",
     [
         ("/predict", b"no image", 400, "the body is no image"),
         ("/predict", b"", 400, "the body is no image"),
+        ("/predict", EPS, 400, "the body is no image that Pillow can read"),
         ("/predict", png(40, 40, 0)[:60], 400, "the body is no image"),
         ("/predict", png(101, 100, 0), 413, "100 x 101 pixels, more than 10000"),
         ("/predict", bytes(20_001), 413, "more than 20000 bytes"),
         ("/predict?score=2", png(8, 8, 0), 422, "less than or equal to 1"),
     ],
-    ids=["text", "empty", "damaged", "pixels", "bytes", "score"],
+    ids=["text", "empty", "program", "damaged", "pixels", "bytes", "score"],
 )
 def test_service_refuses_what_it_cannot_take_and_goes_on(port, path, body, status, message):
     found, answer = request(port, "POST", path, body)

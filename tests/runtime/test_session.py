@@ -95,7 +95,9 @@ def test_session_may_be_called_from_several_threads(make_file):
     "options, message",
     [
         ({"score": 1.5}, "score 1.5 must be a number in"),
-        ({"batch": 0}, "batch 0 must be at least 1"),
+        ({"batch": 0}, "batch 0 must be a whole number of at least 1"),
+        ({"batch": 1.5}, "batch 1.5 must be a whole number"),
+        ({"score": "x"}, "score 'x' must be a number in"),
         ({"channels": "YUV"}, "'YUV' must be 'RGB' or 'BGR'"),
     ],
 )

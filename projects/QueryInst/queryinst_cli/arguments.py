@@ -86,9 +86,9 @@ def _add_options_of_prediction(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--score",
         type=values.score,
-        default=0.5,
         metavar="S",
-        help="leave out objects that do not exceed it (default: %(default)s)",
+        help="leave out objects that do not exceed it (default: SCORE_THRESH_TEST of --opts, else"
+        " 0.5)",
     )
     parser.add_argument(
         "--slice", type=values.count, metavar="N", help="predict on tiles of N pixels as well"

@@ -43,7 +43,7 @@ def checkpoint_cfg(args: argparse.Namespace, weights: str, name: str) -> CfgNode
     opts = ["DATASETS.TRAIN", "()", "DATASETS.TEST", f"({name!r},)", "OUTPUT_DIR", args.output]
     opts += ["TEST.EXPECTED_RESULTS", "[]"]
     opts += ["TEST.AUG.ENABLED", "True"] if args.tta else []
-    return on_device(cfg_from_checkpoint(weights, [*opts, *args.opts]), args.device)
+    return on_device(cfg_from_checkpoint(weights, [*opts, *args.opts]), args.device, args.opts)
 
 
 def exported(args: argparse.Namespace, path: str, name: str) -> tuple[CfgNode, EvaluatedModel]:

@@ -25,8 +25,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         SystemExit: status 0 after --help, 2 for wrong arguments.
     """
     words = list(sys.argv[1:] if argv is None else argv)
+    try:
+        return _run(words)
+    except BrokenPipeError:  # of `queryinst ... | head`, which has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+
+
+def _run(words: list[str]) -> int:
     if not words or words[0] in ("-h", "--help"):
-        print(overview())
+        print(overview(), flush=True)
         return 0
     name = words[0]
     if name not in JOBS:
@@ -41,9 +49,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         warnings.filterwarnings("ignore", r".*torch\.jit\.script.*")
     try:
         return importlib.import_module(f"{__package__}.{name}").run(args)
-    except BrokenPipeError:  # of `queryinst ... | head`, which has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
+    except BrokenPipeError:
+        raise
     except _EXPLAINED as error:
         print(f"queryinst {name}: error: {_line(error)}", file=sys.stderr)
         return 1

@@ -28,6 +28,7 @@ from queryinst.predict.streams import BestScore, frames_of, predict_frames, trac
 from queryinst.predict.writers import Item, Writer, make_writers
 from queryinst_runtime import Result
 
+_THRESHOLD, _DEFAULT_SCORE = "MODEL.ROI_HEADS.SCORE_THRESH_TEST", 0.5
 _OF_FILES = (*IMAGE_SUFFIXES, *VIDEO_SUFFIXES, ".json", ".jsonl", ".csv")
 
 
@@ -55,12 +56,23 @@ def run(args: argparse.Namespace) -> int:
     model.predict([], **options_of(args))  # which refuses what the model cannot do
     for path in earlier:
         path.unlink()
+    args.score = _score_of(args, model)
     job = _Job(args, stems)
     job.run(model, writers)
     for writer in writers:
         if isinstance(writer, CocoWriter) and writer.ids.origin:
             print(f"image ids are those of {writer.ids.origin}")
     return job.conclude(f"{', '.join(kinds)} in {args.output}")
+
+
+def _score_of(args: argparse.Namespace, model: Model) -> float:
+    """--score, else what --opts say, else the default."""
+    has_own = _THRESHOLD in args.opts[::2]
+    if args.score is None:
+        return model.score if has_own else _DEFAULT_SCORE
+    if has_own and args.score != model.score:
+        print(f"--score {args.score:g} replaces {_THRESHOLD} {model.score:g}", file=sys.stderr)
+    return args.score
 
 
 def log_downloads() -> None:

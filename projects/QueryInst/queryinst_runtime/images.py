@@ -3,12 +3,13 @@
 import os
 import threading
 from collections.abc import Callable
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 MAX_PIXELS = 100_000_000  # of height x width
+_PROGRAMS = ("EPS",)  # for Ghostscript
 _pillow_limit = threading.Lock()
 
 
@@ -22,32 +23,50 @@ def read_rgb(path: str | os.PathLike, max_pixels: int = MAX_PIXELS) -> np.ndarra
         ValueError: it is no image, is damaged, or has more pixels than `max_pixels`.
     """
     try:
-        with _open(path) as image:
+        with open_image(path) as image:
             width, height = image.size
             if width * height > max_pixels:
                 raise ValueError(
                     f"image {path} has {width} x {height} = {width * height} pixels, more than"
                     f" {max_pixels}"
                 )
-            upright = ImageOps.exif_transpose(image)
-            if upright.mode.startswith("I;16"):
-                high = (np.asarray(upright) >> 8).astype(np.uint8)
-                return np.repeat(high[:, :, None], 3, axis=2)
-            return rgb_of_pil(upright)
+            return upright_rgb(image)
     except FileNotFoundError:
         raise
+    except UnidentifiedImageError:
+        raise ValueError(f"{path} is no image that Pillow can read") from None
     except (OSError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
         raise ValueError(f"cannot read image {path}: {' '.join(str(error).split())}") from error
 
 
-def _open(path: str | os.PathLike) -> Image.Image:
-    """Read the header, whatever Pillow's own limit is; another thread may do so as well."""
+def open_image(file: str | os.PathLike | IO[bytes]) -> Image.Image:
+    """Read the header, whatever Pillow's own limit is; another thread may do so as well.
+
+    A format that Pillow hands to an interpreter is no image.
+    """
+    Image.init()
+    formats = [name for name in Image.ID if name not in _PROGRAMS]
     with _pillow_limit:
         before, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
         try:
-            return Image.open(path)
+            return Image.open(file, formats=formats)
         finally:
             Image.MAX_IMAGE_PIXELS = before
+
+
+def upright_rgb(image: Image.Image) -> np.ndarray:
+    """What `open_image` gave -> (H, W, 3) uint8, turned by its EXIF orientation.
+
+    Of 16 bits a pixel, the high byte counts.
+
+    Raises:
+        ValueError: as `rgb_of_pil`.
+    """
+    upright = ImageOps.exif_transpose(image)
+    if upright.mode.startswith("I;16"):
+        high = (np.asarray(upright) >> 8).astype(np.uint8)
+        return np.repeat(high[:, :, None], 3, axis=2)
+    return rgb_of_pil(upright)
 
 
 def as_rgb(
@@ -72,6 +91,7 @@ def as_rgb(
     if isinstance(image, Image.Image):
         return rgb_of_pil(image)
     if hasattr(image, "detach") and hasattr(image, "cpu"):  # a torch tensor, without torch
+        _check_dtype(str(image.dtype).removeprefix("torch."), "use .to(torch.uint8)")
         image = _from_tensor(image)
     if not isinstance(image, np.ndarray):
         raise ValueError(
@@ -107,10 +127,16 @@ def _from_tensor(image: Any) -> np.ndarray:
     return image.detach().cpu().numpy().transpose(1, 2, 0)
 
 
+def _check_dtype(dtype: str, advice: str) -> None:
+    if dtype != "uint8":
+        raise ValueError(
+            f"an image has the dtype {dtype}, not uint8; bring its values into 0 to 255 and"
+            f" {advice}"
+        )
+
+
 def _check_array(image: np.ndarray) -> None:
-    if image.dtype != np.uint8:
-        advice = "bring its values into 0 to 255 and use .astype('uint8')"
-        raise ValueError(f"an image has the dtype {image.dtype}, not uint8; {advice}")
+    _check_dtype(str(image.dtype), "use .astype('uint8')")
     if 0 in image.shape or not (image.ndim == 2 or image.ndim == 3 and image.shape[2] == 3):
         raise ValueError(
             f"an image has the shape {image.shape}; it must be (H, W, 3), or (H, W) if it is gray"

@@ -68,7 +68,7 @@ class Result:
             if not -len(self) <= index < len(self):
                 raise IndexError(f"object {index} of {len(self)}")
             index = [index]
-        index = np.arange(len(self))[index]
+        index = np.atleast_1d(np.arange(len(self))[index])
         values = {name: getattr(self, name) for name in _PER_OBJECT}
         chosen: dict[str, Any] = {
             name: value[index] if isinstance(value, np.ndarray) else [value[i] for i in index]

@@ -12,9 +12,9 @@ import io
 from typing import Annotated, Any
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import UnidentifiedImageError
 
-from .images import rgb_of_pil
+from .images import open_image, upright_rgb
 from .results import Result
 from .session import Session
 
@@ -84,13 +84,13 @@ def _predict(session: Session, body: bytes, score: float, max_pixels: int) -> di
 def _decode(body: bytes, max_pixels: int) -> np.ndarray:
     """A file's bytes -> (H, W, 3) uint8, RGB, upright."""
     try:
-        with Image.open(io.BytesIO(body)) as image:
+        with open_image(io.BytesIO(body)) as image:
             if image.width * image.height > max_pixels:  # known before pixels are decoded
                 size = f"{image.width} x {image.height}"
                 raise HTTPException(413, f"the image has {size} pixels, more than {max_pixels}")
-            return rgb_of_pil(ImageOps.exif_transpose(image))
-    except Image.DecompressionBombError:
-        raise HTTPException(413, f"the image has more than {max_pixels} pixels") from None
+            return upright_rgb(image)
+    except UnidentifiedImageError:
+        raise HTTPException(400, "the body is no image that Pillow can read") from None
     except (OSError, SyntaxError, ValueError) as error:
         raise HTTPException(400, f"the body is no image: {error}"[:200]) from None
 

@@ -74,10 +74,10 @@ class Session:
             ValueError: an image is none of these, or an option is invalid. One line.
             OSError: a file cannot be read.
         """
-        if not 0 <= score <= 1:
+        if not isinstance(score, (int, float, np.number)) or not 0 <= score <= 1:
             raise ValueError(f"score {score!r} must be a number in [0, 1]")
-        if batch < 1:
-            raise ValueError(f"batch {batch!r} must be at least 1")
+        if not isinstance(batch, (int, np.integer)) or batch < 1:
+            raise ValueError(f"batch {batch!r} must be a whole number of at least 1")
         if not isinstance(images, (list, tuple)):
             return self([images], score=score, channels=channels)[0]
         results: list[Result] = []

@@ -113,6 +113,7 @@ def export(
         raise ValueError(f"{path} is an exported file already; name the checkpoint it came from")
     backend = load(path, device="cpu", config_file=config_file, opts=opts).backend
     assert isinstance(backend, EagerBackend)
+    _check_out(out)
     logger.info("Recording the graph of %s", path)
     plain = _plain_copy(backend)
     about = _describe(backend, path, divisibility(plain), size, precision)
@@ -129,7 +130,6 @@ def _save_and_check(
 ) -> Report:
     """Write the file under a name that says it is unverified, compare, and give it its own."""
     unverified = f"{out}.unverified"
-    os.makedirs(os.path.dirname(unverified) or ".", exist_ok=True)
     target.save(artifact, about, unverified)
     logger.info("Comparing %s with the model", unverified)
     tolerance = TOLERANCES[about.precision]
@@ -141,6 +141,23 @@ def _save_and_check(
     for written, name in zip(target.files(unverified), target.files(out)):
         os.replace(written, name)
     return Report(out, about, rows)
+
+
+def _check_out(out: str) -> None:
+    """Make the folder, and see whether the file can be written, before the long work begins.
+
+    Raises:
+        OSError: one line that names it.
+    """
+    if os.path.isdir(out):
+        raise IsADirectoryError(f"{out} is a folder; name a file")
+    folder = os.path.dirname(out) or "."
+    try:
+        os.makedirs(folder, exist_ok=True)
+    except OSError as error:
+        raise OSError(f"cannot make the folder {folder} ({error.strerror})") from error
+    if not os.access(folder, os.W_OK):
+        raise PermissionError(f"the folder {folder} cannot be written to")
 
 
 def _describe(

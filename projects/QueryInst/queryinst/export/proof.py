@@ -50,9 +50,9 @@ class Row:
     """What one case gave."""
 
     name: str
-    side: int  # the longer one of its smallest image, in pixels
     num: int  # detections of eager
     boxes: float  # pixels
+    box_parts: float  # the same, each as a part of its image's longer side
     scores: float
     mask_iou: float
     same_queries: float
@@ -61,20 +61,19 @@ class Row:
 
     def problems(self, tolerance: Tolerance) -> list[str]:
         """What is outside of the tolerance, in words; NaN is."""
-        limits = tolerance._replace(boxes=tolerance.boxes * self.side)
-        outside = {
-            name: getattr(self, name)
-            for name in ("boxes", "scores")
-            if not getattr(self, name) <= getattr(limits, name)
-        } | {
-            name: getattr(self, name)
-            for name in ("mask_iou", "same_queries")
-            if not getattr(self, name) >= getattr(limits, name)
-        }
-        return [
-            f"{name} {value:.4g} (tolerance {getattr(limits, name):.3g})"
-            for name, value in outside.items()
-        ]
+        problems = []
+        if not self.box_parts <= tolerance.boxes:
+            problems.append(
+                f"boxes {self.boxes:.4g} px, {self.box_parts:.3g} of the image's side (tolerance"
+                f" {tolerance.boxes:.3g})"
+            )
+        if not self.scores <= tolerance.scores:
+            problems.append(f"scores {self.scores:.4g} (tolerance {tolerance.scores:.3g})")
+        for name in ("mask_iou", "same_queries"):
+            value, least = getattr(self, name), getattr(tolerance, name)
+            if not value >= least:
+                problems.append(f"{name} {value:.4g} (tolerance {least:.3g})")
+        return problems
 
 
 def make_cases(about: Description) -> list[Case]:
@@ -188,12 +187,14 @@ def _row(
     case: Case, parts: Sequence[Differences], share: float, eager_ms: float, file_ms: float
 ) -> Row:
     boxes, scores, mask_iou = (np.concatenate(field) for field in list(zip(*parts))[:3])
+    sides = [max(image.shape[:2]) for image in case.images]
+    box_parts = np.concatenate([part.boxes / side for part, side in zip(parts, sides)])
     num_missing = sum(part.num_missing for part in parts)
     return Row(
         name=case.name,
-        side=min(max(image.shape[:2]) for image in case.images),
         num=sum(part.num_expected for part in parts),
         boxes=_quantile(boxes, share, 0.0),
+        box_parts=_quantile(box_parts, share, 0.0),
         scores=_quantile(scores, share, 0.0),
         mask_iou=_quantile(mask_iou, 1 - share, 1.0),
         same_queries=len(boxes) / max(len(boxes) + num_missing, 1) if num_missing else 1.0,

@@ -1,7 +1,9 @@
 """Models that `queryinst.export` wrote, run by PyTorch, ONNX Runtime or OpenVINO."""
 
+import contextlib
+import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -77,7 +79,8 @@ def open_program(path: str, device: str | None = None) -> TorchSession:
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     extra_files = {METADATA_KEY: ""}
     try:
-        with open(path, "rb") as file:  # a path would have to end in .pt2
+        # Else torch.export logs a traceback before it raises.
+        with _quiet("torch.export"), open(path, "rb") as file:  # not a path of any suffix
             program = torch.export.load(file, extra_files=extra_files)
     except Exception as error:  # of its unzipping, unpickling and schema
         detail = " ".join(str(error).split())[:300]
@@ -89,6 +92,17 @@ def open_program(path: str, device: str | None = None) -> TorchSession:
         program = move_to_device_pass(program, device)
     # Its guards would refuse images of one cell of the coarsest level, which the graph computes.
     return TorchSession(program.module(check_guards=False), description, path, device)
+
+
+@contextlib.contextmanager
+def _quiet(name: str) -> Iterator[None]:
+    """Without what a logger has to say."""
+    log = logging.getLogger(name)
+    before, log.disabled = log.disabled, True
+    try:
+        yield
+    finally:
+        log.disabled = before
 
 
 def _providers(device: str | None) -> list[str] | None:

@@ -19,12 +19,13 @@ from .exported import is_exported, open_exported
 from .model import Model
 
 _ZOO_FOLDER = "COCO-InstanceSegmentation/"
+_DEVICE, _THRESHOLD = "MODEL.DEVICE", "MODEL.ROI_HEADS.SCORE_THRESH_TEST"
 
 
 def load(
     name_or_file: str | os.PathLike,
     *,
-    device: str | None = None,
+    device: str | torch.device | None = None,
     score: float = 0.0,
     config_file: str | os.PathLike = "",
     opts: Sequence[str] = (),
@@ -35,8 +36,9 @@ def load(
         name_or_file: a name of the model zoo, such as "R_50_FPN_3x_300q", whose published weights
             are downloaded once; or a file or an address that this project reads; or a file of
             `queryinst.export.export`.
-        device: "cuda", "cuda:1", "cpu"; None for a GPU where there is one, else the CPU.
-        score: objects that do not exceed it are left out.
+        device: "cuda", "cuda:1", "cpu"; None for MODEL.DEVICE of `opts`, else for a GPU where
+            there is one, else the CPU.
+        score: objects that do not exceed it are left out; 0 for what `opts` say.
         config_file: of a checkpoint that does not carry its configuration.
         opts: key, value, key, value, ... which win over the configuration.
 
@@ -47,6 +49,7 @@ def load(
         KeyError: a key in `opts` is unknown.
     """
     path = find_weights(name_or_file)
+    device = None if device is None else str(device)
     if is_exported(path):
         if config_file or opts:
             raise ValueError(f"{path} is an exported model, which no configuration changes")
@@ -55,14 +58,18 @@ def load(
         cfg = setup_cfg(os.fspath(config_file), opts, weights=path)
     else:
         cfg = cfg_from_checkpoint(path, opts)
-    predictor = Predictor(on_device(cfg, device))
+    predictor = Predictor(on_device(cfg, device, opts))
+    if not score and _THRESHOLD in opts[::2]:
+        score = cfg.MODEL.ROI_HEADS.SCORE_THRESH_TEST
     id_map = (read_meta(path) or {}).get("dataset_id_map") or {}
     category_ids = category_ids_of(id_map, predictor.cfg.MODEL.ROI_HEADS.NUM_CLASSES)
     return Model(EagerBackend(predictor, category_ids), score)
 
 
-def on_device(cfg: CfgNode, device: str | None) -> CfgNode:
-    """The configuration with a device; None for a GPU where there is one."""
+def on_device(cfg: CfgNode, device: str | None, opts: Sequence[str] = ()) -> CfgNode:
+    """The configuration with a device; None for that of `opts`, else a GPU where there is one."""
+    if device is None and _DEVICE in opts[::2]:
+        return cfg
     cfg = cfg.clone()
     cfg.defrost()
     cfg.MODEL.DEVICE = device or ("cuda" if torch.cuda.is_available() else "cpu")

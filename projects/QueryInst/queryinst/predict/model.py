@@ -124,7 +124,7 @@ class Model:
             OSError: a file cannot be read.
         """
         score = self.score if score is None else _checked_score(score)
-        if isinstance(batch, bool) or not isinstance(batch, int) or batch < 1:
+        if isinstance(batch, bool) or not isinstance(batch, (int, np.integer)) or batch < 1:
             raise ValueError(f"batch {batch!r} must be a whole number of at least 1")
         detect = partial(self._chosen(tta), score=score)
         if slice is not None:
