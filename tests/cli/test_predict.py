@@ -319,6 +319,12 @@ def test_predict_tracks_the_objects_of_each_video(tmp_path, picture, queryinst_p
         assert ids[0] == ids[1] == ids[2] == set(range(1, len(ids[0]) + 1)) != set()
 
 
+def test_predict_says_that_there_is_nothing_to_track(tmp_path, picture, queryinst_predict):
+    picture(tmp_path / "in" / "0.png")
+    status, _, err = queryinst_predict("in/0.png", "--track", "--output", "out")
+    assert status == 0 and "--track does nothing: no input is a video" in err
+
+
 class Terminal(io.StringIO):
     def isatty(self):
         return True

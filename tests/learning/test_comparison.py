@@ -107,12 +107,16 @@ def test_next_runs_has_all_rates_first_then_the_other_seeds_of_the_best(comparis
     assert len(comparison.records([cell])) == 4
 
 
-def test_next_runs_from_other_weights_wait_for_these(comparison):
+def test_next_runs_from_other_weights_wait_for_these_and_for_the_best_rate(comparison):
     cell = Cell("queryinst", "coins", True)
     assert not list(comparison.next_runs([cell]))
     source = Cell("queryinst", "shapes", False)
     for lr in (0.1, 0.2):
         finish(comparison, source, lr, 1, 100 * lr)
-    first, _ = comparison.next_runs([cell])
+    assert not list(comparison.next_runs([cell]))
+    for lr in (0.1, 0.2):
+        finish(comparison, cell._replace(pretrained=False), lr, 1, -lr)
+    (first,) = comparison.next_runs([cell])
+    assert (first.lr, first.seed) == (0.1, 1)
     assert Path(first.weights).parent == Path(comparison.run(source, 0.2, 1).output)
     assert first.described()["weights"].startswith("queryinst_shapes_")

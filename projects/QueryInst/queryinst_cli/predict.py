@@ -44,6 +44,8 @@ def run(args: argparse.Namespace) -> int:
     """
     log_downloads()
     sources = find_sources(args.inputs)
+    if args.track and not any(source.is_video for source in sources):
+        print("queryinst predict: --track does nothing: no input is a video", file=sys.stderr)
     stems = unique_stems(sources)
     weights = find_weights(args.model)
     kinds = list(dict.fromkeys(args.save or ["picture"]))
