@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 from detectron2.modeling import build_model
+from PIL import Image
 
 import queryinst
 from queryinst import model_zoo, optimize_for_inference
@@ -45,8 +46,11 @@ def write_checkpoint(num_queries: int, folder: Path) -> str:
     return str(folder / "random.pth")
 
 
-def build_subjects(checkpoint: str, folder: Path) -> dict[str, Callable[[np.ndarray], Any]]:
-    """What is timed: names, and functions of an image (H, W, 3) uint8, RGB."""
+def build_subjects(
+    checkpoint: str, image: np.ndarray, folder: Path
+) -> dict[str, Callable[[np.ndarray], Any]]:
+    """What is timed: names, and functions of an image (H, W, 3) uint8, RGB, such as `image`."""
+    Image.fromarray(image).save(folder / "image.png")
     optimized = queryinst.load(checkpoint, device="cpu")
     predictor = optimized.backend.predictor  # type: ignore[attr-defined]
     predictor.model = optimize_for_inference(predictor.model)
@@ -60,7 +64,7 @@ def build_subjects(checkpoint: str, folder: Path) -> dict[str, Callable[[np.ndar
     for name, file_name in files.items():
         path = folder / file_name
         try:
-            export(checkpoint, path)
+            export(checkpoint, path, check=[folder / "image.png"])
         except UnverifiedError as error:  # random weights magnify rounding
             print(f"{name}: {error}", file=sys.stderr)
             path.with_name(f"{file_name}.unverified").rename(path)
@@ -72,7 +76,7 @@ def measure(num_queries: int, repeats: int) -> None:
     """Print the rows of one number of queries."""
     image = np.random.default_rng(0).integers(0, 256, (*SIZE, 3), dtype=np.uint8)
     with tempfile.TemporaryDirectory() as folder:
-        subjects = build_subjects(write_checkpoint(num_queries, Path(folder)), Path(folder))
+        subjects = build_subjects(write_checkpoint(num_queries, Path(folder)), image, Path(folder))
         seconds: dict[str, list[float]] = {name: [] for name in subjects}
         for subject in subjects.values():
             subject(image)
