@@ -67,7 +67,8 @@ def build_subjects(
             export(checkpoint, path, check=[folder / "image.png"])
         except UnverifiedError as error:  # random weights magnify rounding
             print(f"{name}: {error}", file=sys.stderr)
-            path.with_name(f"{file_name}.unverified").rename(path)
+            for unverified in folder.glob("*.unverified"):  # OpenVINO has two files
+                unverified.rename(unverified.with_suffix(""))
         subjects[name] = queryinst.load(path)
     return subjects
 
