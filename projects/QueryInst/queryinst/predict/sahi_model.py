@@ -29,6 +29,8 @@ class QueryInstDetectionModel(DetectionModel):
     as in SAHI's own model for Detectron2. Objects below `confidence_threshold` are left out.
     """
 
+    category_mapping: dict[str, str] | None
+
     def load_model(self) -> None:
         """Load `model_path`.
 
