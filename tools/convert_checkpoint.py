@@ -4,9 +4,9 @@
 import argparse
 import sys
 
-from queryinst.convert import conversion_text, convert_checkpoint
 from queryinst.engine.errors import describe_error
 from queryinst_cli.arguments import add_convert_options
+from queryinst_cli.convert import run
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -24,20 +24,10 @@ def build_parser() -> argparse.ArgumentParser:
 def main() -> int:
     args = build_parser().parse_args()
     try:
-        conversion = convert_checkpoint(
-            args.source,
-            args.target,
-            inference_only=args.inference_only,
-            allow_pickle=args.allow_pickle,
-            to=args.to,
-            config_file=args.config_file,
-            ema=args.ema,
-        )
+        return run(args)
     except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
         print(f"convert_checkpoint.py: error: {describe_error(error)}", file=sys.stderr)
         return 1
-    print(conversion_text(args.source, args.target, conversion))
-    return 0
 
 
 if __name__ == "__main__":

@@ -18,7 +18,8 @@ import queryinst
 from queryinst.export import TOLERANCES, UnverifiedError, exporting
 from queryinst.export.graph import make_core, record
 from queryinst.export.quantizing import quantize
-from queryinst.predict.exported import ExportedModel, cfg_of, open_exported
+from queryinst.predict.evaluation import EvaluatedModel
+from queryinst.predict.exported import open_exported
 from queryinst_runtime.description import METADATA_KEY
 
 # Of a batch, one larger and one smaller than recorded, and of one cell of the coarsest level.
@@ -153,20 +154,25 @@ def test_load_of_an_exported_file_predicts_as_the_checkpoint(onnx_report, torch_
 
 
 def test_exported_model_has_the_contract_of_detectron2(onnx_report, eager):
-    session = open_exported(onnx_report.path)
-    model, cfg = ExportedModel(session), cfg_of(session.description)
-    assert (cfg.INPUT.MIN_SIZE_TEST, cfg.MODEL.ROI_HEADS.NUM_CLASSES) == (64, 3)
-    image = torch.from_numpy(np.random.default_rng(2).integers(0, 256, (3, 64, 80), np.uint8))
-    inputs = [{"image": image, "height": 128, "width": 160}]
-    eager.backend.model.score_threshold = session.description.score_threshold
+    exported = queryinst.load(onnx_report.path)
+    model = EvaluatedModel(exported, score=exported.backend.description.score_threshold)
+    about = exported.backend.description
+    assert (about.min_size_test, about.num_classes) == (64, 3)
+    pixels = np.random.default_rng(2).integers(0, 256, (128, 160, 3), np.uint8)
+    resized = eager.backend.predictor.aug.get_transform(pixels).apply_image(pixels)
+    image = torch.from_numpy(resized.transpose(2, 0, 1).copy())
+    eager.backend.model.score_threshold = about.score_threshold
     with torch.no_grad():
-        expected = eager.backend.model(inputs)[0]["instances"]
-    actual = model(inputs)[0]["instances"]
+        inputs = {"image": image, "height": 128, "width": 160}
+        expected = eager.backend.model([inputs])[0]["instances"]
+    whole = torch.from_numpy(pixels.transpose(2, 0, 1).copy())
+    actual = model([{"image": whole, "height": 128, "width": 160}])[0]["instances"]
     assert actual.image_size == (128, 160) and len(actual) == len(expected) > 0
     torch.testing.assert_close(
         actual.pred_boxes.tensor, expected.pred_boxes.tensor, atol=0.01, rtol=0
     )
     assert torch.equal(actual.pred_classes, expected.pred_classes)
+    assert torch.equal(actual.query_idx, expected.query_idx)
     assert (actual.pred_masks != expected.pred_masks).float().mean() < 1e-3
     assert model([]) == []
 

@@ -1,7 +1,6 @@
 """Pictures of results, with Pillow alone."""
 
 import colorsys
-import os
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -91,10 +90,3 @@ def _write(
     canvas.rectangle([x, y, x + width, y + height], fill=color)
     luminance = np.dot(color, [0.299, 0.587, 0.114])
     canvas.text((x + 2, y), text, fill="black" if luminance > 128 else "white", font=font)
-
-
-def is_picture(path: str | os.PathLike) -> bool:
-    """Whether Pillow writes files of this suffix."""
-    Image.init()
-    suffix = os.path.splitext(path)[1].lower()
-    return Image.EXTENSION.get(suffix) in Image.SAVE

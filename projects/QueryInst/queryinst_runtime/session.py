@@ -92,39 +92,32 @@ class Session:
     def _read(self, path: Any) -> np.ndarray:
         return read_rgb(path, self.max_pixels)
 
-    def detect(
-        self,
-        images: list[np.ndarray],
-        score: float,
-        image_sizes: Sequence[tuple[int, int]] | None = None,
-    ) -> list[Result]:
+    def detect(self, images: list[np.ndarray], score: float) -> list[Result]:
         """Predict on a batch.
 
         Args:
             images: at least one; each (H, W, 3) uint8, RGB, of its own size.
             score: objects that do not exceed it are left out.
-            image_sizes: height, width in which each image's Result is; None for its own.
 
         Returns:
-            A Result for each image, without `image`.
+            A Result for each image, in its own pixels, without `image`.
 
         Raises:
             ValueError: boxes or scores are not numbers.
         """
         about = self.description
-        image_sizes = image_sizes or [image.shape[:2] for image in images]
         sizes = [network_size(image.shape[0], image.shape[1], about) for image in images]
         resized = [resize(image, size, about.resize_with) for image, size in zip(images, sizes)]
         outputs = self.run(*to_batch(resized, about))
         if any(np.isnan(values).any() for values in outputs[:2]):
             raise ValueError(f"{self.path} computes boxes or scores that are not numbers (NaN)")
         results = []
-        for size, image_size, *values in zip(sizes, image_sizes, *outputs):
+        for image, size, *values in zip(images, sizes, *outputs):
             named = dict(zip(OUTPUTS, values))
             keep = named["scores"] > np.float32(score)
             chosen = {name: value[keep] for name, value in named.items()}
             names = self.class_names, self.category_ids
-            results.append(to_result(chosen, size, image_size, *names))
+            results.append(to_result(chosen, size, image.shape[:2], *names))
         return results
 
     def run(self, images: np.ndarray, image_sizes: np.ndarray) -> list[np.ndarray]:

@@ -1,7 +1,6 @@
 """Reads images into 8-bit arrays, for training, evaluation and prediction."""
 
 import os
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import IO, Any
@@ -11,14 +10,14 @@ from detectron2.data import detection_utils
 from detectron2.utils.file_io import PathManager
 from PIL import Image, UnidentifiedImageError
 
+from queryinst_runtime.images import open_image
+
 from ..config import MAX_PIXELS
 
 PathLike = str | os.PathLike[str]
 
 # Formats that older Pillow versions open as 32-bit "I" although their pixels have 16 bits.
 _FORMATS_OF_16_BITS = ("PNG", "PPM")
-_PROGRAMS = ("EPS",)  # a format that Pillow hands to an interpreter, Ghostscript
-_pillow_limit = threading.Lock()
 
 
 def read_image(file_name: PathLike, format: str, max_pixels: int = MAX_PIXELS) -> np.ndarray:
@@ -81,8 +80,7 @@ def _open(file: IO[bytes], file_name: PathLike) -> Iterator[Image.Image]:
         ValueError: as `read_image`.
     """
     try:
-        with _without_pillow_limit():
-            image = Image.open(file, formats=_formats())
+        image = open_image(file)
     except UnidentifiedImageError as error:
         raise ValueError(f"{file_name} is not an image that Pillow can read") from error
     except Exception as error:  # as above
@@ -90,22 +88,6 @@ def _open(file: IO[bytes], file_name: PathLike) -> Iterator[Image.Image]:
         raise ValueError(f"cannot read image {file_name}: {text}") from error
     with image:
         yield image
-
-
-@contextmanager
-def _without_pillow_limit() -> Iterator[None]:
-    """Lift Pillow's own limit, which warns at 89 and raises at 179 megapixels, whatever ours is."""
-    with _pillow_limit:
-        before, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
-        try:
-            yield
-        finally:
-            Image.MAX_IMAGE_PIXELS = before
-
-
-def _formats() -> list[str]:
-    Image.init()
-    return [name for name in Image.ID if name not in _PROGRAMS]
 
 
 def check_image_size(dataset_dict: dict[str, Any], image: np.ndarray) -> None:

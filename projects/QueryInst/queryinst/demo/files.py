@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from PIL import Image
 
 from ..predict.inputs import IMAGE_SUFFIXES, matching_files
+from ..predict.naming import make_folder
 
 _WRITTEN_AS_THEY_ARE = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 
@@ -71,21 +72,6 @@ def _is_image_file(path: str) -> bool:
 def is_file_name(path: str, suffixes: Sequence[str]) -> bool:
     """Whether a path names a file with one of these suffixes, not a folder."""
     return not os.path.isdir(path) and path.lower().endswith(tuple(suffixes))
-
-
-def make_folder(folder: str) -> None:
-    """Make a folder, if it is not there, and see whether it can be written to.
-
-    Raises:
-        OSError: one line that names the folder.
-    """
-    folder = folder or "."
-    try:
-        os.makedirs(folder, exist_ok=True)
-    except OSError as error:
-        raise OSError(f"--output: cannot make the folder {folder} ({error.strerror})") from error
-    if not os.access(folder, os.W_OK):
-        raise PermissionError(f"--output: the folder {folder} cannot be written to")
 
 
 def _unique_names(images: Sequence[str]) -> list[str]:

@@ -8,7 +8,8 @@ import numpy as np
 
 from ..data.video_reading import Frame
 from ..data.video_writing import VIDEO_SUFFIXES
-from .files import is_file_name, make_folder
+from ..predict.naming import make_folder
+from .files import is_file_name
 
 
 class Camera:

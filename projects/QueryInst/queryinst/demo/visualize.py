@@ -17,6 +17,8 @@ from detectron2.utils.video_visualizer import VideoVisualizer
 from detectron2.utils.visualizer import Visualizer
 from PIL import Image
 
+from queryinst_runtime.drawing import enlargement
+
 from ..data.images import read_image
 from ..data.video_reading import VideoReader
 from ..data.video_writing import VideoWriter
@@ -29,8 +31,6 @@ logger = logging.getLogger(__name__)
 
 _WINDOW = "QueryInst"
 _ESCAPE = 27
-_LONG_SIDE = 480  # pixels, about, that images of less than two thirds of it are enlarged to
-_MAX_ENLARGEMENT = 4
 _THRESHOLD_KEY = "MODEL.ROI_HEADS.SCORE_THRESH_TEST"
 _DEFAULT_THRESHOLD = 0.5
 
@@ -188,11 +188,6 @@ def _draw_image(predictor: Predictor, path: str) -> np.ndarray:
 def _with_name(path: str, error: Exception) -> str:
     text = " ".join(str(error).split()) or type(error).__name__
     return text if path in text else f"{path}: {text}"
-
-
-def enlargement(height: int, width: int) -> int:
-    """How many times larger an image is drawn: labels would hide what is in small ones."""
-    return min(max(round(_LONG_SIDE / max(height, width)), 1), _MAX_ENLARGEMENT)
 
 
 def _draw_video(predictor: Predictor, frames: VideoReader | Camera, output: str | None) -> None:

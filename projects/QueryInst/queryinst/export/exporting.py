@@ -18,6 +18,7 @@ from ..modeling import QueryInst
 from ..predict.eager import EagerBackend
 from ..predict.exported import TorchSession, is_exported
 from ..predict.loading import find_weights, load
+from ..predict.naming import make_folder
 from .description import describe
 from .formats import FORMATS, Format, format_of
 from .graph import divisibility, make_core, record
@@ -151,13 +152,7 @@ def _check_out(out: str) -> None:
     """
     if os.path.isdir(out):
         raise IsADirectoryError(f"{out} is a folder; name a file")
-    folder = os.path.dirname(out) or "."
-    try:
-        os.makedirs(folder, exist_ok=True)
-    except OSError as error:
-        raise OSError(f"cannot make the folder {folder} ({error.strerror})") from error
-    if not os.access(folder, os.W_OK):
-        raise PermissionError(f"the folder {folder} cannot be written to")
+    make_folder(os.path.dirname(out), label="")
 
 
 def _describe(

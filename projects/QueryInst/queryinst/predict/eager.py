@@ -52,7 +52,8 @@ class EagerBackend:
                 instances = self.model.inference(inputs, do_postprocess=False)
         watch.require_none()
         sizes = [image.shape[:2] for image in images]
-        return [self._result_of(*pair) for pair in zip(instances, sizes)]
+        named = self.class_names, self.category_ids
+        return [result_of(*pair, *named) for pair in zip(instances, sizes)]
 
     def detect_with_tta(self, images: list[np.ndarray], score: float) -> list[Result]:
         """As `model.AugmentingBackend.detect_with_tta`, by TEST.AUG; errors as of `detect`."""
@@ -91,9 +92,6 @@ class EagerBackend:
         pixels = self.predictor.aug.get_transform(pixels).apply_image(pixels)
         pixels = np.ascontiguousarray(pixels.transpose(2, 0, 1), dtype=np.float32)
         return {"image": torch.from_numpy(pixels)}
-
-    def _result_of(self, instances: Instances, image_size: tuple[int, int]) -> Result:
-        return result_of(instances, image_size, self.class_names, self.category_ids)
 
 
 def result_of(

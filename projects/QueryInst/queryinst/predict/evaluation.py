@@ -45,6 +45,7 @@ def to_instances(result: Result) -> Instances:
     instances.pred_boxes = Boxes(torch.from_numpy(result.boxes))
     instances.scores = torch.from_numpy(result.scores)
     instances.pred_classes = torch.from_numpy(result.classes)
+    instances.query_idx = torch.from_numpy(result.query_idx)
     if result.has_masks:
         instances.pred_masks = torch.from_numpy(result.masks)
     return instances

@@ -8,16 +8,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from detectron2.config import CfgNode
-from detectron2.structures import Boxes, Instances
-from torch import Tensor, nn
+from torch import Tensor
 
 from queryinst_runtime.description import METADATA_KEY, Description, read_description
 from queryinst_runtime.openvino_session import OpenVINOSession
-from queryinst_runtime.results import Result
 from queryinst_runtime.session import Session
 
-from ..config_files import default_cfg
 from ..devices import resolve_device
 
 Network = Callable[[Tensor, Tensor], tuple[Tensor, ...]]
@@ -110,59 +106,3 @@ def _providers(device: str | None) -> list[str] | None:
         return None
     kind = torch.device(device).type
     return ["CPUExecutionProvider"] if kind == "cpu" else [f"{kind.upper()}ExecutionProvider"]
-
-
-class ExportedModel(nn.Module):
-    """An exported file with Detectron2's contract of a model, for its evaluators."""
-
-    def __init__(self, session: Session):
-        super().__init__()
-        self.session = session
-
-    def forward(self, batched_inputs: list[dict]) -> list[dict]:
-        """As `QueryInst.forward` in evaluation, with the file's threshold.
-
-        Args:
-            batched_inputs: "image" (3, H, W) in the file's input format, in 0..255, resized as the
-                file says; "height" and "width" of the output.
-        """
-        about = self.session.description
-        images, sizes = [], []
-        for x in batched_inputs:
-            pixels = x["image"].permute(1, 2, 0).cpu().numpy().round().astype(np.uint8)
-            images.append(pixels if about.input_format == "RGB" else pixels[:, :, ::-1])
-            height, width = pixels.shape[:2]
-            sizes.append((x.get("height", height), x.get("width", width)))
-        results = self.session.detect(images, about.score_threshold, sizes) if images else []
-        return [{"instances": to_instances(result)} for result in results]
-
-
-def cfg_of(about: Description) -> CfgNode:
-    """The configuration under which Detectron2's loaders give what `ExportedModel` takes.
-
-    It has the keys of the input and of the outputs; DATASETS.TEST is empty.
-    """
-    cfg = default_cfg()
-    cfg.INPUT.FORMAT = about.input_format
-    cfg.INPUT.MIN_SIZE_TEST = about.min_size_test
-    cfg.INPUT.MAX_SIZE_TEST = about.max_size_test
-    cfg.INPUT.RESIZE_WITH = about.resize_with
-    cfg.MODEL.META_ARCHITECTURE = "QueryInst"
-    cfg.MODEL.MASK_ON = about.has_masks
-    cfg.MODEL.PIXEL_MEAN, cfg.MODEL.PIXEL_STD = list(about.pixel_mean), list(about.pixel_std)
-    cfg.MODEL.ROI_HEADS.NUM_CLASSES = about.num_classes
-    cfg.MODEL.ROI_HEADS.SCORE_THRESH_TEST = about.score_threshold
-    cfg.TEST.DETECTIONS_PER_IMAGE = about.max_detections
-    return cfg
-
-
-def to_instances(result: Result) -> Instances:
-    """A Result as Detectron2's Instances, on the CPU."""
-    instances = Instances(result.image_size)
-    instances.pred_boxes = Boxes(torch.from_numpy(result.boxes))
-    instances.scores = torch.from_numpy(result.scores)
-    instances.pred_classes = torch.from_numpy(result.classes)
-    instances.query_idx = torch.from_numpy(result.query_idx)
-    if result.has_masks:
-        instances.pred_masks = torch.from_numpy(result.masks)
-    return instances

@@ -82,18 +82,23 @@ def check_targets(
     return found
 
 
-def make_folder(folder: Path) -> None:
+def make_folder(folder: str | Path, label: str = "--output: ") -> None:
     """Make a folder, if it is not there, and see whether it can be written to.
+
+    Args:
+        folder: "" for the working directory.
+        label: how messages begin.
 
     Raises:
         OSError: one line that names it.
     """
+    folder = Path(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise OSError(f"--output: cannot make the folder {folder} ({error.strerror})") from error
+        raise OSError(f"{label}cannot make the folder {folder} ({error.strerror})") from error
     if not os.access(folder, os.W_OK):
-        raise PermissionError(f"--output: the folder {folder} cannot be written to")
+        raise PermissionError(f"{label}the folder {folder} cannot be written to")
 
 
 def targets_of(stems: Mapping[Source, str], folder: Path, suffix: str) -> list[Path]:

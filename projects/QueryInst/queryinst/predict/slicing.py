@@ -11,8 +11,6 @@ from pycocotools import mask as mask_utils
 from queryinst_runtime.masks import Rle, encode_crop
 from queryinst_runtime.results import Result
 
-from .run_lengths import as_text
-
 Detect = Callable[[list[np.ndarray]], list[Result]]
 
 MIN_IOU = 0.5  # of the masks of one object, within the pixels that both views have
@@ -246,4 +244,11 @@ def _object_of(pieces: _Pieces, members: list[int]) -> tuple[np.ndarray, int, Rl
         return pieces.boxes[best], int(pieces.query_idx[best]), pieces.rles[best]
     boxes = pieces.boxes[members]
     box = np.concatenate([boxes[:, :2].min(0), boxes[:, 2:].max(0)])
-    return box, -1, as_text(mask_utils.merge([pieces.rles[row] for row in members]))
+    return box, -1, _as_text(mask_utils.merge([pieces.rles[row] for row in members]))
+
+
+def _as_text(rle: dict) -> Rle:
+    """A code of pycocotools' with its counts as a str, as JSON takes it."""
+    counts = rle["counts"]
+    text = counts.decode("ascii") if isinstance(counts, bytes) else counts
+    return {"size": [int(side) for side in rle["size"]], "counts": text}
