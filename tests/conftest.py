@@ -10,12 +10,16 @@ from typing import NamedTuple
 import pytest
 import torch
 import yaml
+from detectron2.config import CfgNode
 from detectron2.engine import defaults
 from detectron2.utils import logger as detectron2_logger
 
+from queryinst.build import build_queryinst
+from queryinst.checkpoint import QueryInstCheckpointer, build_meta
 from queryinst.data.registration import register_from_args
 from queryinst.data.shapes import make_shapes
 from queryinst.model_zoo import get_config_file
+from queryinst.testing import spread_queries, tiny_cfg
 
 LOGGERS = ("queryinst", "detectron2", "fvcore")
 
@@ -117,3 +121,19 @@ def make_args(tmp_path, tiny_run):
     """`tiny_run` in the test's own folder, with OUTPUT_DIR `output` in it."""
     with tiny_run(tmp_path) as make:
         yield make
+
+
+@pytest.fixture(scope="session")
+def save_tiny_model():
+    """A function that saves a tiny model whose queries differ; returns the checkpoint's path."""
+
+    def save(folder: Path, cfg: CfgNode | None = None, **meta) -> Path:
+        torch.manual_seed(0)
+        cfg = cfg or tiny_cfg()
+        model = build_queryinst(cfg).eval()
+        spread_queries(model)
+        content = build_meta(cfg, None) | meta
+        QueryInstCheckpointer(model, str(folder), meta=content).save("model_final")
+        return folder / "model_final.pth"
+
+    return save

@@ -2,28 +2,17 @@
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
-from queryinst.build import build_queryinst
-from queryinst.checkpoint import QueryInstCheckpointer, build_meta
-from queryinst.testing import spread_queries, tiny_cfg
 from queryinst_cli import main
 
 NAMES = ["circle", "square", "star"]
 
 
 @pytest.fixture(scope="session")
-def model_file(tmp_path_factory):
-    torch.manual_seed(0)
-    cfg = tiny_cfg()
-    model = build_queryinst(cfg).eval()
-    spread_queries(model)
-    meta = build_meta(cfg, None)
-    meta |= {"thing_classes": NAMES, "dataset_id_map": {5: 0, 9: 2, 7: 1}}
-    folder = tmp_path_factory.mktemp("checkpoint")
-    QueryInstCheckpointer(model, str(folder), meta=meta).save("model_final")
-    return str(folder / "model_final.pth")
+def model_file(save_tiny_model, tmp_path_factory):
+    names = {"thing_classes": NAMES, "dataset_id_map": {5: 0, 9: 2, 7: 1}}
+    return str(save_tiny_model(tmp_path_factory.mktemp("checkpoint"), **names))
 
 
 @pytest.fixture(scope="session")

@@ -9,13 +9,11 @@ import torch
 from PIL import Image
 
 from queryinst import load
-from queryinst.build import build_queryinst
-from queryinst.checkpoint import QueryInstCheckpointer, build_meta
 from queryinst.engine.predictor import Predictor
 from queryinst.predict import Model
 from queryinst.predict.loading import find_weights, published_names
 from queryinst.predict.slicing import detect_sliced
-from queryinst.testing import spread_queries, tiny_cfg
+from queryinst.testing import tiny_cfg
 
 NAMES = ["circle", "square", "star"]
 RNG = np.random.default_rng(0)
@@ -23,17 +21,11 @@ IMAGES = [RNG.integers(0, 256, size, dtype=np.uint8) for size in [(48, 80, 3), (
 
 
 @pytest.fixture(scope="module", params=["RGB", "BGR"])
-def path(request, tmp_path_factory):
+def path(request, save_tiny_model, tmp_path_factory):
     """A checkpoint of a tiny model, with names and ids, of either input format."""
-    torch.manual_seed(0)
+    names = {"thing_classes": NAMES, "dataset_id_map": {5: 0, 9: 2, 7: 1}}
     cfg = tiny_cfg(INPUT__FORMAT=request.param)
-    model = build_queryinst(cfg).eval()
-    spread_queries(model)
-    meta = build_meta(cfg, None)
-    meta |= {"thing_classes": NAMES, "dataset_id_map": {5: 0, 9: 2, 7: 1}}
-    folder = tmp_path_factory.mktemp("checkpoint")
-    QueryInstCheckpointer(model, str(folder), meta=meta).save("model_final")
-    return folder / "model_final.pth"
+    return save_tiny_model(tmp_path_factory.mktemp("checkpoint"), cfg, **names)
 
 
 @pytest.fixture(scope="module")

@@ -5,31 +5,21 @@ from functools import partial
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
 from queryinst import load
-from queryinst.build import build_queryinst
-from queryinst.checkpoint import QueryInstCheckpointer, build_meta
 from queryinst.data.video_reading import Frame, VideoReader
 from queryinst.data.video_writing import VideoWriter
 from queryinst.predict import predict_video
 from queryinst.predict.video import draw_frame
-from queryinst.testing import spread_queries, tiny_cfg
 from queryinst_runtime import Result
 
 SIZE = (47, 65)  # height, width: odd
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    torch.manual_seed(0)
-    cfg = tiny_cfg()
-    network = build_queryinst(cfg).eval()
-    spread_queries(network)
-    folder = tmp_path_factory.mktemp("weights")
-    QueryInstCheckpointer(network, str(folder), meta=build_meta(cfg, None)).save("model_final")
-    return load(folder / "model_final.pth", device="cpu")
+def model(save_tiny_model, tmp_path_factory):
+    return load(save_tiny_model(tmp_path_factory.mktemp("weights")), device="cpu")
 
 
 def still(num_frames):
