@@ -43,7 +43,15 @@ RATES = {
     "mmdet": (0.0005,),
 }
 # What a model's configuration gets on a set: QueryInst is trained as docs/learning.md advises.
-OPTS: dict[tuple[str, str], tuple[Any, ...]] = {}
+OPTS: dict[tuple[str, str], tuple[Any, ...]] = {
+    # A crop has up to 60 cells, each a seventh of its side: more queries, on a finer grid.
+    ("queryinst", "cells"): (
+        *("MODEL.QUERYINST.NUM_QUERIES", 60, "MODEL.QUERYINST.INITIAL_GRID_SIZES", "(0.15,)"),
+        *("MODEL.QUERYINST.DENOISING_QUERIES", 20),
+    )
+}
+# Queries start anew where the weights have another number of them.
+PRETRAINED_OPTS = {"queryinst": ("MODEL.QUERYINST.ALLOW_UNLOADED", "('initial_queries',)")}
 # The set whose best run with the first seed gives the weights that a set starts from.
 SOURCE = {name: "cells" if name.startswith("shapes") else "shapes" for name in NAMES}
 FOLDER = ROOT / "docs" / "learning"
@@ -79,7 +87,8 @@ class Comparison:
         if cell.pretrained:
             source = Cell(cell.model, SOURCE[cell.data], False)
             best = self.run(source, self.best_rate(source), SEEDS[0])
-            run = replace(run, weights=str(Path(best.output, WEIGHTS[cell.model])))
+            opts = (*opts, *PRETRAINED_OPTS.get(cell.model, ()))
+            run = replace(run, weights=str(Path(best.output, WEIGHTS[cell.model])), opts=opts)
         return with_output(run, self.folder)
 
     def record(self, run: Run) -> dict[str, Any] | None:
