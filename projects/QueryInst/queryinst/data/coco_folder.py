@@ -31,7 +31,7 @@ def find_coco(data: str) -> list[tuple[str, str, str]]:
 
     Returns:
         (name, JSON file, image folder) each: the name is "train", "val" or "test", of which there
-        is one at most; if there is one file, its own or the folder's. None if a folder has none.
+        is one at most; if there is one file, its own or the folder's. None of a folder without.
 
     Raises:
         FileNotFoundError: there is no such file or folder, or the images are not found. One line.
@@ -55,6 +55,11 @@ def find_coco(data: str) -> list[tuple[str, str, str]]:
     if not os.path.isdir(folder):
         raise FileNotFoundError(f"there is no folder {folder} (working directory {os.getcwd()})")
     return [(_split_of(Path(json_file)) or _own_name(Path(json_file)), json_file, folder)]
+
+
+def has_coco(folder: str) -> bool:
+    """Whether `find_coco` finds annotation files in a folder."""
+    return bool(_coco_files(Path(folder)))
 
 
 def split_name(words: str) -> str:
