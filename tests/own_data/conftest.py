@@ -228,7 +228,11 @@ def objects_of(json_file: str) -> dict[str, list[tuple[str, bytes]]]:
 
 
 def drawn(segmentation: Any, height: int, width: int) -> np.ndarray:
-    rles = mask_util.frPyObjects(segmentation, height, width) if isinstance(segmentation, list) else None
+    rles = (
+        mask_util.frPyObjects(segmentation, height, width)
+        if isinstance(segmentation, list)
+        else None
+    )
     return mask_util.decode(mask_util.merge(rles) if rles else segmentation).astype(bool)
 
 

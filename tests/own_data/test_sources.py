@@ -4,7 +4,9 @@ import os
 from queryinst.own_data.sources import read_data
 
 
-def test_read_data_gives_the_same_objects_in_every_format(any_format, tmp_path, expected, read_objects):
+def test_read_data_gives_the_same_objects_in_every_format(
+    any_format, tmp_path, expected, read_objects
+):
     splits = read_data(any_format, str(tmp_path / "work"))
     assert [split.name for split in splits] == ["train", "val"]
     for split in splits:
