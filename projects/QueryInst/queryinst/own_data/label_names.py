@@ -87,7 +87,7 @@ def read_table(path: Path) -> NameTable:
 
 
 def _read_csv(path: Path) -> list[Row]:
-    """Of columns "id" and "class", and maybe "file"; in this order, "file" first, without header."""
+    """Of columns "id" and "class", and maybe "file"; without header "file" comes first."""
     lines = _lines(path)
     first = lines[0][1] if lines else ""
     delimiter = max(",;\t", key=first.count)

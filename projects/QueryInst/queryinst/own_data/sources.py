@@ -5,7 +5,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,7 +16,7 @@ from ..data.findings import Findings
 from . import label_images, labelme, yolo
 from .image_files import read_sizes
 from .labels import Item, LabelledObject, Layout, Picture, to_coco
-from .problems import Problems
+from .problems import BAD_FILE, Problems
 
 _FORMATS: dict[str, tuple[Callable[[Path], bool], Callable[[str, Problems], Layout]]] = {
     "YOLO's data.yaml": (yolo.is_yolo, yolo.find_layout),
@@ -70,6 +70,15 @@ def read_data(
     return splits
 
 
+def choose_held_out(splits: Sequence[Split]) -> Split:
+    """The part to evaluate on: "val", else "test", else the only one."""
+    by_name = {split.name: split for split in splits}
+    for name in ("val", "test"):
+        if name in by_name:
+            return by_name[name]
+    return splits[0]
+
+
 def _choose(data: str) -> Callable[[str, Problems], Layout] | None:
     """What reads the data; None for COCO's format."""
     if not os.path.isdir(data):
@@ -98,6 +107,8 @@ def _write(data: str, layout: Layout, folder: Path, problems: Problems) -> list[
     }
     objects = (x for part in pictures.values() for picture in part for x in picture.objects)
     classes = layout.classes or sorted({obj.name for obj in objects})
+    if not parts or not classes:
+        problems.add(BAD_FILE, data, f"has no {'annotated objects' if parts else 'images'}")
     problems.conclude()
     (folder / "annotations").mkdir(parents=True, exist_ok=True)
     splits = []
