@@ -6,6 +6,7 @@ from typing import Any, Literal, NamedTuple
 
 Severity = Literal["error", "warning", "note"]
 NUM_EXAMPLES = 3  # of a kind that are kept
+_VERBS = ("is ", "has ", "holds ", "cannot ")  # that messages about a whole source begin with
 
 
 class Kind(NamedTuple):
@@ -33,6 +34,7 @@ class Finding(NamedTuple):
         message: one line with file, id and value, without `source`.
         image_id, annotation_id: as they stand in the source; None for what is of neither.
         file_name: of the image, as it stands in the source; "" for none.
+        position: in the list of annotations; -1 for what is of none.
     """
 
     source: str
@@ -40,6 +42,21 @@ class Finding(NamedTuple):
     image_id: Any = None
     annotation_id: Any = None
     file_name: str = ""
+    position: int = -1
+
+    @property
+    def line(self) -> str:
+        """The message with its source."""
+        colon = "" if self.message.startswith(_VERBS) else ":"
+        return f"{self.source}{colon} {self.message}"
+
+
+class ProblemError(ValueError):
+    """A value that cannot be meant; its text goes on after what names its place."""
+
+    def __init__(self, kind: Kind, text: str):
+        super().__init__(text)
+        self.kind = kind
 
 
 @dataclass
