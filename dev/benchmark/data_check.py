@@ -154,9 +154,8 @@ def main() -> None:
         for name in args.runs:
             command = [sys.executable, "-m", "queryinst", "data", "check", str(folder), *RUNS[name]]
             seconds, cpu_seconds, peak, verdict = measure(command)
-            print(
-                f"{name}: {seconds:.0f} s, {cpu_seconds:.0f} s of CPU cores, {peak:.2f} GB; {verdict}"
-            )
+            spent = f"{seconds:.0f} s, {cpu_seconds:.0f} s of CPU cores, {peak:.2f} GB"
+            print(f"{name}: {spent}; {verdict}", flush=True)
 
 
 if __name__ == "__main__":
