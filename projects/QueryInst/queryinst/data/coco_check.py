@@ -87,13 +87,14 @@ def check_coco_file(
     json_file: str, image_root: str, findings: Findings, use: Use
 ) -> CocoContent | None:
     """As `check_coco`."""
-    content = _read(json_file, findings)
+    content = read_coco(json_file, findings)
     if content is None:
         return None
     return check_coco_content(content, json_file, image_root, findings=findings, use=use)
 
 
-def _read(json_file: str, findings: Findings) -> Any:
+def read_coco(json_file: str, findings: Findings) -> Any:
+    """What is in a file of JSON; None, and a problem in `findings`, if that cannot be read."""
     try:
         with open(PathManager.get_local_path(json_file), encoding="utf-8") as file:
             text = file.read()
