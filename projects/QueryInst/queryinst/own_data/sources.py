@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from tqdm import tqdm
 
-from ..data.coco_folder import find_coco, has_coco
+from ..data.coco_folder import SPLITS, find_coco, has_coco
 from ..data.findings import Findings
 from . import label_images, labelme, yolo
 from .image_files import read_sizes
@@ -99,7 +99,8 @@ def _choose(data: str) -> Callable[[str, Problems], Layout] | None:
 
 
 def _write(data: str, layout: Layout, folder: Path, problems: Problems) -> list[Split]:
-    parts = {name: (items, _root_of(items)) for name, items in layout.parts.items() if items}
+    found = [(name, layout.parts[name]) for name in sorted(layout.parts, key=_order)]
+    parts = {name: (items, _root_of(items)) for name, items in found if items}
     pictures = {
         name: _read_pictures(items, root, layout, problems) for name, (items, root) in parts.items()
     }
@@ -116,6 +117,10 @@ def _write(data: str, layout: Layout, folder: Path, problems: Problems) -> list[
         write_json(path, content)
         splits.append(Split(name, str(path), parts[name][1]))
     return splits
+
+
+def _order(name: str) -> tuple[int, str]:
+    return SPLITS.index(name) if name in SPLITS else len(SPLITS), name
 
 
 def _read_pictures(

@@ -10,12 +10,12 @@ from typing import Any
 import yaml
 from tqdm import tqdm
 
+from ..data.coco_folder import SPLITS
 from .contents import Content, Photo
 from .folders import new_folder
 from .outlines import one_polygon
 from .sources import Split, write_json
 
-_SPLITS = ("train", "val", "test")
 _DIGITS = 8  # behind the point, of YOLO's coordinates
 
 
@@ -80,9 +80,9 @@ def _write_coco(content: Content, folder: Path, bring: Callable[[str, Path], Non
 
 def _write_yolo(content: Content, folder: Path, bring: Callable[[str, Path], None]) -> list[str]:
     names = list(content.parts)
-    if len(names) == 1 and names[0] not in _SPLITS:
+    if len(names) == 1 and names[0] not in SPLITS:
         content = Content(content.classes, {"train": content.photos})
-    elif strange := [name for name in names if name not in _SPLITS]:
+    elif strange := [name for name in names if name not in SPLITS]:
         raise ValueError(f"YOLO's data.yaml has train, val and test, not {strange[0]!r}")
     lost: Counter[str] = Counter()
     for name, photos in content.parts.items():
