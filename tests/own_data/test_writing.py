@@ -104,9 +104,9 @@ def test_what_yolo_cannot_hold_is_counted(content, tmp_path):
     data.photos[0].annotations.append({**data.photos[0].annotations[0], "iscrowd": 1})
     warnings = write_content(data, str(tmp_path / "out"), "yolo")
     assert warnings == [
-        "2 objects have lost their holes: YOLO's polygons have none",
-        "1 objects without a pixel of mask are left out",
-        "1 crowds are left out: YOLO's format has none",
+        "objects have lost their holes, which YOLO's polygons cannot have: 2",
+        "objects are left out that have no pixel of a mask: 1",
+        "crowds are left out, which YOLO's format does not have: 1",
     ]
 
 
