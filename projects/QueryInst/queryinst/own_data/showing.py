@@ -43,13 +43,13 @@ def draw_photo(photo: Photo, classes: Sequence[str]) -> np.ndarray:
     """
     pixels = read_image(photo.path, "RGB", MAX_PIXELS)
     check_image_size({**photo.record, "file_name": photo.path}, pixels)
+    height, width = pixels.shape[:2]
     objects = []
     for annotation in photo.annotations:
         obj = {"bbox": annotation["bbox"], "crowd": bool(annotation.get("iscrowd", 0))}
         if annotation.get("segmentation"):
             label = describe(annotation, photo.record)
-            segmentation = to_rle(annotation["segmentation"], *pixels.shape[:2], label)
-            obj["segmentation"] = segmentation
+            obj["segmentation"] = to_rle(annotation["segmentation"], height, width, label)
         objects.append({**obj, "name": classes[annotation["category_id"]]})
     return _draw(pixels, objects)
 
