@@ -38,6 +38,7 @@ MAY_IMPORT = {
     "convert": "checkpoint config engine model_zoo yaml_files",
     "demo": "data engine predict",
     "report": "config data environment json_files yaml_files",
+    "own_data": "config config_files data json_files model_zoo predict report yaml_files",
     "testing": "config",
     "__main__": "",
 }

@@ -1,3 +1,4 @@
+import importlib.util
 import subprocess
 import sys
 
@@ -7,6 +8,7 @@ from queryinst.convert.convert_checkpoint import LAYOUTS as LAYOUTS_OF_CONVERT
 from queryinst.predict.loading import find_weights
 from queryinst_cli import arguments, main
 from queryinst_cli.arguments import DEFAULT_MODEL, JOBS, LAYOUTS, overview, parse
+from queryinst_cli.data_arguments import DATA_JOBS
 from queryinst_cli.values import end_lists
 
 # Whatever is not in the standard library cannot be imported.
@@ -29,9 +31,11 @@ for words in {lines!r}:
 
 
 def test_main_reads_arguments_with_the_standard_library_alone():
-    right = [[], ["--help"], *([job, "--help"] for job in JOBS)]
+    right = [[], ["--help"], ["data"], *([job, "--help"] for job in JOBS)]
+    right += [["data", job, "--help"] for job in DATA_JOBS]
     wrong = [["foo"], ["predict"], ["predict", "a", "--score", "2"], ["env", "x"]]
     wrong += [["eval", "data"], ["export", "m", "o", "--size", "8"], ["convert", "a"], ["report"]]
+    wrong += [["data", "foo"], ["data", "--foo"], ["data", "check"]]
     program = ALONE.replace("{lines!r}", repr(right + wrong))
     command = [sys.executable, "-c", program]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)
@@ -49,6 +53,23 @@ def test_overview_has_an_example_of_each_job_which_is_understood():
         words = job.example.split()
         assert words[:2] == ["queryinst", name]
         assert parse(name, words[2:])
+
+
+def test_data_alone_has_an_example_of_each_of_its_jobs_which_is_understood(capsys):
+    with pytest.raises(SystemExit) as error:
+        parse("data", [])
+    text = capsys.readouterr().out
+    assert not error.value.code and text.startswith("usage: queryinst data JOB")
+    for name, job in DATA_JOBS.items():
+        assert job.example in text and job.summary in text
+        words = job.example.split()
+        assert words[:3] == ["queryinst", "data", name]
+        assert parse("data", words[2:]).job == name
+
+
+def test_parse_takes_the_last_of_what_is_merged_as_the_target():
+    args = parse("data", "merge a b c d --link".split())
+    assert args.data == ["a", "b", "c"] and args.target == "d" and args.link
 
 
 def test_defaults_are_those_of_the_package():
@@ -93,6 +114,13 @@ def test_parse_lets_lists_end_where_they_do():
         ("export m o --size 800x0", "'800x0' must be HEIGHTxWIDTH"),
         ("export m o --size 8x8 --dynamic", "not allowed with"),
         ("eval d", "--model"),
+        ("data checks d", "no job 'checks'; the jobs are check, convert, split, show, merge"),
+        ("data convert a b", "queryinst data convert: error: the following arguments are required"),
+        ("data convert a b --to voc", "'voc'"),
+        ("data split a b --val 1", "'1' must be a number from 0 to less than 1"),
+        ("data split a b --seed -1", "--seed"),
+        ("data merge a", "DST"),
+        ("data check a --workers 0", "'0' must be a whole number from 1"),
         ("train d", "no job 'train'"),
     ],
 )
@@ -130,6 +158,8 @@ def test_main_says_in_one_line_what_failed(capsys, monkeypatch, error, expected)
 def test_every_job_has_a_module():
     for name in JOBS:
         assert callable(getattr(__import__(f"queryinst_cli.{name}", fromlist=["run"]), "run"))
+    for name in DATA_JOBS:
+        assert importlib.util.find_spec(f"queryinst_cli.data_{name}")
     assert arguments.overview().count("\n") < 30
 
 

@@ -74,7 +74,7 @@ def test_read_image_supports_palettes_and_1_bit(tmp_path):
     assert read_image(save(tmp_path / "1.png", bits), "L").tolist() == [[[0], [255]]]
 
 
-@pytest.mark.parametrize("bits", [8, 16])
+@pytest.mark.parametrize("bits, suffix", [(8, "png"), (16, "png"), (8, "tif")])
 @pytest.mark.parametrize(
     "orientation, turn",
     [
@@ -89,9 +89,9 @@ def test_read_image_supports_palettes_and_1_bit(tmp_path):
         (99, lambda x: x),
     ],
 )
-def test_read_image_applies_the_exif_orientation(tmp_path, orientation, turn, bits):
+def test_read_image_applies_the_exif_orientation(tmp_path, orientation, turn, bits, suffix):
     image = Image.fromarray(GRAY if bits == 8 else GRAY.astype(np.uint16) * 256)
-    file_name = save(tmp_path / "a.png", image, orientation)
+    file_name = save(tmp_path / f"a.{suffix}", image, orientation)
     np.testing.assert_array_equal(read_image(file_name, "RGB"), gray_as_rgb(turn(GRAY)))
 
 

@@ -30,6 +30,15 @@ def read_json(path: str, kind: type | None = None, label: str | None = None) -> 
     return parse_json(text, label, kind)
 
 
+def read_head(path: str, num_bytes: int = 65_536) -> str:
+    """The beginning of a text file, to tell what it is; "" if it cannot be read."""
+    try:
+        with open(path, "rb") as file:
+            return file.read(num_bytes).decode("utf-8", "replace")
+    except OSError:
+        return ""
+
+
 def parse_json(text: str, label: str, kind: type | None = None) -> Any:
     """Parse a text of JSON; the rest is as in `read_json`."""
     try:

@@ -1,60 +1,29 @@
 """The jobs of the command `queryinst`, and their arguments. Standard library alone."""
 
 import argparse
-from collections.abc import Callable, Sequence
-from typing import NamedTuple, NoReturn
+from collections.abc import Sequence
 
 from . import values
+from .data_arguments import DATA, DATA_JOB
+from .jobs import Job, add_nothing, add_opts, add_overwrite, list_jobs, parse_job
 
 DEFAULT_MODEL = "R_50_FPN_3x_300q"
 LAYOUTS = ("queryinst", "mmdet")  # of queryinst.convert
-_DATA = "a folder in COCO's layout, or JSON:IMAGE_FOLDER"
 _MODEL = "a name of the model zoo, or a file: .pth, .safetensors, .onnx, .pt2"
-
-
-class Job(NamedTuple):
-    """One of the first words after `queryinst`."""
-
-    summary: str
-    example: str
-    add_arguments: Callable[[argparse.ArgumentParser], None]
-
-
-class _Parser(argparse.ArgumentParser):
-    """Whose errors are one line."""
-
-    def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: error: {' '.join(message.split())}; see {self.prog} --help\n")
 
 
 def overview() -> str:
     """What `queryinst` alone prints."""
-    lines = ["usage: queryinst JOB ...", "", "QueryInst: the objects of an image, with masks.", ""]
-    for name, job in JOBS.items():
-        lines += [f"  {name:8} {job.summary}", f"  {'':8}   {job.example}"]
-    return "\n".join([*lines, "", "queryinst JOB --help has the options of a job."])
+    return list_jobs(JOBS, "queryinst", "QueryInst: the objects of an image, with masks.")
 
 
 def parse(job: str, words: Sequence[str]) -> argparse.Namespace:
     """The arguments of a job.
 
     Raises:
-        SystemExit: status 0 after --help, 2 for wrong arguments, which are one line on stderr.
+        SystemExit: as `parse_job`.
     """
-    about = JOBS[job]
-    parser = _Parser(
-        prog=f"queryinst {job}",
-        description=f"{about.summary[0].upper()}{about.summary[1:]}.",
-        epilog=f"for example: {about.example}",
-        allow_abbrev=False,
-    )
-    about.add_arguments(parser)
-    args = parser.parse_intermixed_args(values.end_lists(words))
-    if len(getattr(args, "opts", ())) % 2:
-        parser.error("--opts needs pairs of KEY VALUE")
-    if getattr(args, "overlap", None) is not None and not args.slice:
-        parser.error("--overlap is of tiles: add --slice N")
-    return args
+    return parse_job(JOBS[job], f"queryinst {job}", words)
 
 
 def _add_predict(parser: argparse.ArgumentParser) -> None:
@@ -77,9 +46,9 @@ def _add_predict(parser: argparse.ArgumentParser) -> None:
     )
     _add_options_of_prediction(parser)
     _add_device(parser)
-    parser.add_argument("--overwrite", action="store_true", help="replace what is there already")
+    add_overwrite(parser)
     parser.add_argument("--no-progress", action="store_true", help="show no progress bar")
-    _add_opts(parser)
+    add_opts(parser)
 
 
 def _add_options_of_prediction(parser: argparse.ArgumentParser) -> None:
@@ -94,7 +63,7 @@ def _add_options_of_prediction(parser: argparse.ArgumentParser) -> None:
         "--slice", type=values.count, metavar="N", help="predict on tiles of N pixels as well"
     )
     parser.add_argument(
-        "--overlap", type=values.overlap, metavar="R", help="of tiles, as a part of them"
+        "--overlap", type=values.fraction, metavar="R", help="of tiles, as a part of them"
     )
     _add_tta(parser)
     parser.add_argument(
@@ -110,12 +79,12 @@ def _add_options_of_prediction(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_eval(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("data", metavar="DATA", help=_DATA)
+    parser.add_argument("data", metavar="DATA", help=DATA)
     _add_model(parser)
     _add_output(parser, "output/eval")
     _add_tta(parser)
     _add_device(parser)
-    _add_opts(parser)
+    add_opts(parser)
 
 
 def _add_export(parser: argparse.ArgumentParser) -> None:
@@ -215,10 +184,6 @@ def add_convert_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _add_nothing(parser: argparse.ArgumentParser) -> None:
-    pass
-
-
 def _add_model(parser: argparse.ArgumentParser, default: str | None = None) -> None:
     parser.add_argument(
         "--model",
@@ -247,17 +212,6 @@ def _add_device(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _add_opts(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--opts",
-        nargs="+",
-        action="extend",
-        default=[],
-        metavar="KEY VALUE",
-        help="configuration keys, which win over the model's",
-    )
-
-
 JOBS = {
     "predict": Job(
         "find the objects of images and videos",
@@ -274,6 +228,7 @@ JOBS = {
         "queryinst eval datasets/shapes --model output/demo/model_final.pth",
         _add_eval,
     ),
+    "data": DATA_JOB,
     "report": Job(
         "make report.html of a finished training", "queryinst report output/demo", _add_report
     ),
@@ -282,5 +237,5 @@ JOBS = {
         "queryinst convert model.pth model.safetensors",
         _add_convert,
     ),
-    "env": Job("tell what is installed and whether it can run", "queryinst env", _add_nothing),
+    "env": Job("tell what is installed and whether it can run", "queryinst env", add_nothing),
 }

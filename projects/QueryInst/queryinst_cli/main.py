@@ -41,6 +41,7 @@ def _run(words: list[str]) -> int:
         print(f"queryinst: error: no job {name!r}; the jobs are {', '.join(JOBS)}", file=sys.stderr)
         return 2
     args = parse(name, words[1:])
+    command = " ".join(["queryinst", name, *filter(None, [getattr(args, "job", "")])])
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")  # names of files can be anything
@@ -52,10 +53,10 @@ def _run(words: list[str]) -> int:
     except BrokenPipeError:
         raise
     except _EXPLAINED as error:
-        print(f"queryinst {name}: error: {_line(error)}", file=sys.stderr)
+        print(f"{command}: error: {_line(error)}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print(f"queryinst {name}: interrupted", file=sys.stderr)
+        print(f"{command}: interrupted", file=sys.stderr)
         return 130
 
 

@@ -14,9 +14,16 @@ def score(text: str) -> float:
     return _number(text, lambda value: 0 <= value <= 1, "a number in [0, 1]")
 
 
-def overlap(text: str) -> float:
+def fraction(text: str) -> float:
     """A number in [0, 1)."""
     return _number(text, lambda value: 0 <= value < 1, "a number from 0 to less than 1")
+
+
+def seed(text: str) -> int:
+    """A whole number from 0."""
+    if not re.fullmatch(r"\d{1,9}", text, re.ASCII):
+        raise argparse.ArgumentTypeError(f"{text!r} must be a whole number from 0")
+    return int(text)
 
 
 def _number(text, is_valid, needed: str) -> float:

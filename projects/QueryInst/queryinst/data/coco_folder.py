@@ -1,33 +1,50 @@
 """Finds what belongs together in folders of data sets: COCO's JSON files and their images."""
 
+import json
 import os
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..json_files import read_json
+from ..json_files import read_head, read_json
 
 _OTHER_TASKS = ("captions_", "person_keypoints_", "panoptic_", "stuff_", "image_info_")  # of COCO
-_FOR_EVALUATION = ("val", "valid", "validation")
 _MAX_JSON_BYTES = 200_000_000  # of files that nobody named
+_LISTS = re.compile(r'"(images|annotations|categories)"\s*:\s*\[')
+_FILE_NAME = re.compile(r'"file_name"\s*:\s*("(?:[^"\\]|\\.)+")')
+_NUM_NAMES = 100  # of images that are looked for
+_HEAD = 1_000_000  # bytes of a JSON in which their names mostly are
+_SPLITS = {
+    "train": ("train", "training"),
+    "val": ("val", "valid", "validation"),
+    "test": ("test", "testing"),
+}
 
 
-def find_data(data: str) -> tuple[str, str]:
-    """The annotation file and the image folder of a data set to evaluate on.
+def find_coco(data: str) -> list[tuple[str, str, str]]:
+    """The annotation files of a data set in COCO's format, and their images' folders.
 
     Args:
-        data: JSON:IMAGE_FOLDER; or a folder with one *.json, itself or in "annotations", of which
-            that for validation is taken if there are several; or such a *.json itself.
+        data: JSON:IMAGE_FOLDER; a *.json; or a folder with such files in it, in "annotations", or
+            in folders for parts, as Roboflow has them.
+
+    Returns:
+        (name, JSON file, image folder) each: the name is "train", "val" or "test", of which there
+        is one at most; if there is one file, its own or the folder's. None if a folder has none.
 
     Raises:
         FileNotFoundError: there is no such file or folder, or the images are not found. One line.
         ValueError: which of several files is meant is not clear.
     """
     if os.path.isfile(data):
-        return data, _find_images(Path(data), Path(data).parent)
+        path = Path(data)
+        return [(_split_of(path) or _own_name(path), data, _find_images(path, path.parent))]
     if os.path.isdir(data):
-        chosen = _choose(data, _json_files(Path(data)))
-        return str(chosen), _find_images(chosen, Path(data))
+        return [
+            (name, str(path), _find_images(path, Path(data)))
+            for name, path in _named(data, _coco_files(Path(data))).items()
+        ]
     json_file, _, folder = data.rpartition(":")
     if not json_file.lower().endswith(".json"):
         raise FileNotFoundError(
@@ -37,49 +54,77 @@ def find_data(data: str) -> tuple[str, str]:
         raise FileNotFoundError(f"there is no file {json_file} (working directory {os.getcwd()})")
     if not os.path.isdir(folder):
         raise FileNotFoundError(f"there is no folder {folder} (working directory {os.getcwd()})")
-    return json_file, folder
+    return [(_split_of(Path(json_file)) or _own_name(Path(json_file)), json_file, folder)]
 
 
-def _json_files(folder: Path) -> list[Path]:
-    """Those in the folder, in "annotations", and in folders of parts, as Roboflow has them."""
-    found = [*folder.glob("*.json"), *folder.glob("annotations/*.json")]
-    found += folder.glob("*/_annotations.coco.json")
-    return sorted(x for x in found if x.is_file() and not x.name.startswith(_OTHER_TASKS))
+def split_name(words: str) -> str:
+    """"train", "val" or "test" if one of them is a word of a file's or folder's name; else ""."""
+    parts = [x.rstrip("0123456789") for x in re.split(r"[^a-z0-9]+", words.lower())]
+    found = [split for split, names in _SPLITS.items() if any(name in parts for name in names)]
+    return found[0] if len(found) == 1 else ""
 
 
-def _choose(data: str, files: Sequence[Path]) -> Path:
-    if not files:
-        raise FileNotFoundError(f"{data} has no *.json, nor has {data}/annotations")
-    chosen = list(files)
-    if len(files) > 1:
-        chosen = [x for x in files if any(word in _words(x) for word in _FOR_EVALUATION)]
-    if len(chosen) != 1:
+def _coco_files(folder: Path) -> list[Path]:
+    """Those in the folder and in "annotations"; if there are none, those in its other folders."""
+    for patterns in (("*.json", "annotations/*.json", "*/_annotations.coco.json"), ("*/*.json",)):
+        found = sorted(x for pattern in patterns for x in folder.glob(pattern))
+        files = [x for x in found if x.is_file() and not x.name.startswith(_OTHER_TASKS)]
+        if coco := [x for x in files if _LISTS.search(read_head(str(x)))]:
+            return coco
+    return []
+
+
+def _named(data: str, files: Sequence[Path]) -> dict[str, Path]:
+    if len(files) == 1:
+        split = _split_of(files[0], Path(data))
+        return {split or os.path.basename(os.path.abspath(data)): files[0]}
+    named = {_split_of(path, Path(data)): path for path in files}
+    if "" in named or len(named) < len(files):
         names = ", ".join(str(path) for path in files[:8])
         raise ValueError(f"{data} has {names}; name one as JSON:IMAGE_FOLDER")
-    return chosen[0]
+    return {split: named[split] for split in _SPLITS if split in named}
 
 
-def _words(path: Path) -> list[str]:
-    """The words in a file's name, and its folder's; of "instances_val2017" "val" is one."""
-    parent = path.parent.name if path.name == "_annotations.coco.json" else ""
-    text = f"{path.stem}_{parent}".lower().replace("-", "_").replace(".", "_")
-    return [word.rstrip("0123456789") for word in text.split("_")]
+def _split_of(path: Path, root: Path | None = None) -> str:
+    """Of "instances_val2017.json" "val", as of "valid/_annotations.coco.json"."""
+    parent = path.parent.name if path.parent != root else ""
+    return split_name(path.stem) or split_name("" if parent == "annotations" else parent)
+
+
+def _own_name(path: Path) -> str:
+    return path.stem.removeprefix("instances_")
 
 
 def _find_images(json_file: Path, root: Path) -> str:
-    """The folder in which the first image of the file is."""
-    content = read_json(str(json_file))
-    images = content.get("images") if isinstance(content, dict) else None
-    if not isinstance(images, list) or not images or not isinstance(images[0], dict):
-        raise ValueError(f"{json_file} has no list 'images'; COCO's format needs one")
-    name = str(images[0].get("file_name"))
-    for folder in _image_folders(json_file, root):
-        if (folder / name).is_file():
-            return str(folder)
-    raise FileNotFoundError(
-        f"the first image of {json_file}, {name[:200]}, is in none of the folders of {root}; name"
-        " its folder: JSON:IMAGE_FOLDER"
-    )
+    """The folder in which most of the file's first images are."""
+    names = _first_names(json_file)
+    found = {}
+    for folder in dict.fromkeys(_image_folders(json_file, root)):
+        found[folder] = sum(os.path.isfile(folder / name) for name in names)
+        if found[folder] == len(names):
+            break
+    best = max(found, key=lambda folder: found[folder])  # the first of several
+    if not found[best]:
+        raise FileNotFoundError(
+            f"the first image of {json_file}, {names[0][:200]}, is in none of the folders of"
+            f" {root}; name its folder: JSON:IMAGE_FOLDER"
+        )
+    return str(best)
+
+
+def _first_names(json_file: Path) -> list[str]:
+    found = _FILE_NAME.findall(read_head(str(json_file), _HEAD))[:_NUM_NAMES]
+    try:
+        names = [json.loads(text) for text in found]
+    except ValueError:
+        names = []
+    if not names:
+        content = read_json(str(json_file))
+        images = content.get("images") if isinstance(content, dict) else None
+        if not isinstance(images, list) or not images or not isinstance(images[0], dict):
+            raise ValueError(f"{json_file} has no list 'images'; COCO's format needs one")
+        names = [str(images[0].get("file_name"))]
+    return [name for name in names if "\0" not in name] or [""]
 
 
 def _image_folders(json_file: Path, root: Path) -> Iterator[Path]:

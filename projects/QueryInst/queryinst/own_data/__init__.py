@@ -1,0 +1,1 @@
+"""Annotated images of one's own, in whatever format: what `queryinst data` runs."""

@@ -1,0 +1,1 @@
+"""`queryinst data merge`."""
