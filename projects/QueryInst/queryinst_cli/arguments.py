@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from . import values
 from .data_arguments import DATA, DATA_JOB
 from .jobs import Job, add_nothing, add_opts, add_overwrite, list_jobs, parse_job
+from .train_arguments import TRAIN_JOB
 
 DEFAULT_MODEL = "R_50_FPN_3x_300q"
 LAYOUTS = ("queryinst", "mmdet")  # of queryinst.convert
@@ -229,6 +230,7 @@ JOBS = {
         _add_eval,
     ),
     "data": DATA_JOB,
+    "train": TRAIN_JOB,
     "report": Job(
         "make report.html of a finished training", "queryinst report output/demo", _add_report
     ),

@@ -121,7 +121,7 @@ def _load(cfg: CfgNode, resume: bool) -> torch.nn.Module:
     return model
 
 
-def run(args: argparse.Namespace) -> int:
+def run(args: argparse.Namespace, program: str = "train_net.py") -> int:
     """Call `main` in `args.num_gpus` processes. If it fails, print one line on stderr.
 
     The traceback goes to OUTPUT_DIR/log.txt. SIGINT, SIGTERM or SIGUSR1, to this process or any
@@ -130,6 +130,7 @@ def run(args: argparse.Namespace) -> int:
 
     Args:
         args: as `main`'s; and num_gpus, num_machines, machine_rank, dist_url.
+        program: the command that the line names.
 
     Returns:
         The exit status: 0; 1 for a failed run; 2 for an invalid configuration; 75 for a training
@@ -146,10 +147,10 @@ def run(args: argparse.Namespace) -> int:
     except Stopped as error:
         return error.status
     except KeyboardInterrupt as error:
-        print_error(describe_error(error))
+        print_error(describe_error(error), program)
         return getattr(error, "status", 130)
     except Exception as error:
-        print_error(describe_error(error))
+        print_error(describe_error(error), program)
         return status
     return 0
 

@@ -52,12 +52,9 @@ def _num_queries(needed: int, start: Start, wishes: Wishes) -> tuple[int, list[D
     if needed > num:
         why += f"; of {needed} objects at once only {num} can be found: cut images into tiles"
     keys = [Derived("MODEL.QUERYINST.NUM_QUERIES", num, why)]
-    if start.kind != "none":
-        differs = num != start.num_queries
-        about = "another number than the weights have: queries start anew"
-        patterns = ("initial_queries",) if differs else ()
-        why = about if differs else "the weights have all that the model has"
-        keys.append(Derived("MODEL.QUERYINST.ALLOW_UNLOADED", patterns, why))
+    if start.kind != "none" and num != start.num_queries:
+        why = "another number than the weights have: queries start anew"
+        keys.append(Derived("MODEL.QUERYINST.ALLOW_UNLOADED", ("initial_queries",), why))
     return num, keys
 
 

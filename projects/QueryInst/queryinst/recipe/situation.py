@@ -3,6 +3,9 @@
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
+StartKind = Literal["zoo", "file", "none"]
+SMALL_WIDTH = 128  # channels, up to which a model is small
+
 
 @dataclass(frozen=True)
 class Start:
@@ -19,7 +22,7 @@ class Start:
         denoising_groups: that it was trained with.
     """
 
-    kind: Literal["zoo", "file", "none"]
+    kind: StartKind
     name: str
     short_side: int
     long_side: int
@@ -33,7 +36,7 @@ class Start:
     @property
     def is_small(self) -> bool:
         """One that a processor trains in minutes, as the demo's is; not a published size."""
-        return self.width <= 128
+        return self.width <= SMALL_WIDTH
 
 
 class Machine(NamedTuple):

@@ -2,18 +2,19 @@
 
 import logging
 import os
+from collections.abc import Sequence
 
 from detectron2.config import CfgNode
 
 from .. import model_zoo
-from ..config_files import merge_keys
+from ..config_files import merge_keys, merge_opts
 from ..engine.predictor import cfg_from_checkpoint
 from ..engine.setup import setup_cfg
 from ..predict.exported import is_exported
 from ..predict.loading import find_weights
 from ..yaml_files import is_remote
 from .queries import MANY_OBJECTS
-from .situation import Start
+from .situation import SMALL_WIDTH, Start, StartKind
 
 NONE = "none"  # --model of random weights
 SMALL_CONFIG = "Shapes-InstanceSegmentation/queryinst_R_18_FPN.yaml"
@@ -25,10 +26,12 @@ _OF_SOLVER = (
     *("MOMENTUM", "NESTEROV", "WEIGHT_DECAY", "WEIGHT_DECAY_NORM", "WEIGHT_DECAY_BIAS"),
     "CLIP_GRADIENTS",
 )
-_MOST_SMALL_RATE = 0.001  # what suits a small model from trained weights, in batches of 4
+SMALL_RATE, SMALL_BATCH = 0.001, 4  # what suits small models from trained weights at most
 
 
-def start_from(model: str | None, most_objects: int) -> tuple[CfgNode, Start]:
+def start_from(
+    model: str | None, most_objects: int, opts: Sequence[str] = ()
+) -> tuple[CfgNode, Start]:
     """The configuration to derive keys on top of, not frozen, and what the recipe knows of it.
 
     Nothing is downloaded, but for a FILE that is an address.
@@ -36,13 +39,15 @@ def start_from(model: str | None, most_objects: int) -> tuple[CfgNode, Start]:
     Args:
         model: a name of the zoo, a file, or "none"; None for a published model that is chosen by
             `most_objects`, of one image.
+        opts: key, value, ... which win: other keys are to fit the model that they make.
 
     Raises:
-        ValueError, OSError: no such model, or one that cannot be trained. One line.
+        ValueError, OSError, KeyError: no such model, or one that cannot be trained, or `opts` are
+            no keys and values. One line.
     """
     if model == NONE:
         cfg = model_zoo.get_config(SMALL_CONFIG)
-        return cfg, _start(cfg, "none", "")
+        return cfg, _start(cfg, "none", "", opts)
     name = model or (MANY if most_objects > MANY_OBJECTS else USUAL)
     weights = find_weights(name)
     if is_exported(weights):
@@ -54,11 +59,13 @@ def start_from(model: str | None, most_objects: int) -> tuple[CfgNode, Start]:
         if weights in (entry.checkpoint_url, entry.alias):
             cfg = model_zoo.config_of(entry)
             cfg.MODEL.WEIGHTS = weights
-            return cfg, _start(cfg, "zoo", name)
-    return _from_file(weights if is_remote(weights) else os.path.abspath(weights), name)
+            return cfg, _start(cfg, "zoo", name, opts)
+    path = weights if is_remote(weights) else os.path.abspath(weights)
+    cfg = _cfg_of_file(path, name)
+    return cfg, _start(cfg, "file", name, opts)
 
 
-def _from_file(path: str, name: str) -> tuple[CfgNode, Start]:
+def _cfg_of_file(path: str, name: str) -> CfgNode:
     loader = logging.getLogger("queryinst.engine.predictor")
     level = loader.level
     loader.setLevel(logging.WARNING)  # keys of other versions do not matter here
@@ -80,21 +87,25 @@ def _from_file(path: str, name: str) -> tuple[CfgNode, Start]:
     }
     merge_keys(cfg, kept, name)
     cfg.MODEL.WEIGHTS = path
-    return cfg, _start(cfg, "file", name)
+    return cfg
 
 
-def _start(cfg: CfgNode, kind, name: str) -> Start:
-    queryinst = cfg.MODEL.QUERYINST
-    start = Start(
+def _start(base: CfgNode, kind: StartKind, name: str, opts: Sequence[str]) -> Start:
+    cfg = base.clone()
+    merge_opts(cfg, opts)
+    short, queryinst = cfg.INPUT.MIN_SIZE_TEST or 800, cfg.MODEL.QUERYINST
+    rate, batch = base.SOLVER.BASE_LR, base.SOLVER.IMS_PER_BATCH
+    if kind == "file" and queryinst.EMBED_DIM <= SMALL_WIDTH:
+        rate, batch = min(rate, SMALL_RATE), SMALL_BATCH
+    return Start(
         kind=kind,
         name=name,
-        short_side=cfg.INPUT.MIN_SIZE_TEST or 800,
-        long_side=max(cfg.INPUT.MAX_SIZE_TEST, cfg.INPUT.MIN_SIZE_TEST or 800),
-        num_queries=queryinst.NUM_QUERIES,
+        short_side=short,
+        long_side=max(cfg.INPUT.MAX_SIZE_TEST, short),
+        num_queries=base.MODEL.QUERYINST.NUM_QUERIES,
         width=queryinst.EMBED_DIM,
         num_stages=queryinst.NUM_STAGES,
-        base_lr=cfg.SOLVER.BASE_LR,
-        batch=cfg.SOLVER.IMS_PER_BATCH,
+        base_lr=rate,
+        batch=batch,
         denoising_groups=queryinst.DENOISING_GROUPS,
     )
-    return start
