@@ -31,9 +31,9 @@ def derive_queries(
         Derived(
             "MODEL.QUERYINST.NMS_THRESH_TEST",
             0.7,
-            "that two queries do not report one object is what they learn last",
+            "queries learn last not to repeat each other",
         ),
-        _detections(max(train.most_objects, val.most_objects), num, len(train.class_names)),
+        _detections(needed, num, len(train.class_names)),
     ]
 
 
@@ -43,7 +43,7 @@ def _num_queries(needed: int, start: Start, wishes: Wishes) -> tuple[int, list[D
         num, why = wishes.queries, "as asked for"
     elif start.kind == "none":
         num = min(max(LEAST_QUERIES, 10 * ceil(1.5 * needed / 10)), MOST_QUERIES)
-        why = f"half as many again as the most objects at once, {needed}, and at least 30"
+        why = f"1.5 times the most objects at once, {needed}; at least 30"
     elif needed <= start.num_queries or enough <= start.num_queries:
         num, why = start.num_queries, f"those of the weights; at most {needed} objects at once"
     else:
@@ -53,7 +53,7 @@ def _num_queries(needed: int, start: Start, wishes: Wishes) -> tuple[int, list[D
         why += f"; of {needed} objects at once only {num} can be found: cut images into tiles"
     keys = [Derived("MODEL.QUERYINST.NUM_QUERIES", num, why)]
     if start.kind != "none" and num != start.num_queries:
-        why = "another number than the weights have: queries start anew"
+        why = "not the weights' number: queries start anew"
         keys.append(Derived("MODEL.QUERYINST.ALLOW_UNLOADED", ("initial_queries",), why))
     return num, keys
 
@@ -66,7 +66,7 @@ def _grid(train: DataStatistics, sizes: Sizes) -> Derived:
     return Derived(
         "MODEL.QUERYINST.INITIAL_GRID_SIZES",
         grid,
-        "about the size of the objects, in sides of what the model sees",
+        "about the size of the objects, in sides of the input",
     )
 
 
@@ -80,12 +80,12 @@ def _denoising(
         Derived(
             "MODEL.QUERYINST.DENOISING_GROUPS",
             groups,
-            "every stage sees boxes near the objects from the first step on",
+            "boxes near the objects for every stage from the start",
         ),
         Derived(
             "MODEL.QUERYINST.DENOISING_QUERIES",
             queries,
-            f"nine images in ten have at most {usual} objects; 10 to 40",
+            f"90 % of the images have at most {usual} objects; 10 to 40",
         ),
     ]
 
@@ -95,5 +95,5 @@ def _detections(most: int, num_queries: int, num_classes: int) -> Derived:
     value = min(wanted, max(COCO_DETECTIONS, num_queries * num_classes))
     why = "COCO's 100" if value == COCO_DETECTIONS else "more than COCO's 100"
     return Derived(
-        "TEST.DETECTIONS_PER_IMAGE", value, f"{why}; an image has at most {most} objects"
+        "TEST.DETECTIONS_PER_IMAGE", value, f"{why}; at most {most} objects at once"
     )

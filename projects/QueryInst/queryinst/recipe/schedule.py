@@ -33,10 +33,10 @@ def derive_schedule(
     epochs = iterations * batch / train.num_images
     return [
         *keys,
-        Derived("SOLVER.MAX_ITER", iterations, f"{why}; {epochs:,.3g} epochs"),
+        Derived("SOLVER.MAX_ITER", iterations, f"{why}; {epochs:,.{int(epochs < 10)}f} epochs"),
         _rate(start, batch, iterations),
-        Derived("SOLVER.LR_SCHEDULER_NAME", "WarmupCosineLR", "falls to 0 without steps to choose"),
-        Derived("SOLVER.STEPS", (), "a cosine has none"),
+        Derived("SOLVER.LR_SCHEDULER_NAME", "WarmupCosineLR", "falls to 0, without steps to choose"),
+        Derived("SOLVER.STEPS", _steps(iterations), "for WarmupMultiStepLR instead of the cosine"),
         Derived("SOLVER.WARMUP_ITERS", warmup, "a tenth of the iterations"),
         *_evaluation(val, iterations, batch),
         _average(iterations),
@@ -105,6 +105,12 @@ def _rate(start: Start, batch: int, iterations: int) -> Derived:
     return Derived("SOLVER.BASE_LR", float(f"{rate:.3g}"), why)
 
 
+def _steps(iterations: int) -> tuple[int, ...]:
+    """After 2 of 3 and 8 of 9 parts, as in the published schedules."""
+    steps = {2 * iterations // 3, 8 * iterations // 9}
+    return tuple(sorted(step for step in steps if 0 < step < iterations))
+
+
 def _evaluation(val: DataStatistics, iterations: int, batch: int) -> list[Derived]:
     times = min(max(int(iterations * batch / max(val.num_images, 1)), 2), _MOST_EVALUATIONS)
     period = max(1, ceil(iterations / times))
@@ -113,19 +119,19 @@ def _evaluation(val: DataStatistics, iterations: int, batch: int) -> list[Derive
     return [
         Derived("TEST.EVAL_PERIOD", period, f"{counted(times, 'evaluation')} on the way"),
         Derived("SOLVER.CHECKPOINT_PERIOD", period, "as often as it is evaluated"),
-        Derived("SOLVER.CHECKPOINT_KEEP", 1, "the last one is enough to go on with --resume"),
-        Derived("SOLVER.CHECKPOINT_MINUTES", 30.0, "so that no more than that is lost"),
+        Derived("SOLVER.CHECKPOINT_KEEP", 1, "--resume needs the last one"),
+        Derived("SOLVER.CHECKPOINT_MINUTES", 30.0, "no more than that is lost"),
         Derived(
             "TEST.EARLY_STOPPING_PATIENCE",
             patience,
-            "evaluations without a better one, after which nothing better is to be expected",
+            "evaluations in a row that are not better end it",
         ),
-        Derived("TEST.VALIDATION_LOSS", True, "beside AP it shows whether the model overfits"),
+        Derived("TEST.VALIDATION_LOSS", True, "shows beside AP whether the model overfits"),
     ]
 
 
 def _average(iterations: int) -> Derived:
     decay = min(max(1 - 20 / iterations, 0.9), 0.9998)
     return Derived(
-        "SOLVER.EMA.DECAY", round(decay, 4), "the average reaches back a twentieth of the training"
+        "SOLVER.EMA.DECAY", round(decay, 4), "the average spans a twentieth of the iterations"
     )

@@ -54,15 +54,15 @@ def derive_sizes(
         window = round(limits.window / near)
         if window < 0.8 * train.short_side:
             why = (
-                f"a quarter of the objects measure at most {small:.0f} pixels, {small * whole:.0f}"
-                " in the whole image as the model would see it: windows show them larger"
+                f"a quarter of the objects has at most {small:.0f} pixels a side,"
+                f" {small * whole:.0f} in a whole input"
             )
             return _with_window(train, val, near, window, limits, why)
         whole = near
     if train.num_images < _FEW_IMAGES:
         window = round(max(3 * large, 0.75 * train.short_side))
         if window < train.short_side:
-            why = f"{counted(train.num_images, 'image')}: windows anywhere make many of few"
+            why = f"{counted(train.num_images, 'image')}: windows of them make many"
             return _with_window(train, val, whole, window, limits, why)
     return _without_window(train, val, whole, start, limits)
 
@@ -100,12 +100,12 @@ def _with_window(
     sides = _distinct([side * factor for factor in (0.75, 1.0, 1.25)], limits.multiple)
     tiny = np.percentile(train.sizes, 25) * scale
     if tiny < WANTED / 2:
-        why += f"; they still measure only {tiny:.0f} pixels: cut such images into tiles first"
+        why += f"; {tiny:.0f} in a window, which is little: cut such images into tiles first"
     keys = [
         Derived("INPUT.CROP.ENABLED", True, why),
         Derived("INPUT.CROP.TYPE", "absolute", "a window in pixels of the file"),
         Derived("INPUT.CROP.SIZE", [window, window], f"so {side:.0f} pixels for the model"),
-        Derived("INPUT.MIN_SIZE_TRAIN", sides, "of a window: around the scale of evaluation"),
+        Derived("INPUT.MIN_SIZE_TRAIN", sides, "of a window; around the scale of evaluation"),
         Derived("INPUT.MAX_SIZE_TRAIN", round(1.5 * sides[-1]), "of windows at an image's border"),
         *_test_keys(val, scale, limits, "the scale of the windows"),
     ]
@@ -117,14 +117,14 @@ def _without_window(
 ) -> tuple[Sizes, list[Derived]]:
     side = train.short_side * scale
     (largest,) = _distinct([side], limits.multiple)
-    sides, why = (largest,), "one size: the model's own, or what the smaller objects need"
+    sides, why = (largest,), "one size: the model's, or what smaller objects need"
     if not start.is_small:
         sides = _distinct([largest * x for x in np.linspace(0.6, 1.0, 11)], limits.multiple)
         why = f"several sizes, up to {largest} for images of {_size(train)}"
     longest = round(largest * _ratio(train, limits))
     share = train.long_side / train.short_side
     keys = [
-        Derived("INPUT.CROP.ENABLED", False, "whole images: the objects are large enough in them"),
+        Derived("INPUT.CROP.ENABLED", False, "objects are large enough in whole images"),
         Derived("INPUT.MIN_SIZE_TRAIN", sides, why),
         Derived("INPUT.MAX_SIZE_TRAIN", longest, "the long side, for the images' proportions"),
         *_test_keys(val, scale, limits, "as in training"),

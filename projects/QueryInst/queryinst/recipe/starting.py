@@ -10,6 +10,7 @@ from .. import model_zoo
 from ..config_files import merge_keys, merge_opts
 from ..engine.predictor import cfg_from_checkpoint
 from ..engine.setup import setup_cfg
+from ..model_zoo.model_zoo import config_of
 from ..predict.exported import is_exported
 from ..predict.loading import find_weights
 from ..yaml_files import is_remote
@@ -57,7 +58,7 @@ def start_from(
         )
     for entry in model_zoo.load_models():
         if weights in (entry.checkpoint_url, entry.alias):
-            cfg = model_zoo.config_of(entry)
+            cfg = config_of(entry)
             cfg.MODEL.WEIGHTS = weights
             return cfg, _start(cfg, "zoo", name, opts)
     path = weights if is_remote(weights) else os.path.abspath(weights)

@@ -1,6 +1,8 @@
 """What `queryinst train` prints before it trains."""
 
 import shlex
+import shutil
+import sys
 import textwrap
 from collections.abc import Sequence
 from typing import Any
@@ -12,7 +14,6 @@ from .derived import Derived, counted
 from .situation import Machine, Start
 from .statistics import DataStatistics
 
-_WIDTH = 110  # characters, of a terminal
 
 
 def data_line(train: DataStatistics, val: DataStatistics) -> str:
@@ -48,10 +49,10 @@ def keys_table(derived: Sequence[Derived], cfg: CfgNode, opts: Sequence[str]) ->
     first, second = (max(len(row[column]) for row in rows) for column in (0, 1))
     second = min(second, 24)
     indent = " " * (first + second + 6)
+    room = max(_width() - len(indent), 40)
     lines = []
     for key, value, reason in rows:
         head = f"  {key:{first}}  {value:{second}}  "
-        room = max(_WIDTH - len(indent), 40)
         wrapped = textwrap.wrap(reason, room) or [""]
         lines.append(head + wrapped[0])
         lines += [indent + line for line in wrapped[1:]]
@@ -59,9 +60,9 @@ def keys_table(derived: Sequence[Derived], cfg: CfgNode, opts: Sequence[str]) ->
 
 
 def show(value: Any) -> str:
-    """As a person writes it: numbers without a tail, tuples without spaces."""
+    """As it is written after --opts, but for quotes."""
     if isinstance(value, (tuple, list)):
-        return f"({', '.join(map(show, value))})"
+        return f"({', '.join(map(show, value))}{',' * (len(value) == 1)})"
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
@@ -71,6 +72,11 @@ def same_run(config_file: str, triples: Sequence[Sequence[str]]) -> str:
     lines = [shlex.join(words)]
     lines += [shlex.join(["--dataset", *triple]) for triple in triples]
     return " \\\n    ".join(lines)
+
+
+def _width() -> int:
+    """Characters of a line: the terminal's, and many in a file."""
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else 1000
 
 
 def _plain(value: Any) -> Any:
