@@ -74,7 +74,7 @@ def test_evaluated_model_gives_what_the_model_finds(tiny_data, model_file):
 
 def test_eval_says_what_is_missing(tmp_path, model_file, capfd, evaluate):
     assert main(["eval", str(tmp_path), "--model", model_file]) == 1
-    assert "has no *.json" in capfd.readouterr().err
+    assert "no annotations are recognised in" in capfd.readouterr().err
     assert evaluate(model_file, "--opts", "MODEL.NONE", "1")[0] == 1
     err = capfd.readouterr().err.splitlines()
     assert err[-1].startswith("queryinst eval: error: ") and "MODEL.NONE" in err[-1]

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from queryinst.data.coco_folder import find_data, find_image_ids
+from queryinst.data.coco_folder import find_coco, find_image_ids, has_coco, split_name
 
 
 @pytest.fixture
@@ -25,12 +25,12 @@ def write(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     "names, expected",
     [
-        (["d/val.json", "d/images/a.jpg"], "d/val.json d/images"),
-        (["d/labels.json", "d/a.jpg"], "d/labels.json d"),
-        (["d/annotations/any.json", "d/any/a.jpg"], "d/annotations/any.json d/any"),
+        (["d/val.json", "d/images/a.jpg"], ["val d/val.json d/images"]),
+        (["d/labels.json", "d/a.jpg"], ["d d/labels.json d"]),
+        (["d/annotations/any.json", "d/any/a.jpg"], ["d d/annotations/any.json d/any"]),
         (
             ["d/annotations/train.json", "d/annotations/val.json", "d/val/a.jpg", "d/train/a.jpg"],
-            "d/annotations/val.json d/val",
+            ["train d/annotations/train.json d/train", "val d/annotations/val.json d/val"],
         ),
         (  # COCO's own
             [
@@ -38,35 +38,58 @@ def write(tmp_path, monkeypatch):
                 *("d/annotations/captions_val2017.json", "d/train2017/a.jpg", "d/val2017/a.jpg"),
                 "d/annotations/person_keypoints_val2017.json",
             ],
-            "d/annotations/instances_val2017.json d/val2017",
+            [
+                "train d/annotations/instances_train2017.json d/train2017",
+                "val d/annotations/instances_val2017.json d/val2017",
+            ],
         ),
         (  # Roboflow's
             [
                 *("d/train/_annotations.coco.json", "d/valid/_annotations.coco.json"),
-                *("d/train/a.jpg", "d/valid/a.jpg"),
+                *("d/train/a.jpg", "d/valid/a.jpg", "d/test/_annotations.coco.json", "d/test/a.jpg"),
             ],
-            "d/valid/_annotations.coco.json d/valid",
+            [
+                "train d/train/_annotations.coco.json d/train",
+                "val d/valid/_annotations.coco.json d/valid",
+                "test d/test/_annotations.coco.json d/test",
+            ],
         ),
-        (["d/x.json", "d/photos/a.jpg"], "d/x.json d/photos"),
-        (["d/val.json", "d/images/val/a.jpg", "d/images/train/a.jpg"], "d/val.json d/images/val"),
+        (["d/x.json", "d/photos/a.jpg"], ["d d/x.json d/photos"]),
+        (["d/train/labels.json", "d/train/data/a.jpg"], ["train d/train/labels.json d/train/data"]),
+        (
+            ["d/val.json", "d/images/val/a.jpg", "d/images/train/a.jpg"],
+            ["val d/val.json d/images/val"],
+        ),
     ],
 )
-def test_find_data_knows_the_usual_layouts(write, names, expected):
+def test_find_coco_knows_the_usual_layouts(write, names, expected):
     write(*names)
-    assert " ".join(find_data("d")) == expected
+    assert has_coco("d") and [" ".join(found) for found in find_coco("d")] == expected
 
 
-def test_find_data_takes_a_file_and_both(write):
+def test_find_coco_takes_a_file_and_both(write):
     write("d/annotations/x.json", "d/x/a.jpg", "odd:dir/a.jpg")
-    assert find_data("d/annotations/x.json") == ("d/annotations/x.json", "d/x")
-    assert find_data("d/annotations/x.json:d/x") == ("d/annotations/x.json", "d/x")
+    assert find_coco("d/annotations/x.json") == [("x", "d/annotations/x.json", "d/x")]
+    assert find_coco("d/annotations/x.json:d/x") == [("x", "d/annotations/x.json", "d/x")]
+
+
+def test_find_coco_looks_for_more_than_the_first_image(write):
+    write("d/x.json", images=["gone.jpg", "b.jpg", "c.jpg"])
+    write("d/one/b.jpg", "d/two/b.jpg", "d/two/c.jpg")
+    assert find_coco("d") == [("d", "d/x.json", "d/two")]
+
+
+def test_find_coco_passes_over_other_json(write):
+    write("d/x.json", "d/a.jpg")
+    Path("d/made.json").write_text('{"seed": 0}')
+    Path("d/results.json").write_text('[{"image_id": 1}]')
+    assert find_coco("d") == [("d", "d/x.json", "d")]
 
 
 @pytest.mark.parametrize(
     "names, data, text",
     [
         ([], "d", "d is neither a folder nor JSON:IMAGE_FOLDER"),
-        (["d/a.jpg"], "d", r"d has no \*.json"),
         (["d/x.json"], "d", "the first image of d/x.json, a.jpg, is in none"),
         (["d/x.json", "d/y.json", "d/a.jpg"], "d", "d has d/x.json, d/y.json; name one"),
         (["d/val.json", "d/valid.json", "d/a.jpg"], "d", "name one as JSON:IMAGE_FOLDER"),
@@ -74,10 +97,26 @@ def test_find_data_takes_a_file_and_both(write):
         (["d/x.json"], "d/x.json:e", "there is no folder e"),
     ],
 )
-def test_find_data_says_what_is_not_clear(write, names, data, text):
+def test_find_coco_says_what_is_not_clear(write, names, data, text):
     write(*names)
     with pytest.raises((FileNotFoundError, ValueError), match=text):
-        find_data(data)
+        find_coco(data)
+
+
+@pytest.mark.parametrize(
+    "name, split",
+    [
+        ("instances_val2017", "val"),
+        ("valid", "val"),
+        ("my-train set", "train"),
+        ("training", "train"),
+        ("minival2014", ""),
+        ("train_val", ""),
+        ("validity", ""),
+    ],
+)
+def test_split_name(name, split):
+    assert split_name(name) == split
 
 
 def test_find_image_ids_takes_the_file_that_has_all(write):

@@ -8,10 +8,10 @@ from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
 import queryinst
-from queryinst.data.coco_folder import find_data
 from queryinst.engine.errors import failing_in_one_line
 from queryinst.engine.predictor import cfg_from_checkpoint
 from queryinst.engine.train_net import run_with
+from queryinst.own_data.sources import choose_held_out, read_data
 from queryinst.predict.evaluation import EvaluatedModel, evaluation_cfg
 from queryinst.predict.loading import find_weights, is_exported, on_device
 from queryinst_runtime.session import Session
@@ -19,9 +19,11 @@ from queryinst_runtime.session import Session
 
 def run(args: argparse.Namespace) -> int:
     """As train_net.py --eval-only, with the data set and the checkpoint alone."""
-    json_file, image_folder = find_data(args.data)
-    name, is_new = dataset_of(json_file, image_folder)
     weights = find_weights(args.model)
+    own_name = Path(args.data).absolute().stem
+    splits = read_data(args.data, os.path.join(args.output, own_name))
+    _, json_file, image_folder = choose_held_out(splits)
+    name, is_new = dataset_of(json_file, image_folder)
     # As train_net.py's; of these, config_file and opts are only logged.
     run_args = argparse.Namespace(
         eval_only=True,

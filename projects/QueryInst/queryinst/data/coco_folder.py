@@ -31,7 +31,7 @@ def find_coco(data: str) -> list[tuple[str, str, str]]:
 
     Returns:
         (name, JSON file, image folder) each: the name is "train", "val" or "test", of which there
-        is one at most; if there is one file, its own or the folder's. None if a folder has none.
+        is one at most; if there is one file, its own or the folder's. None of a folder without.
 
     Raises:
         FileNotFoundError: there is no such file or folder, or the images are not found. One line.
@@ -57,8 +57,13 @@ def find_coco(data: str) -> list[tuple[str, str, str]]:
     return [(_split_of(Path(json_file)) or _own_name(Path(json_file)), json_file, folder)]
 
 
+def has_coco(folder: str) -> bool:
+    """Whether `find_coco` finds annotation files in a folder."""
+    return bool(_coco_files(Path(folder)))
+
+
 def split_name(words: str) -> str:
-    """"train", "val" or "test" if one of them is a word of a file's or folder's name; else ""."""
+    """ "train", "val" or "test" if one of them is a word of a file's or folder's name; else ""."""
     parts = [x.rstrip("0123456789") for x in re.split(r"[^a-z0-9]+", words.lower())]
     found = [split for split, names in _SPLITS.items() if any(name in parts for name in names)]
     return found[0] if len(found) == 1 else ""
@@ -131,7 +136,8 @@ def _image_folders(json_file: Path, root: Path) -> Iterator[Path]:
     part = json_file.stem.removeprefix("instances_")
     for top in dict.fromkeys([root, json_file.parent, json_file.parent.parent]):
         yield from (top / part, top / "images" / part, top / "images", top)
-    yield from sorted(path for path in root.glob("*") if path.is_dir())
+    for top in (root, json_file.parent):
+        yield from sorted(path for path in top.glob("*") if path.is_dir())
 
 
 def find_image_ids(paths: Sequence[str]) -> tuple[str, list[tuple[Any, str]]]:

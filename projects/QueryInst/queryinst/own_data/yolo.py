@@ -1,0 +1,240 @@
+"""YOLO's segmentation format: a data.yaml, and a text file an image with a polygon a line.
+
+As Ultralytics reads it: https://docs.ultralytics.com/datasets/segment/
+"""
+
+import math
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from ..data.mask_bounds import shorten
+from ..yaml_files import load_local_yaml
+from .image_files import images_below, is_image
+from .labels import Item, LabelledObject, Layout, is_class_name
+from .problems import BAD_FILE, BAD_VALUE, NO_IMAGE, NO_MASK, UNKNOWN_CLASS, Problems
+
+_KEYS = ("train", "val", "test")  # of data.yaml
+_YAML_NAMES = ("data.yaml", "data.yml", "dataset.yaml", "dataset.yml")
+_NAMES = ("classes.txt", "labels/classes.txt")  # of tools that write no data.yaml
+_TOLERANCE = 1e-3  # beyond 0 and 1, of tools that round
+_MIN_NUMBERS = 6  # of a polygon: three points
+
+
+def is_yolo(folder: Path) -> bool:
+    return _find_yaml(folder) is not None or bool(_names_file(folder))
+
+
+def find_layout(data: str, problems: Problems) -> Layout:
+    """The images of a data.yaml, or of a folder with one.
+
+    Raises:
+        FileNotFoundError: a folder that it names does not exist.
+        ValueError: it is malformed. One line.
+    """
+    path = Path(data)
+    yaml = _find_yaml(path) if path.is_dir() else path
+    if yaml:
+        parts, classes = _read_yaml(yaml)
+    else:
+        parts = {path.absolute().name: images_below(path / "images")}
+        classes = dict(enumerate(_lines(path / _names_file(path))))
+        _check_names(list(classes.values()), str(path / _names_file(path)))
+    items = {name: [_item(image) for image in dict.fromkeys(x)] for name, x in parts.items()}
+    for part in items.values():
+        _find_lost_labels(part, problems)
+
+    def read(item: Item, height: int, width: int) -> Iterator[LabelledObject]:
+        return _read_labels(item, height, width, classes, problems)
+
+    return Layout(items, list(classes.values()), read)
+
+
+def _find_yaml(folder: Path) -> Path | None:
+    """The data.yaml of a folder, whatever its name is.
+
+    Raises:
+        ValueError: several files may be meant.
+    """
+    for name in _YAML_NAMES:
+        if (folder / name).is_file():
+            return folder / name
+    found = [x for x in sorted((*folder.glob("*.yaml"), *folder.glob("*.yml"))) if _is_data(x)]
+    if len(found) > 1:
+        raise ValueError(f"{folder} has {', '.join(map(str, found[:8]))}; name one of them as DATA")
+    return found[0] if found else None
+
+
+def _is_data(path: Path) -> bool:
+    try:
+        content = load_local_yaml(str(path))
+    except (OSError, ValueError):
+        return False
+    return isinstance(content, dict) and "names" in content and any(x in content for x in _KEYS)
+
+
+def _names_file(folder: Path) -> str:
+    if not (folder / "images").is_dir() or not any((folder / "labels").rglob("*.txt")):
+        return ""
+    return next((name for name in _NAMES if (folder / name).is_file()), "")
+
+
+def _read_yaml(path: Path) -> tuple[dict[str, list[str]], dict[int, str]]:
+    """The images of each part, and the classes by their numbers."""
+    content = load_local_yaml(str(path))
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} is not a data.yaml: it is no mapping of keys to values")
+    if "kpt_shape" in content:
+        raise ValueError(f"{path} has 'kpt_shape': it is of keypoints, which have no masks")
+    classes = _classes_of(content, str(path))
+    parts = {}
+    for key in _KEYS:
+        places = content.get(key)
+        if places is None or places == "":
+            continue
+        places = places if isinstance(places, list) else [places]
+        if not all(isinstance(place, str) and place for place in places):
+            raise ValueError(f"{path}: {key} is {shorten(content[key])}, which must be a folder")
+        parts[key] = [image for place in places for image in _images_at(place, content, path, key)]
+    if not parts:
+        raise ValueError(f"{path} has neither train nor val, a folder of images")
+    return parts, classes
+
+
+def _classes_of(content: dict[str, Any], label: str) -> dict[int, str]:
+    names = content.get("names")
+    if isinstance(names, list):
+        names = dict(enumerate(names))
+    if not isinstance(names, dict) or not names:
+        raise ValueError(f"{label}: names is {shorten(names)}, which must be a list of names")
+    if not all(type(number) is int and number >= 0 for number in names):
+        raise ValueError(f"{label}: the keys of names are {shorten(list(names))}, not numbers")
+    # yaml's numbers are meant as names; what it takes for yes and no is not known any more
+    texts = {x: str(name) if type(name) in (int, float) else name for x, name in names.items()}
+    _check_names(list(texts.values()), label)
+    count = content.get("nc", len(texts))
+    if count != len(texts):
+        raise ValueError(f"{label}: nc is {shorten(count)}, but names has {len(texts)} names")
+    return dict(sorted(texts.items()))
+
+
+def _check_names(names: list[Any], label: str) -> None:
+    for index, name in enumerate(names):
+        if not is_class_name(name):
+            raise ValueError(
+                f"{label}: the name of class {index} is {shorten(name)}, which must be a line of"
+                f" text{'; put it in quotes' if isinstance(name, bool) else ''}"
+            )
+        if name in names[:index]:
+            raise ValueError(f"{label}: two classes have the name {shorten(name)}; rename one")
+    if not names:
+        raise ValueError(f"{label} has no names of classes")
+
+
+def _images_at(place: str, content: dict[str, Any], yaml: Path, key: str) -> list[str]:
+    """The images in a folder, or in a list of files, that data.yaml names."""
+    base, path = content.get("path") or "", Path(place)
+    tops = [yaml.parent / str(base), Path(str(base)), yaml.parent]
+    candidates = [top / path for top in tops]
+    if path.parts[0] == "..":  # Roboflow writes paths of a folder beside
+        candidates += [top / Path(*path.parts[1:]) for top in tops]
+    for candidate in candidates:
+        if candidate.is_dir():
+            return images_below(candidate)
+        if candidate.is_file() and not is_image(candidate.name):
+            return _listed(candidate, tops)
+    raise FileNotFoundError(f"{yaml}: {key} names {place}, but there is no {candidates[0]}")
+
+
+def _listed(path: Path, tops: list[Path]) -> list[str]:
+    """The images that a text file names, relative to its folder or to that of the data."""
+    images = []
+    for line in filter(None, _lines(path)):
+        candidates = [top / line for top in (path.parent, *tops)]
+        images.append(str(next((x for x in candidates if x.is_file()), candidates[0])))
+    return images
+
+
+def _lines(path: Path) -> list[str]:
+    """The lines of a text file.
+
+    Raises:
+        ValueError: it is not UTF-8.
+    """
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not a text file ({error.reason})") from error
+    return [line.strip() for line in text.strip().split("\n")]
+
+
+def _item(image: str) -> Item:
+    """With the text file in "labels" in place of the last "images" in the path."""
+    parts = list(Path(image).parts)
+    positions = [x for x, part in enumerate(parts[:-1]) if part == "images"]
+    if positions:
+        parts[positions[-1]] = "labels"
+    labels = str(Path(*parts).with_suffix(".txt"))
+    return Item(image, (labels,) if os.path.isfile(labels) else ())
+
+
+def _find_lost_labels(items: list[Item], problems: Problems) -> None:
+    """Say which text files no image belongs to; an image without one has no objects."""
+    known = {label for item in items for label in item.labels}
+    for folder in sorted({os.path.dirname(label) for label in known}):
+        for path in sorted(Path(folder).glob("*.txt")):
+            if str(path) not in known and path.name != "classes.txt":
+                problems.add(NO_IMAGE, str(path), "no image has this name")
+
+
+def _read_labels(
+    item: Item, height: int, width: int, classes: dict[int, str], problems: Problems
+) -> Iterator[LabelledObject]:
+    for path in item.labels:
+        try:
+            lines = _lines(Path(path))
+        except (OSError, ValueError) as error:
+            problems.add(BAD_FILE, path, str(error), item.image)
+            continue
+        for number, line in enumerate(lines, start=1):
+            words = line.split()
+            if not words:
+                continue
+            where = f"line {number}"
+            found = _find_problem(words, classes)
+            if found:
+                kind, message = found
+                problems.add(kind, path, f"{where} {message}", item.image)
+                continue
+            sides = (width, height)
+            polygon = [float(word) * sides[i % 2] for i, word in enumerate(words[1:])]
+            yield LabelledObject(classes[int(float(words[0]))], [polygon], path, where)
+
+
+def _find_problem(words: list[str], classes: dict[int, str]):
+    """The kind of problem that a line has, and what it is; None for none."""
+    try:
+        index, *coordinates = map(float, words)
+    except ValueError:
+        wrong = next(word for word in words if not _is_number(word))
+        return BAD_VALUE, f"has {shorten(wrong)}, which is no number"
+    if not (index.is_integer() and int(index) in classes):
+        known = f"{min(classes)} to {max(classes)}"
+        return UNKNOWN_CLASS, f"has the class {words[0]}, of which there is no name ({known})"
+    if len(coordinates) == 4:
+        return NO_MASK, "is a box (4 numbers), not a polygon"
+    if len(coordinates) < _MIN_NUMBERS or len(coordinates) % 2:
+        count = len(coordinates)
+        return BAD_VALUE, f"has {count} numbers behind the class, which must be pairs, 3 or more"
+    for word, value in zip(words[1:], coordinates):
+        if not (math.isfinite(value) and -_TOLERANCE <= value <= 1 + _TOLERANCE):
+            return BAD_VALUE, f"has the coordinate {word}, which must be from 0 to 1"
+    return None
+
+
+def _is_number(word: str) -> bool:
+    try:
+        return math.isfinite(float(word)) or True
+    except ValueError:
+        return False
