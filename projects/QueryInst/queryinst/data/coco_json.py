@@ -1,77 +1,13 @@
-"""Reads COCO's annotation file and checks what training and evaluation need."""
+"""The ids that COCO's annotation file may have, and the entries of its lists by their ids."""
 
-from typing import Any, NamedTuple
+from collections.abc import Callable, Container, Iterator, Mapping
+from typing import Any
 
-from detectron2.utils.file_io import PathManager
+from . import problem_kinds as kinds
+from .findings import Finding, Findings, Kind
+from .mask_bounds import is_integer, is_number, shorten, typed
 
-from ..json_files import read_json
-from .instance_checks import find_image_problem, is_text
-from .mask_bounds import MAX_COORDINATE, is_integer, is_number, shorten
-
-_LISTS = ("images", "annotations", "categories")
-_IMAGE_KEYS = ("id", "file_name", "height", "width")
-_CATEGORY_KEYS = ("id", "name")
-_ANNOTATION_KEYS = ("id", "image_id", "category_id", "bbox")
-_EVALUATION_KEYS = ("area", "iscrowd")  # without them pycocotools fails, after the training
-_MAX_CLASS_NAME = 256  # characters
-_IMAGE_ID_KIND = "an integer, another finite number, or text"
-_ID_KINDS = {True: "an integer of at least 0", False: "an integer or text"}  # by: evaluated
-
-
-class CocoContent(NamedTuple):
-    images: dict[Any, dict[str, Any]]  # by their ids
-    annotations: list[dict[str, Any]]  # those of these images
-    thing_classes: list[str]  # in the order of their ids, as Detectron2 numbers them
-
-
-def read_coco_json(json_file: str, *, evaluated: bool, max_pixels: int) -> CocoContent:
-    """Parse and check a file in COCO's format for instances.
-
-    Args:
-        evaluated: whether pycocotools evaluates on the file. If so, annotations need "area" and
-            "iscrowd", and the file may have no "annotations" at all (COCO's test sets).
-        max_pixels: an image has at most; INPUT.MAX_PIXELS.
-
-    Raises:
-        ValueError: the file is not JSON, or not in COCO's format. The message names the file and
-            the first wrong place.
-    """
-    content = read_json(PathManager.get_local_path(json_file), label=json_file)
-    if not isinstance(content, dict):
-        raise ValueError(
-            f"{json_file} holds a {type(content).__name__}, not an object with "
-            f"{', '.join(_LISTS)} (a file of predictions?)"
-        )
-    if evaluated:
-        content.setdefault("annotations", [])
-    for key in _LISTS:
-        if not isinstance(content.get(key), list):
-            raise ValueError(
-                f"{json_file} has no list {key!r}; COCO's format needs {', '.join(_LISTS)}"
-            )
-    images = _index(json_file, content["images"], "images", _IMAGE_KEYS, evaluated)
-    for image in content["images"]:
-        if problem := find_image_problem(image, max_pixels):
-            raise ValueError(f"{json_file}: image {shorten(image['id'])} has {problem}")
-    categories = _index(json_file, content["categories"], "categories", _CATEGORY_KEYS, evaluated)
-    _check_classes(json_file, content["categories"])
-    annotation_keys = _ANNOTATION_KEYS + (_EVALUATION_KEYS if evaluated else ())
-    is_unique = "minival" not in json_file  # COCO 2014's own, which Detectron2 excepts too
-    annotations = content["annotations"]
-    _index(
-        json_file,
-        annotations,
-        "annotations",
-        annotation_keys,
-        evaluated,
-        is_unique,
-        may_be_empty=True,
-    )
-    for annotation in annotations:
-        if problem := _find_problem(annotation, categories, evaluated):
-            raise ValueError(f"{json_file}: annotation {shorten(annotation['id'])} has {problem}")
-    known = [annotation for annotation in annotations if annotation["image_id"] in images]
-    return CocoContent(images, known, [categories[id_]["name"] for id_ in sorted(categories)])
+Item = dict[str, Any]
 
 
 def is_image_id(value: Any) -> bool:
@@ -101,88 +37,159 @@ def is_category_id(value: Any, *, evaluated: bool) -> bool:
     return isinstance(value, str) or (is_integer(value) and abs(value) < 2**63)
 
 
-def _index(
-    json_file: str,
-    items: list[Any],
+def is_usual_annotation_id(value: Any) -> bool:
+    """Whether it is what all tools take: some take 0 for none."""
+    return is_integer(value) and 1 <= value < 2**31
+
+
+def find_near(value: Any, known: Container[Any]) -> Any:
+    """What `value` is of another type, if that is known: 1 for "1" and "1" for 1; else None."""
+    if isinstance(value, str):
+        try:
+            number = float(value) if "." in value else int(value)
+        except ValueError:
+            return None
+        return number if number in known else None
+    text = str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
+    return text if text in known else None
+
+
+class IdRule:
+    """What the ids of one of the lists must be."""
+
+    def __init__(
+        self, is_id: Callable[[Any], bool], needed: str, wrong: Kind, twice: Kind, mixed: Kind | None
+    ):
+        """
+        Args:
+            needed: what an id must be, in words.
+            wrong, twice, mixed: kinds of problems; None where numbers and texts may be mixed.
+        """
+        self.is_id, self.needed = is_id, needed
+        self.wrong, self.twice, self.mixed = wrong, twice, mixed
+
+
+def id_rules(evaluated: bool) -> dict[str, IdRule]:
+    """The rules by the names of the lists."""
+    category = "an integer of at least 0" if evaluated else "an integer or text"
+    return {
+        "images": IdRule(
+            is_image_id,
+            "an integer, another finite number, or text",
+            *(kinds.IMAGE_ID, kinds.IMAGE_ID_TWICE, kinds.IMAGE_ID_MIXED),
+        ),
+        "annotations": IdRule(
+            is_annotation_id,
+            "an integer or text",
+            *(kinds.ANNOTATION_ID, kinds.ANNOTATION_ID_TWICE, None),
+        ),
+        "categories": IdRule(
+            lambda value: is_category_id(value, evaluated=evaluated),
+            category,
+            *(kinds.CATEGORY_ID, kinds.CATEGORY_ID_TWICE, kinds.CATEGORY_ID_MIXED),
+        ),
+    }
+
+
+def index_items(
+    content: dict[str, list[Any]],
     list_name: str,
     keys: tuple[str, ...],
-    evaluated: bool,
-    is_unique: bool = True,
+    rule: IdRule,
+    findings: Findings,
+    source: str,
     *,
-    may_be_empty: bool = False,
-) -> dict[Any, dict[str, Any]]:
-    """The items by their ids, which are all numbers or all texts.
+    is_unique: bool = True,
+) -> tuple[dict[Any, Item], list[tuple[int, Item]]]:
+    """The entries of a list that have all keys and a valid id of their own.
 
-    Raises:
-        ValueError: a key is missing, or an id is no id, or occurs twice.
+    Args:
+        keys: that each entry needs.
+        is_unique: whether an id may occur once only.
+        findings: gets what is wrong with the others.
+
+    Returns:
+        The entries by their ids, and with their positions in the list.
     """
-    if not items and not may_be_empty:
-        raise ValueError(f"{json_file}: {list_name!r} is empty")
-    by_id: dict[Any, dict[str, Any]] = {}
-    for position, item in enumerate(items):
-        if not isinstance(item, dict):
-            raise ValueError(f"{json_file}: {list_name}[{position}] is not an object")
-        for key in keys:
-            if key not in item:
-                label = f"(id {shorten(item.get('id'))})"
-                raise ValueError(f"{json_file}: {list_name}[{position}] {label} has no {key!r}")
-        id_ = item["id"]
-        if needed := _find_id_problem(id_, list_name, evaluated):
-            raise ValueError(
-                f"{json_file}: {list_name}[{position}] has the id {shorten(id_)}, {needed}"
-            )
-        by_id[id_] = item
-        if is_unique and len(by_id) != position + 1:
-            raise ValueError(f"{json_file}: the id {shorten(id_)} occurs twice in {list_name!r}")
-    if len({isinstance(id_, str) for id_ in by_id}) > 1:
-        raise ValueError(f"{json_file}: the ids in {list_name!r} are numbers and texts, mixed")
-    return by_id
+    by_id: dict[Any, Item] = {}
+    valid: list[tuple[int, Item]] = []
+    for position, item in enumerate(content[list_name]):
+        place = f"{list_name}[{position}]"
+        found = _find_problem(place, item, keys, rule)
+        if found is None and is_unique and item["id"] in by_id:
+            found = rule.twice, f"the id {shorten(item['id'])} occurs twice in {list_name!r}"
+        if found is not None:
+            findings.add(found[0], _finding(source, found[1], item, list_name, position))
+            continue
+        by_id[item["id"]] = item
+        valid.append((position, item))
+    if rule.mixed and len({isinstance(id_, str) for id_ in by_id}) > 1:
+        text = f"the ids in {list_name!r} are numbers and texts, mixed"
+        first = next(x for x in by_id if isinstance(x, str))
+        other = next(x for x in by_id if not isinstance(x, str))
+        findings.add(rule.mixed, Finding(source, f"{text}: {typed(other)}, {typed(first)}"))
+    return by_id, valid
 
 
-def _find_id_problem(id_: Any, list_name: str, evaluated: bool) -> str:
-    """What the id of an item of a list would have to be; empty if it is."""
-    if list_name == "images":
-        is_id, needed = is_image_id(id_), _IMAGE_ID_KIND
-    elif list_name == "annotations":
-        is_id, needed = is_annotation_id(id_), _ID_KINDS[False]
-    else:
-        is_id, needed = is_category_id(id_, evaluated=evaluated), _ID_KINDS[evaluated]
-    return "" if is_id else f"which must be {needed}"
+def _find_problem(
+    place: str, item: Any, keys: tuple[str, ...], rule: IdRule
+) -> tuple[Kind, str] | None:
+    if not isinstance(item, dict):
+        return kinds.FORMAT, f"{place} is not an object, but {typed(item)}"
+    for key in keys:
+        if key not in item:
+            return kinds.KEY_MISSING, f"{place} (id {shorten(item.get('id'))}) has no {key!r}"
+    if not rule.is_id(item["id"]):
+        return rule.wrong, f"{place} has the id {typed(item['id'])}, which must be {rule.needed}"
+    return None
 
 
-def _check_classes(json_file: str, categories: list[dict[str, Any]]) -> None:
-    ids: dict[str, Any] = {}
-    for category in categories:
-        name = category["name"]
-        if not is_text(name, _MAX_CLASS_NAME):
-            raise ValueError(
-                f"{json_file}: category {shorten(category['id'])} has the name {shorten(name)}, "
-                f"which must be one line of text of 1 to {_MAX_CLASS_NAME} characters"
-            )
-        if name in ids:
-            raise ValueError(
-                f"{json_file}: the categories {shorten(ids[name])} and {shorten(category['id'])} "
-                f"have the same name {shorten(name)}; rename one, or give both one id"
-            )
-        ids[name] = category["id"]
+def _finding(source: str, text: str, item: Any, list_name: str, position: int) -> Finding:
+    item = item if isinstance(item, dict) else {}
+    file_name = str(item.get("file_name", "")) if list_name == "images" else ""
+    if list_name == "annotations":
+        return Finding(source, text, item.get("image_id"), item.get("id"), "", position)
+    return Finding(source, text, item.get("id") if list_name == "images" else None, None, file_name)
 
 
-def _find_problem(annotation: dict[str, Any], categories: dict[Any, Any], evaluated: bool) -> str:
-    """What is wrong with the ids and flags of an annotation; empty if nothing is."""
-    for key, list_name in (("image_id", "images"), ("category_id", "categories")):
-        if needed := _find_id_problem(annotation[key], list_name, evaluated):
-            return f"the {key} {shorten(annotation[key])}, {needed}"
-    if annotation["category_id"] not in categories:
-        return f"category_id {shorten(annotation['category_id'])}, which is not in 'categories'"
-    if annotation.get("ignore", 0) != 0:
-        return (
-            "'ignore', which Detectron2 does not support; remove the annotation, or make it a "
-            "crowd ('iscrowd': 1)"
+class References:
+    """Checks the ids that annotations have of images and categories, and their flags."""
+
+    def __init__(
+        self,
+        image_ids: Container[Any],
+        categories: Mapping[Any, Item],
+        rules: Mapping[str, IdRule],
+    ):
+        self._image_ids, self._categories, self._rules = image_ids, categories, rules
+
+    def find_problems(self, annotation: Item) -> Iterator[tuple[Kind, str]]:
+        """The kind and the text of each, which goes on after "annotation 5 has"."""
+        yield from self._find(
+            annotation, "image_id", "images", self._image_ids, kinds.IMAGE_ID_UNKNOWN
         )
-    keypoints = annotation.get("keypoints") or []  # Detectron2's loader moves them
-    if not isinstance(keypoints, list) or not all(map(is_number, keypoints)):
-        return f"the 'keypoints' {shorten(keypoints)}, which must be a list of numbers"
-    area = annotation["area"] if evaluated else 0
-    if not (is_number(area) and 0 <= area <= MAX_COORDINATE**2):
-        return f"the 'area' {shorten(area)}, which must be a number of pixels"
-    return ""
+        yield from self._find(
+            annotation, "category_id", "categories", self._categories, kinds.CATEGORY_ID_UNKNOWN
+        )
+        if annotation.get("ignore", 0) != 0:
+            yield kinds.IGNORE, f"'ignore' {shorten(annotation['ignore'])}, which Detectron2 does not support"
+        keypoints = annotation.get("keypoints") or []  # Detectron2's loader moves them
+        if not isinstance(keypoints, list) or not all(map(is_number, keypoints)):
+            text = f"the 'keypoints' {shorten(keypoints)}, which must be a list of numbers"
+            yield kinds.KEYPOINTS, text
+
+    def _find(
+        self, annotation: Item, key: str, list_name: str, known: Container[Any], unknown: Kind
+    ) -> Iterator[tuple[Kind, str]]:
+        value, rule = annotation[key], self._rules[list_name]
+        is_id = rule.is_id(value)
+        if is_id and value in known:
+            return
+        near = find_near(value, known)
+        if near is not None:
+            kind = kinds.IMAGE_ID_TYPE if list_name == "images" else kinds.CATEGORY_ID_TYPE
+            yield kind, f"{key} {typed(value)}, but {list_name!r} has {typed(near)}"
+        elif not is_id:
+            yield rule.wrong, f"the {key} {typed(value)}, which must be {rule.needed}"
+        else:
+            yield unknown, f"{key} {typed(value)}, which is not in {list_name!r}"

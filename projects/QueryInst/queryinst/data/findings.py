@@ -33,6 +33,7 @@ class Finding(NamedTuple):
         message: one line with file, id and value, without `source`.
         image_id, annotation_id: as they stand in the source; None for what is of neither.
         file_name: of the image, as it stands in the source; "" for none.
+        position: in the list of annotations; -1 for what is of none.
     """
 
     source: str
@@ -40,6 +41,15 @@ class Finding(NamedTuple):
     image_id: Any = None
     annotation_id: Any = None
     file_name: str = ""
+    position: int = -1
+
+
+class ProblemError(ValueError):
+    """A value that cannot be meant; its text goes on after what names its place."""
+
+    def __init__(self, kind: Kind, text: str):
+        super().__init__(text)
+        self.kind = kind
 
 
 @dataclass

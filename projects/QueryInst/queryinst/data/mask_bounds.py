@@ -11,6 +11,9 @@ from typing import Any, TypeGuard
 import numpy as np
 import pycocotools.mask as mask_util
 
+from . import problem_kinds as kinds
+from .findings import ProblemError
+
 MAX_COORDINATE = 1_000_000  # pixels, of polygons and boxes; C code has five times it as an int
 MAX_OUTLINE = 4_000_000  # pixels, of all polygons of a mask; drawing takes 40 bytes for each
 MAX_MASK_PIXELS = 2**29 - 1  # what six characters, of five bits each, of an RLE text count to
@@ -33,51 +36,96 @@ def to_rle(segmentation: Any, height: int, width: int, label: str = "a mask") ->
     Raises:
         ValueError: `find_mask_problem` finds one; the message begins with `label`.
     """
-    if problem := find_mask_problem(segmentation, height, width):
-        raise ValueError(f"{label} {problem}")
-    if isinstance(segmentation, dict):
-        if isinstance(segmentation["counts"], list):
-            return mask_util.frPyObjects(segmentation, height, width)
-        return segmentation
-    polygons = [np.asarray(p, dtype=np.float64).ravel() for p in segmentation]
-    polygons = [p for p in polygons if len(p) >= MIN_POLYGON_NUMBERS and len(p) % 2 == 0]
+    try:
+        parsed = parse_mask(segmentation, height, width)
+    except ProblemError as error:
+        raise ValueError(f"{label} {error}") from None
+    if isinstance(parsed, list):
+        return draw(parsed, height, width)
+    if isinstance(segmentation["counts"], list):
+        return mask_util.frPyObjects(segmentation, height, width)
+    return segmentation
+
+
+def draw(polygons: list[np.ndarray], height: int, width: int) -> dict[str, Any]:
+    """What `parse_mask` returns of polygons as one compressed RLE."""
+    polygons = [polygon for polygon in polygons if is_area(polygon)]
     if not polygons:
         return mask_util.encode(np.zeros((height, width), dtype=np.uint8, order="F"))
     return mask_util.merge(mask_util.frPyObjects(polygons, height, width))
 
 
+def is_area(polygon: np.ndarray) -> bool:
+    """Whether it has at least 3 points, each of two numbers."""
+    return len(polygon) >= MIN_POLYGON_NUMBERS and len(polygon) % 2 == 0
+
+
 def find_mask_problem(segmentation: Any, height: int, width: int) -> str:
-    """Why pycocotools must not see this mask of an image; empty if it may.
+    """Why pycocotools must not see this mask of an image; empty if it may."""
+    try:
+        parse_mask(segmentation, height, width)
+    except ProblemError as error:
+        return str(error)
+    return ""
+
+
+def parse_mask(segmentation: Any, height: int, width: int) -> list[np.ndarray] | np.ndarray:
+    """The numbers of a mask of an image, all of which pycocotools may see.
 
     Args:
         segmentation: polygons, or RLE of any kind.
+
+    Returns:
+        Of polygons a list of x, y, x, y, ... each, float64, those too that are no areas; of RLE the
+        lengths of its runs, background first, int64.
+
+    Raises:
+        ProblemError: it is none of both, or pycocotools must not see it.
     """
     if height * width > MAX_MASK_PIXELS:
-        return f"is of an image of {height} x {width} pixels; masks have at most {MAX_MASK_PIXELS}"
-    if isinstance(segmentation, dict):
-        return _find_rle_problem(segmentation, height, width)
-    if not isinstance(segmentation, list):
-        return (
-            f"has a 'segmentation' of type {type(segmentation).__name__}, which must be a list of "
-            "polygons [[x1, y1, x2, y2, ...], ...] or RLE {'size': [height, width], 'counts': ...}"
+        raise ProblemError(
+            kinds.MASK_TOO_LARGE,
+            f"is of an image of {height} x {width} pixels; masks have at most {MAX_MASK_PIXELS}",
         )
-    outline = 0.0
-    for polygon in segmentation:
-        if not isinstance(polygon, (list, tuple, np.ndarray)):
-            return (
-                f"has {shorten(polygon)} in its 'segmentation' where a polygon belongs; it must "
-                "be a list of polygons, each a list of its own: [[x1, y1, x2, y2, ...], ...]"
-            )
-        coordinates = _as_numbers(polygon)
-        if coordinates is None:
-            return (
-                f"has the polygon {shorten(polygon)} in its 'segmentation', which must hold "
-                f"numbers from -{MAX_COORDINATE} to {MAX_COORDINATE}"
-            )
-        outline += _bound_outline(coordinates)
+    if isinstance(segmentation, dict):
+        return _parse_rle(segmentation, height, width)
+    if not isinstance(segmentation, list):
+        raise ProblemError(
+            kinds.MASK_TYPE,
+            f"has a 'segmentation' of type {type(segmentation).__name__}, which must be a list of "
+            "polygons [[x1, y1, x2, y2, ...], ...] or RLE {'size': [height, width], 'counts': ...}",
+        )
+    polygons = [_parse_polygon(polygon) for polygon in segmentation]
+    outline = sum(map(_bound_outline, polygons))
     if outline > MAX_OUTLINE:
-        return f"has polygons of {outline:.0f} pixels of outline; at most {MAX_OUTLINE} are drawn"
-    return ""
+        raise ProblemError(
+            kinds.POLYGON_TOO_LONG,
+            f"has polygons of {outline:.0f} pixels of outline; at most {MAX_OUTLINE} are drawn",
+        )
+    return polygons
+
+
+def _parse_polygon(polygon: Any) -> np.ndarray:
+    if not isinstance(polygon, (list, tuple, np.ndarray)):
+        raise ProblemError(
+            kinds.MASK_TYPE,
+            f"has {shorten(polygon)} in its 'segmentation' where a polygon belongs; it must "
+            "be a list of polygons, each a list of its own: [[x1, y1, x2, y2, ...], ...]",
+        )
+    coordinates = _as_numbers(polygon)
+    if coordinates is None:
+        wrong = [x for x in polygon if not is_coordinate(x)]
+        raise ProblemError(
+            kinds.POLYGON_NUMBERS,
+            f"has the polygon {shorten(polygon)} in its 'segmentation', which must hold numbers "
+            f"from -{MAX_COORDINATE} to {MAX_COORDINATE}, not {typed(wrong[0]) if wrong else 'this'}",
+        )
+    return coordinates
+
+
+def is_coordinate(value: Any) -> bool:
+    """Whether it is a number of pixels, in the sense of JSON."""
+    return is_number(value) and abs(value) <= MAX_COORDINATE  # NaN is not
 
 
 def is_number(value: Any) -> TypeGuard[float]:
@@ -88,6 +136,11 @@ def is_number(value: Any) -> TypeGuard[float]:
 def is_integer(value: Any) -> TypeGuard[int]:
     """Whether it is an integer in the sense of JSON: a bool is none, nor is 3.0."""
     return isinstance(value, Integral) and not isinstance(value, bool)
+
+
+def typed(value: Any) -> str:
+    """As `shorten`, with the type: 1 and "1" look alike."""
+    return "None (null)" if value is None else f"{shorten(value)} ({type(value).__name__})"
 
 
 def shorten(value: Any) -> str:
@@ -124,26 +177,34 @@ def _bound_outline(coordinates: np.ndarray) -> float:
     return float(np.abs(points - np.roll(points, 1, axis=0)).max(axis=1, initial=0).sum())
 
 
-def _find_rle_problem(rle: dict[str, Any], height: int, width: int) -> str:
+def _parse_rle(rle: dict[str, Any], height: int, width: int) -> np.ndarray:
     size, counts = rle.get("size"), rle.get("counts")
     if not isinstance(counts, (list, str, bytes)):
-        return f"has an RLE 'segmentation' with 'counts' {shorten(counts)}: a list or text needed"
+        raise ProblemError(
+            kinds.RLE_COUNTS,
+            f"has an RLE 'segmentation' with 'counts' {typed(counts)}: a list or text needed",
+        )
     sides = list(size) if isinstance(size, (list, tuple)) else []
     if not all(map(is_integer, sides)) or sides != [height, width]:
-        return (
+        raise ProblemError(
+            kinds.RLE_SIZE,
             f"has an RLE 'segmentation' of 'size' {shorten(size)}, its image has [height, width] "
-            f"{[height, width]}"
+            f"{[height, width]}",
         )
     try:
         runs = _as_runs(counts) if isinstance(counts, list) else decode_runs(counts)
     except ValueError as error:
-        return f"has an RLE 'segmentation' whose 'counts' {shorten(counts)} {error}"
+        raise ProblemError(
+            kinds.RLE_COUNTS,
+            f"has an RLE 'segmentation' whose 'counts' {shorten(counts)} {error}",
+        ) from None
     if runs.sum() != height * width:
-        return (
+        raise ProblemError(
+            kinds.RLE_COUNTS,
             f"has an RLE 'segmentation' whose 'counts' add up to {runs.sum()} pixels, its image "
-            f"has {height} x {width} = {height * width}"
+            f"has {height} x {width} = {height * width}",
         )
-    return ""
+    return runs
 
 
 def decode_runs(counts: str | bytes) -> np.ndarray:
