@@ -24,6 +24,10 @@ class LastBatch:
         """Let go of the batch, whose memory may be needed."""
         self._batch = []
 
+    def first(self) -> dict[str, Any] | None:
+        """The input of its first image."""
+        return self._batch[0] if self._batch else None
+
     def remove(self) -> None:
         """Let go of model and batch."""
         self._handle.remove()
