@@ -12,6 +12,8 @@ from queryinst.engine import train_net
 from queryinst.engine.checks import check_output_dir
 from queryinst.engine.run_lock import locked
 from queryinst.recipe import text
+from queryinst.recipe.checking import check_parts
+from queryinst.recipe.derived import counted
 from queryinst.recipe.folder import (
     CONFIG,
     RECIPE,
@@ -41,6 +43,13 @@ def run(args: argparse.Namespace) -> int:
     parts = find_parts(args.data, args.val, None if args.dry_run or resumes else args.output)
     if resumes:
         return _go_on(args, parts)
+    checked = check_parts(parts, args.opts)
+    _say(*filter(None, [checked.text]))
+    if checked.num_errors:
+        raise ValueError(
+            f"{counted(checked.num_errors, 'error')} in the data, see above; `queryinst data check"
+            f" {args.data}` has more, and its --fix mends what needs no guess"
+        )
     machine = find_machine(args.device or _device_of(args.opts))
     plan = make_plan(
         parts,
@@ -128,4 +137,5 @@ def _device_of(opts: Sequence[str]) -> str | None:
 
 
 def _say(*lines: str) -> None:
-    print(*lines, sep="\n", flush=True)
+    if lines:
+        print(*lines, sep="\n", flush=True)

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ..own_data.sources import Split, choose_images, write_json
+from ..own_data.sources import Split, write_json
 from .derived import counted
 
 SHARE, MOST_IMAGES = 0.2, 1000  # of the images are held out
