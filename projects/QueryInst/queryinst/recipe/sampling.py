@@ -39,7 +39,7 @@ def _sampler(train: DataStatistics) -> list[Derived]:
     counts = train.images_per_class
     present = counts[counts > 0]
     usual = float(np.median(present)) if len(present) else 0.0
-    rarest = int(present.min(initial=0))
+    rarest = int(min(present, default=0))
     if len(present) < 2 or rarest >= _RARE * usual:
         why = "one class" if len(train.class_names) == 1 else "no class is much rarer than others"
         return [Derived(key, "TrainingSampler", why)]

@@ -13,6 +13,7 @@ from .statistics import DataStatistics
 WANTED = 32
 _CLEARLY = 1.25  # larger, so that a window is worth its while
 _FEW_IMAGES = 20  # that windows make many of
+_RATIOS = (5 / 3, 3.0)  # of long sides to short ones that inputs have room for
 
 
 class Sizes(NamedTuple):
@@ -68,9 +69,10 @@ def derive_sizes(
 
 
 def _limits(start: Start, machine: Machine) -> _Limits:
-    short, ratio = start.short_side, start.long_side / start.short_side
+    short = start.short_side
+    ratio = min(max(start.long_side / short, _RATIOS[0]), _RATIOS[1])
     if start.is_small:
-        return _Limits(short, max(short, 256), max(ratio, 1.75), max(short, 160), 768, 16)
+        return _Limits(short, max(short, 256), ratio, max(short, 160), 768, 16)
     if machine.has_gpu:
         return _Limits(min(short, 320), short, ratio, min(short, 640), 2000, 32)
     return _Limits(min(short, 320), min(short, 480), ratio, min(short, 480), 1024, 32)
@@ -145,8 +147,8 @@ def _test_keys(val: DataStatistics, scale: float, limits: _Limits, why: str) -> 
 
 
 def _ratio(data: DataStatistics, limits: _Limits) -> float:
-    """Of long sides to short ones that need not shrink: the limits', or the images' up to 3."""
-    return max(limits.ratio, min(1.05 * data.long_side / data.short_side, 3.0))
+    """Of long sides to short ones that inputs have room for: the limits', or the images' own."""
+    return max(limits.ratio, min(1.05 * data.long_side / data.short_side, _RATIOS[1]))
 
 
 def _distinct(sides: list[float], multiple: int) -> tuple[int, ...]:

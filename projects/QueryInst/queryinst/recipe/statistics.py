@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-_MOST_WINDOWS = 20_000  # that objects are counted in, for large data sets
+_MOST_WINDOWS = 2_000  # that objects are counted in
 
 
 @dataclass(frozen=True)
