@@ -34,7 +34,8 @@ def annotations() -> dict[str, Any]:
     for number in range(12):
         x, y = 2 + number, 3 + number // 2
         box = [x, y, 10, 8]
-        annotation = {"id": number + 1, "image_id": 10 + number % 4, "bbox": box, "area": 80}
+        annotation = {"id": number + 1, "image_id": 10 + number % 4, "bbox": box}
+        annotation["area"] = 30 if number % 4 == 1 else 80
         annotation |= {"category_id": (1, 2, 3)[number % 3], "iscrowd": int(number == 11)}
         annotation["segmentation"] = _segmentation(number, x, y)
         objects.append(annotation)

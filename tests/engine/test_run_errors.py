@@ -260,14 +260,16 @@ def test_run_quotes_a_loaders_worker_in_one_line(fails, tmp_path, tiny_data, log
             tiny_data.root / "shapes" / "train" / image["file_name"]
         )
     name = content["images"][-1]["file_name"]
-    (root / name).write_bytes(b"no image")
+    damaged = bytearray((tiny_data.root / "shapes" / "train" / name).read_bytes())
+    damaged[-40:-20] = bytes(20)  # its header is right
+    (root / name).write_bytes(damaged)
     triple = ["with_broken", tiny_data.dataset_args[0][1], str(root)]
     said = fails(
         *("DATASETS.TRAIN", "('with_broken',)", "DATALOADER.NUM_WORKERS", "1"),
         *("SOLVER.MAX_ITER", "9"),
         dataset=[triple],
     )
-    assert said.startswith(f"{root / name} is not an image") and "DataLoader" not in said
+    assert said.startswith(f"cannot read image {root / name}") and "DataLoader" not in said
     assert "DataLoader worker process" in log()
 
 

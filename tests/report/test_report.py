@@ -397,7 +397,7 @@ def test_make_report_refuses_malformed_ground_truth(run, tmp_path, change, messa
     coco = json.loads((tmp_path / "truth.json").read_text())
     coco["annotations"][number].update(change)
     (tmp_path / "truth.json").write_text(json.dumps(coco))
-    with pytest.raises(ValueError, match=f"{NAME}.*annotation {number + 1} .*{message}"):
+    with pytest.raises(ValueError, match=f"truth.json: annotation {number + 1} .*{message}"):
         make_report(str(run), min_score=0.5)
 
 

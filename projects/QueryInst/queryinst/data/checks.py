@@ -2,28 +2,33 @@
 
 import difflib
 import importlib.util
+import logging
 import os
-from collections.abc import Iterable
-from typing import Any, NamedTuple
+import sys
+from collections import deque
+from typing import NamedTuple
 
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.utils.file_io import PathManager
 
-from .coco_json import read_coco_json
-from .dict_checks import check_conversion, iterate_dicts, load_dicts
-from .images import check_image_size, read_image
-from .instance_checks import check_instances
+from .coco_check import check_coco_file
+from .dict_checks import check_conversion, check_dicts, load_dicts
+from .findings import Findings
+from .image_check import ImageEntry, check_image_files
 from .mask_bounds import shorten
+from .set_checks import Use
 
-_NUM_FIRST_IMAGES = 5  # of each data set are read
+logger = logging.getLogger(__name__)
+
+_MAX_WORKERS = 16  # processes that read headers of images
 # Packages that read published data sets, by evaluator type. They are slow and strict: only files
 # and classes of these data sets are checked, not annotations.
 _PACKAGES = {"lvis": "lvis", "cityscapes_instance": "cityscapesscripts"}
 
 
-class _Use(NamedTuple):
-    """How a run uses a data set."""
+class _Named(NamedTuple):
+    """How a run names and uses a data set."""
 
     key: str  # where the configuration names it first
     trained: bool
@@ -31,26 +36,51 @@ class _Use(NamedTuple):
 
 
 def check_datasets(cfg: CfgNode, *, training: bool) -> None:
-    """Check the data sets of a run: their files, classes, annotations, and first images.
+    """Check the data sets of a run: their files, classes, annotations, and images' headers.
 
     Reads a data set in COCO's format from its JSON, any other from its registered function. Keeps
-    nothing that it loads.
+    nothing that it loads. Warnings are logged, each kind in one line.
 
     Args:
         training: check ``DATASETS.TRAIN`` and ``DATASETS.TEST`` (may be empty); otherwise only
             ``DATASETS.TEST``.
 
     Raises:
-        ValueError, FileNotFoundError, ImportError: the first problem, in one line.
+        ValueError, FileNotFoundError, ImportError: the first error, in one line.
     """
     uses = _collect_uses(cfg, training)
     for name, use in uses.items():
         _check_registered(name, use.key)
     for name in uses:
         _check_paths(name)
-        _check_class_count(cfg, name, MetadataCatalog.get(name).get("thing_classes"))
-    classes = {name: _check_content(cfg, name, use) for name, use in uses.items()}
+    _check_classes(cfg, {x: MetadataCatalog.get(x).get("thing_classes") for x in uses}, uses)
+    findings, classes = Findings(), {}
+    for name, use in uses.items():
+        classes[name] = _check_content(cfg, name, _use_of(cfg, use), findings)
+    raise_errors(findings)
+    _check_classes(cfg, classes, uses)
+    log_warnings(findings)
+
+
+def _use_of(cfg: CfgNode, use: _Named) -> Use:
+    return Use(
+        use.trained,
+        use.evaluated,
+        masks=cfg.MODEL.MASK_ON,
+        num_queries=cfg.MODEL.QUERYINST.NUM_QUERIES,
+        detections=cfg.TEST.DETECTIONS_PER_IMAGE,
+        num_classes=cfg.MODEL.ROI_HEADS.NUM_CLASSES,
+        max_pixels=cfg.INPUT.MAX_PIXELS,
+    )
+
+
+def _check_classes(
+    cfg: CfgNode, classes: dict[str, list[str] | None], uses: dict[str, _Named]
+) -> None:
+    """What differs between the data sets comes first: NUM_CLASSES cannot fit both."""
     _check_same_classes(classes, uses)
+    for name, names in classes.items():
+        _check_class_count(cfg, name, names)
 
 
 def check_annotations(name: str, max_pixels: int) -> None:
@@ -60,28 +90,42 @@ def check_annotations(name: str, max_pixels: int) -> None:
         max_pixels: an image has at most; INPUT.MAX_PIXELS.
 
     Raises:
-        ValueError, OSError: the first problem, in one line.
+        ValueError, OSError: the first error, in one line.
     """
-    metadata = MetadataCatalog.get(name)
-    pairs: Iterable[tuple[dict[str, Any], dict[str, Any]]]
-    if _is_coco(name):
-        images, annotations, _ = read_coco_json(
-            str(metadata.json_file), evaluated=True, max_pixels=max_pixels
-        )
-        pairs = ((annotation, images[annotation["image_id"]]) for annotation in annotations)
+    metadata, findings = MetadataCatalog.get(name), Findings()
+    num_classes = len(metadata.get("thing_classes", ()))
+    use = Use(False, True, False, None, sys.maxsize, num_classes, max_pixels)
+    if is_coco(name):
+        check_coco_file(str(metadata.json_file), "", findings, use)
     else:
-        pairs = iterate_dicts(
-            load_dicts(name),
-            name,
-            trained=False,
-            evaluated=True,
-            num_classes=len(metadata.get("thing_classes", ())),
-            max_pixels=max_pixels,
-        )
-    check_instances(pairs, name=name, masks=False, crowds=True)
+        check_dicts(load_dicts(name), name, findings=findings, use=use)
+    raise_errors(findings)
 
 
-def _collect_uses(cfg: CfgNode, training: bool) -> dict[str, _Use]:
+def raise_errors(findings: Findings) -> None:
+    """Raise the first error, in one line that says how many more there are.
+
+    Raises:
+        FileNotFoundError: the first is a missing image.
+        ValueError: it is another.
+    """
+    num = findings.count("error")
+    if not num:
+        return
+    group = next(findings.groups("error"))
+    more = f" ({num - 1} more error{'s' * (num > 2)}: `queryinst data check` lists all)" * (num > 1)
+    text = f"{group.examples[0].line}; {group.kind.advice}{more}"
+    raise FileNotFoundError(text) if group.kind.name == "image-missing" else ValueError(text)
+
+
+def log_warnings(findings: Findings) -> None:
+    """Log one line for each kind of warning."""
+    for group in findings.groups("warning"):
+        kind, first = group.kind, group.examples[0]
+        logger.warning(f"{group.count} x {kind.title}; first {first.line}. To do: {kind.advice}")
+
+
+def _collect_uses(cfg: CfgNode, training: bool) -> dict[str, _Named]:
     train = tuple(cfg.DATASETS.TRAIN) if training else ()
     test = tuple(cfg.DATASETS.TEST)
     if training and not train:
@@ -89,7 +133,7 @@ def _collect_uses(cfg: CfgNode, training: bool) -> dict[str, _Use]:
     if not training and not test:
         raise ValueError("DATASETS.TEST is empty: name at least one data set to evaluate on")
     return {
-        name: _Use(
+        name: _Named(
             "DATASETS.TRAIN" if name in train else "DATASETS.TEST", name in train, name in test
         )
         for name in dict.fromkeys(train + test)
@@ -131,18 +175,30 @@ def _check_class_count(cfg: CfgNode, name: str, thing_classes: list[str] | None)
     num_classes = cfg.MODEL.ROI_HEADS.NUM_CLASSES
     if thing_classes is None or len(thing_classes) == num_classes:
         return
-    first = ", ".join(map(str, thing_classes[:3])) + (", ..." if len(thing_classes) > 3 else "")
     raise ValueError(
-        f"data set {name!r} has {len(thing_classes)} classes ({first}), but "
+        f"data set {name!r} has {_say_classes(thing_classes)}, but "
         f"MODEL.ROI_HEADS.NUM_CLASSES is {num_classes}; set MODEL.ROI_HEADS.NUM_CLASSES "
         f"{len(thing_classes)}"
     )
 
 
-def _check_same_classes(classes: dict[str, list[str] | None], uses: dict[str, _Use]) -> None:
+def _say_classes(names: list[str]) -> str:
+    first = ", ".join(map(str, names[:3])) + (", ..." if len(names) > 3 else "")
+    return f"{len(names)} {'class' if len(names) == 1 else 'classes'} ({first})"
+
+
+def _check_same_classes(classes: dict[str, list[str] | None], uses: dict[str, _Named]) -> None:
     known = [(name, names) for name, names in classes.items() if names is not None]
     for name, names in known[1:]:
         first_name, first_names = known[0]
+        if len(names) != len(first_names):
+            few, many = sorted((set(names), set(first_names)), key=len)
+            missing = ", ".join(map(repr, sorted(many - few)[:3])) or "none"
+            raise ValueError(
+                f"data set {name!r} ({uses[name].key}) has {_say_classes(names)}, {first_name!r} "
+                f"({uses[first_name].key}) {_say_classes(first_names)}; list the same categories "
+                f"with the same ids in both (missing in one: {missing}), those without objects too"
+            )
         for index, (expected, actual) in enumerate(zip(first_names, names)):
             if expected != actual:
                 raise ValueError(
@@ -152,26 +208,28 @@ def _check_same_classes(classes: dict[str, list[str] | None], uses: dict[str, _U
                 )
 
 
-def _check_content(cfg: CfgNode, name: str, use: _Use) -> list[str] | None:
-    """Check annotations and first images; returns the class names, or None if unknown."""
+def _check_content(cfg: CfgNode, name: str, use: Use, findings: Findings) -> list[str] | None:
+    """Check annotations and image files; returns the class names, or None if unknown."""
     metadata = MetadataCatalog.get(name)
     if metadata.get("evaluator_type") in _PACKAGES:
         return metadata.get("thing_classes")
-    if _is_coco(name):
-        return _check_coco(cfg, name, use)
-    return _check_dicts(cfg, name, use)
+    if is_coco(name):
+        return _check_coco(name, use, findings)
+    return _check_dicts(name, use, findings)
 
 
-def _is_coco(name: str) -> bool:
+def is_coco(name: str) -> bool:
     """Whether a data set is read from a JSON of COCO's format."""
     metadata = MetadataCatalog.get(name)
     return metadata.get("evaluator_type") == "coco" and bool(metadata.get("json_file"))
 
 
-def _check_coco(cfg: CfgNode, name: str, use: _Use) -> list[str]:
+def _check_coco(name: str, use: Use, findings: Findings) -> list[str] | None:
     metadata = MetadataCatalog.get(name)
-    json_file = str(metadata.json_file)
-    content = read_coco_json(json_file, evaluated=use.evaluated, max_pixels=cfg.INPUT.MAX_PIXELS)
+    json_file, root = str(metadata.json_file), str(metadata.get("image_root") or "")
+    content = check_coco_file(json_file, root, findings, use)
+    if content is None or findings.count("error"):
+        return None
     registered = metadata.get("thing_classes")
     if registered is not None and list(registered) != content.thing_classes:
         names = ", ".join(map(str, registered))
@@ -179,67 +237,37 @@ def _check_coco(cfg: CfgNode, name: str, use: _Use) -> list[str]:
             f"data set {name!r} was registered with the classes {names}, but 'categories' of "
             f"{json_file} are {', '.join(content.thing_classes)}"
         )
-    _check_class_count(cfg, name, content.thing_classes)
-    num_instances = check_instances(
-        (
-            (annotation, content.images[annotation["image_id"]])
-            for annotation in content.annotations
-        ),
-        name=name,
-        masks=cfg.MODEL.MASK_ON,
-        crowds=use.evaluated,
-    )
-    _check_some_instances(name, use, len(content.images), num_instances)
-    images = [content.images[id_] for id_ in sorted(content.images)[:_NUM_FIRST_IMAGES]]
-    root = str(metadata.get("image_root") or "")
-    _check_first_images(
-        cfg,
-        name,
-        [{**image, "file_name": os.path.join(root, image["file_name"])} for image in images],
-    )
+    _check_files(name, content.image_entries(root), use, findings)
     return content.thing_classes
 
 
-def _check_dicts(cfg: CfgNode, name: str, use: _Use) -> list[str] | None:
+def _check_dicts(name: str, use: Use, findings: Findings) -> list[str] | None:
     dicts = load_dicts(name)
     thing_classes = MetadataCatalog.get(name).get("thing_classes")  # loading can set them
-    _check_class_count(cfg, name, thing_classes)
+    if thing_classes is not None:
+        use = use._replace(num_classes=len(thing_classes))
     if not isinstance(dicts, list):
         return thing_classes  # a torch Dataset, which only reading it would tell about
-    num_instances = check_instances(
-        iterate_dicts(
-            dicts,
-            name,
-            trained=use.trained,
-            evaluated=use.evaluated,
-            num_classes=cfg.MODEL.ROI_HEADS.NUM_CLASSES,
-            max_pixels=cfg.INPUT.MAX_PIXELS,
-        ),
-        name=name,
-        masks=cfg.MODEL.MASK_ON,
-        crowds=use.evaluated,
-    )
-    _check_some_instances(name, use, len(dicts), num_instances)
-    _check_first_images(cfg, name, dicts[:_NUM_FIRST_IMAGES])
-    if use.evaluated:
-        check_conversion(name)
+    valid = check_dicts(dicts, name, findings=findings, use=use)
+    entries = [
+        ImageEntry(str(x["file_name"]), x["width"], x["height"], x.get("image_id"))
+        for x in valid
+    ]
+    _check_files(name, entries, use, findings)
+    if use.evaluated and not findings.count("error"):
+        check_conversion(name, findings)
     return thing_classes
 
 
-def _check_some_instances(name: str, use: _Use, num_images: int, num_instances: int) -> None:
-    if num_images == 0:
-        raise ValueError(f"data set {name!r} ({use.key}) has no images")
-    if use.trained and num_instances == 0:
-        raise ValueError(
-            f"data set {name!r} ({use.key}) has {num_images} images, but none with an instance to "
-            "train on (crowds do not count)"
-        )
-
-
-def _check_first_images(cfg: CfgNode, name: str, images: list[dict[str, Any]]) -> None:
-    """Read a few images: wrong folders, formats and sizes usually affect all."""
-    for image in images:
-        if not PathManager.isfile(str(image["file_name"])) and "://" not in str(image["file_name"]):
-            raise FileNotFoundError(_say_missing(f"image {image['file_name']}", name))
-        pixels = read_image(image["file_name"], cfg.INPUT.FORMAT, cfg.INPUT.MAX_PIXELS)
-        check_image_size(dict(image), pixels)
+def _check_files(name: str, entries: list[ImageEntry], use: Use, findings: Findings) -> None:
+    """Read the headers of all files; those of remote ones take too long."""
+    local = [entry for entry in entries if "://" not in entry.path]
+    checked = check_image_files(
+        local,
+        pixels=False,
+        workers=min(_MAX_WORKERS, os.cpu_count() or 1),
+        findings=findings,
+        source=f"data set {name!r}",
+        max_pixels=use.max_pixels,
+    )
+    deque(checked, maxlen=0)

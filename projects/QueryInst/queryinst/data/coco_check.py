@@ -10,6 +10,7 @@ from ..json_files import parse_json
 from . import problem_kinds as kinds
 from .coco_json import Item, References, id_rules, index_items, is_usual_annotation_id
 from .findings import Finding, Findings, Kind, ProblemError
+from .image_check import ImageEntry
 from .instance_checks import check_image_entry, is_text
 from .mask_bounds import shorten, typed
 from .set_checks import SetCheck, Use
@@ -40,6 +41,16 @@ class CocoContent(NamedTuple):
         """In the order of their ids, as Detectron2 numbers them."""
         return [self.categories[id_]["name"] for id_ in sorted(self.categories)]
 
+    def image_entries(self, image_root: str) -> list[ImageEntry]:
+        """What `check_image_files` takes."""
+        return [
+            ImageEntry(
+                os.path.join(image_root, image["file_name"]),
+                *(image["width"], image["height"], id_, image["file_name"]),
+            )
+            for id_, image in self.images.items()
+        ]
+
 
 def check_coco(
     json_file: str,
@@ -68,10 +79,17 @@ def check_coco(
     Returns:
         What of the file has no error; None if that is nothing.
     """
+    use = Use(trained, evaluated, masks, num_queries, detections, 0, max_pixels)
+    return check_coco_file(json_file, image_root, findings, use)
+
+
+def check_coco_file(
+    json_file: str, image_root: str, findings: Findings, use: Use
+) -> CocoContent | None:
+    """As `check_coco`."""
     content = _read(json_file, findings)
     if content is None:
         return None
-    use = Use(trained, evaluated, masks, num_queries, detections, 0, max_pixels)
     return check_coco_content(content, json_file, image_root, findings=findings, use=use)
 
 

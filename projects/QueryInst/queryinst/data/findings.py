@@ -6,6 +6,7 @@ from typing import Any, Literal, NamedTuple
 
 Severity = Literal["error", "warning", "note"]
 NUM_EXAMPLES = 3  # of a kind that are kept
+_VERBS = ("is ", "has ", "holds ", "cannot ")  # that messages about a whole source begin with
 
 
 class Kind(NamedTuple):
@@ -42,6 +43,12 @@ class Finding(NamedTuple):
     annotation_id: Any = None
     file_name: str = ""
     position: int = -1
+
+    @property
+    def line(self) -> str:
+        """The message with its source."""
+        colon = "" if self.message.startswith(_VERBS) else ":"
+        return f"{self.source}{colon} {self.message}"
 
 
 class ProblemError(ValueError):

@@ -13,7 +13,7 @@ from detectron2.structures import BitMasks, Boxes, BoxMode, Instances
 from ..config import MAX_PIXELS
 from .augmentation import build_augmentations
 from .images import check_image_size, read_image
-from .instance_checks import describe
+from .instance_checks import describe, parse_crowd
 from .mask_bounds import to_rle
 
 
@@ -91,7 +91,7 @@ class InstanceMapper(DatasetMapper):
             usable = [
                 self._draw(annotation, describe(annotation, dataset_dict), *file_size)
                 for annotation in annotations
-                if annotation.get("iscrowd", 0) == 0
+                if not parse_crowd(annotation)
             ]
             dataset_dict["instances"] = self._transform(usable, transforms, image.shape[:2])
         return dataset_dict

@@ -6,7 +6,7 @@ Those of image files are in `image_check`.
 from .findings import Kind
 
 _FIX = "`queryinst data check --fix` writes a mended copy"
-_TOOL = "correct it in the annotation tool or in the script that wrote the file"
+_TOOL = "correct it where the file was made"
 
 
 def _error(name: str, title: str, advice: str) -> Kind:

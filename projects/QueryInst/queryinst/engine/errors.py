@@ -24,6 +24,8 @@ _EXPLAINED_NAMES = {
     "ProcessExitedException",
     "LaterFormatError",
     "SizeMismatchError",
+    "ImageFileError",
+    "ImageSizeError",
 } | {
     name
     for name, value in vars(builtins).items()
