@@ -6,4 +6,4 @@ import importlib
 
 def run(args: argparse.Namespace) -> int:
     """List all problems; the exit status is 1 where there are errors."""
-    return importlib.import_module("queryinst.own_data.check").run(args)
+    return importlib.import_module("queryinst.own_data.check_command").run(args)

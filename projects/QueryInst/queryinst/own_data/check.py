@@ -120,14 +120,12 @@ def _read_annotations(
     split: Split, result: CheckResult, max_pixels: int
 ) -> tuple[list[ImageEntry], SplitStatistics] | None:
     """A part's images and figures; None if its file cannot be used at all."""
-    is_alone = len(result.splits) == 1
-    trained = is_alone or split.name == _FOR_TRAINING
     content = check_coco(
         split.json_file,
         split.image_root,
         findings=result.findings,
-        trained=trained,
-        evaluated=is_alone or not trained,
+        trained=len(result.splits) == 1 or split.name == _FOR_TRAINING,
+        evaluated=True,  # whatever it is used for: what has all can be evaluated on later
         max_pixels=max_pixels,
         num_queries=result.scale.num_queries,
         detections=result.scale.detections,

@@ -23,7 +23,7 @@ def problems_text(result: CheckResult) -> str:
 
 def _group_lines(group: Group) -> Iterator[str]:
     kind = group.kind
-    yield f"{kind.severity}: {group.count:,} {kind.title} [{kind.name}]"
+    yield f"{kind.severity} [{kind.name}] {kind.title}: {group.count:,}"
     for finding in group.examples:
         yield f"    {printable(describe(finding))}"
     if more := group.count - len(group.examples):
@@ -69,14 +69,15 @@ def figures(result: CheckResult) -> Iterator[tuple[str, list[str]]]:
     yield "objects", [f"{x.num_objects:,}" for x in parts]
     yield "crowds", [f"{x.num_crowds:,}" for x in parts]
     per_image = [Percentiles.of(x.objects_per_image) for x in parts]
-    yield "objects an image", [_numbers(x) for x in per_image]
+    yield "objects an image: p5 p50 p95 max", [_numbers(x) for x in per_image]
     for limit, label in (
         (scale.num_queries, "NUM_QUERIES"),
         (scale.detections, "DETECTIONS_PER_IMAGE"),
     ):
         cells = [f"{x.num_images_over(limit):,}" for x in parts]
         yield f"  images over {label} {limit}", cells
-    yield "sides of objects in training", [_numbers(Percentiles.of(x.object_sizes)) for x in parts]
+    sides = [_numbers(Percentiles.of(x.object_sizes)) for x in parts]
+    yield "sides of objects: p5 p50 p95 max", sides
     low, high = SIZE_BOUNDS
     for i, label in enumerate((f"below {low}", f"{low} to {high}", f"{high} and more")):
         yield f"  {label} pixels", [_share(x.size_counts, i) for x in parts]
@@ -93,8 +94,8 @@ def legend(result: CheckResult) -> str:
     scale = result.scale
     size = f"{scale.short_side:g} (at most {scale.max_size})" if scale.short_side else "their own"
     return (
-        "Four figures in a cell: 5, 50, 95 and 100 of 100 do not exceed them. Sides are square roots"
-        f" of areas, with the images' short side at {size} pixels."
+        "Crowds are no objects. p5: 5 of 100 are not above it. Sides are square roots of areas as"
+        f" in training, with the images' short side at {size} pixels."
     )
 
 

@@ -1,18 +1,17 @@
 """Curves of losses and AP over iterations, as SVG."""
 
-import io
 import math
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
-from typing import Any
 
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator
+
+from .svg import COLOURS, GRAY, STYLE, as_svg, clear_frame, new_figure
 
 Curves = Mapping[str, Sequence[tuple[int, float]]]  # name -> (iteration, value) of each point
 
@@ -30,15 +29,6 @@ _WIDTH, _HEIGHT = 640, 300  # points, as all lengths of the figure
 _FRAME = (52 / _WIDTH, 40 / _HEIGHT, 476 / _WIDTH, 244 / _HEIGHT)  # left, bottom, width, height
 _LINE_HEIGHT = 15
 _STEPS = [1, 2, 2.5, 5, 10]
-_COLOURS = ("#1f6feb", "#d1660f", "#1a8754", "#8a3ffc", "#57606a", "#bf3989")
-_GRAY = "#57606a"
-# Text as text in the page's font; the same identifiers each time; no formulas.
-_STYLE: dict[Any, Any] = {
-    "font.size": 12,
-    "svg.fonttype": "none",
-    "svg.hashsalt": "queryinst",
-    "text.parse_math": False,
-}
 
 
 def loss_curves(metrics: Iterable[Mapping[str, float]], max_iter: int) -> Curves:
@@ -86,16 +76,12 @@ def line_chart(curves: Curves, *, y_max: float | None = None, log: bool = False)
     kept = {name: points for name, points in kept.items() if points}
     if not kept:
         return ""
-    with matplotlib.rc_context(_STYLE):
-        figure = Figure(figsize=(_WIDTH / 72, _HEIGHT / 72), dpi=72)
+    with matplotlib.rc_context(STYLE):
+        figure = new_figure(_WIDTH, _HEIGHT)
         axes = figure.add_axes(_FRAME)
         _set_axes(axes, np.concatenate(list(kept.values())), y_max, log)
         _draw_curves(axes, kept)
-        file = io.StringIO()
-        no_metadata = dict.fromkeys(("Creator", "Date", "Format", "Type"))
-        figure.savefig(file, format="svg", transparent=True, metadata=no_metadata)
-    svg = file.getvalue()
-    svg = svg[svg.index("<svg") :]  # what precedes it belongs to a file of its own
+    svg = as_svg(figure)
     # Browsers show the title of what the pointer is on.
     return re.sub(r'<g id="([^"]* at iteration [^"]*)">', r"<g><title>\1</title>", svg)
 
@@ -116,15 +102,11 @@ def _set_axes(axes: Axes, points: np.ndarray, y_max: float | None, log: bool) ->
     ticks = ticks[(low <= ticks) & (ticks <= high)]
     axes.set_yticks(ticks, [f"{tick:g}" for tick in ticks])
     axes.set_ylim(low, high)
-    axes.minorticks_off()
-    axes.grid(axis="y", color="#e4e8ec", clip_on=False)
-    axes.set_axisbelow(True)
     axes.set_xlim(0, x_max)
     axes.xaxis.set_major_locator(MaxNLocator(6, steps=_STEPS, integer=True))
     axes.xaxis.set_major_formatter("{x:,.0f}")
-    axes.set_xlabel("iteration", color=_GRAY, labelpad=5)
-    axes.set_frame_on(False)
-    axes.tick_params(length=0, pad=8, colors=_GRAY)
+    axes.set_xlabel("iteration", color=GRAY, labelpad=5)
+    clear_frame(axes)
 
 
 def _draw_curves(axes: Axes, curves: Curves) -> None:
@@ -132,7 +114,7 @@ def _draw_curves(axes: Axes, curves: Curves) -> None:
     heights = axes.transData.transform(ends)[:, 1]
     shifts = _spread(heights) - heights
     for index, (name, points) in enumerate(curves.items()):
-        colour = _COLOURS[index % len(_COLOURS)]
+        colour = COLOURS[index % len(COLOURS)]
         axes.plot(*zip(*points), color=colour, linewidth=2, clip_on=False, gid=f"curve-{index}")
         for x, y in points if len(points) <= 40 else ():  # few enough to mark each
             about = f"{name} {y:.4g} at iteration {x:,}"

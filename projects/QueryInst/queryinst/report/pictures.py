@@ -57,9 +57,9 @@ def draw_pair(scene: Scene, names: Mapping[int, str], max_pixels: int) -> np.nda
         name = names.get(prediction["category_id"], prediction["category_id"])
         labels.append(f"{name} {prediction['score']:.2f}")
     truth_colours = [colours[truth["id"]] for truth in scene.truths]
-    left = _draw_objects(image, scene.truths, truth_colours, truth_labels)
+    left = draw_objects(image, scene.truths, truth_colours, truth_labels)
     matches = [colours[prediction["match"]] for prediction in scene.predictions]
-    right = _draw_objects(image, scene.predictions, matches, labels)
+    right = draw_objects(image, scene.predictions, matches, labels)
     return np.concatenate([left, np.full((len(left), _GAP, 3), _PAPER, np.uint8), right], axis=1)
 
 
@@ -71,7 +71,7 @@ def with_header(pair: np.ndarray, left: str, right: str) -> np.ndarray:
     return np.concatenate([np.asarray(header), pair])
 
 
-def _draw_objects(
+def draw_objects(
     image: np.ndarray,
     objects: Sequence[Annotation],
     colours: Sequence[Colour],
