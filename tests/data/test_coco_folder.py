@@ -79,6 +79,15 @@ def test_find_coco_looks_for_more_than_the_first_image(write):
     assert find_coco("d") == [("d", "d/x.json", "d/two")]
 
 
+def test_find_coco_takes_plain_names_where_there_are_more(write):
+    names = ["train", "val", "train_50", "all"]
+    write("d/a.jpg", *(f"d/annotations/{name}.json" for name in names))
+    assert [found[:2] for found in find_coco("d")] == [
+        ("train", "d/annotations/train.json"),
+        ("val", "d/annotations/val.json"),
+    ]
+
+
 def test_find_coco_passes_over_other_json(write):
     write("d/x.json", "d/a.jpg")
     Path("d/made.json").write_text('{"seed": 0}')

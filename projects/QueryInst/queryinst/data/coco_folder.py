@@ -80,20 +80,29 @@ def _coco_files(folder: Path) -> list[Path]:
 
 
 def _named(data: str, files: Sequence[Path]) -> dict[str, Path]:
+    """The files by their parts; where there are more, "train.json" rather than "train_50.json"."""
     if len(files) == 1:
         split = _split_of(files[0], Path(data))
         return {split or os.path.basename(os.path.abspath(data)): files[0]}
-    named = {_split_of(path, Path(data)): path for path in files}
-    if "" in named or len(named) < len(files):
+    for chosen in (files, [path for path in files if _is_plain(path)]):
+        named = {_split_of(path, Path(data)): path for path in chosen}
+        if named and "" not in named and len(named) == len(chosen):
+            return {split: named[split] for split in _SPLITS if split in named}
+    if files:
         names = ", ".join(str(path) for path in files[:8])
         raise ValueError(f"{data} has {names}; name one as JSON:IMAGE_FOLDER")
-    return {split: named[split] for split in _SPLITS if split in named}
+    return {}
 
 
 def _split_of(path: Path, root: Path | None = None) -> str:
     """Of "instances_val2017.json" "val", as of "valid/_annotations.coco.json"."""
     parent = path.parent.name if path.parent != root else ""
     return split_name(path.stem) or split_name("" if parent == "annotations" else parent)
+
+
+def _is_plain(path: Path) -> bool:
+    """Whether a file has the name of a part, a year maybe, and nothing else."""
+    return any(_own_name(path).rstrip("0123456789") in names for names in _SPLITS.values())
 
 
 def _own_name(path: Path) -> str:

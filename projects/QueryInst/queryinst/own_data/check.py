@@ -132,16 +132,7 @@ def _read_annotations(
     )
     if content is None:
         return None
-    entries = [
-        ImageEntry(
-            os.path.join(split.image_root, image["file_name"]),
-            image["width"],
-            image["height"],
-            image["id"],
-            image["file_name"],
-        )
-        for image in content.images.values()
-    ]
+    entries = content.image_entries(split.image_root)
     return entries, measure(
         split, content.images, content.annotations, _classes(content), result.scale
     )

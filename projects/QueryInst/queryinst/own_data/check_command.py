@@ -11,7 +11,6 @@ from types import ModuleType
 from tqdm import tqdm
 
 from ..data.findings import Findings
-from ..data.fixing import fix_coco
 from .check import Advance, CheckResult, check_data
 from .check_json import as_json
 from .check_outputs import OutputError, check_outputs, fixed_files, write_text
@@ -86,6 +85,8 @@ def _fix(splits: Sequence[Split], targets: dict[str, str]) -> bool:
     for split in splits:
         if (target := targets.get(split.json_file)) is None:
             continue
+        from ..data.fixing import fix_coco
+
         try:
             os.makedirs(os.path.dirname(target) or ".", exist_ok=True)
             counts = fix_coco(split.json_file, target)

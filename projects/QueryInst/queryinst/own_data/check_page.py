@@ -6,7 +6,7 @@ from .check import CheckResult
 from .check_outputs import GENERATOR
 from .check_pictures import draw_pictures
 from .check_plots import class_chart, count_chart, size_chart
-from .check_text import describe, figures, legend, printable, verdict
+from .check_text import figures, legend, printable, verdict
 
 
 def render_page(result: CheckResult, data: str) -> str:
@@ -15,7 +15,7 @@ def render_page(result: CheckResult, data: str) -> str:
         data: what was checked, as the user named it.
     """
     environment = page_environment("queryinst.own_data")
-    environment.filters.update(printable=printable, describe=describe)
+    environment.filters.update(printable=printable)
     parts = result.statistics
     return environment.get_template("check_page.html.jinja").render(
         generator=GENERATOR,

@@ -22,6 +22,7 @@ from .sources import Split
 NUM_SAMPLES = 8  # images of a part
 _BOX_COLOUR = COLOURS[1]  # of what is wrong, beside its mask in red
 _MAX_LABEL = 24  # characters
+_MAX_LABELS = 30  # of a picture; with more objects, only what is wrong has one
 _MAX_BLANK = 4_000_000  # pixels of what stands for an image that cannot be read
 _MAX_OBJECTS, _MAX_DRAWN = 200, 2_000_000_000  # of a picture; and that times its pixels
 _GRAY = 128
@@ -127,7 +128,7 @@ class _Part:
                 is_plain = not in_colours or bool(annotation.get("iscrowd"))
                 objects.append(obj)
                 colours.append(IGNORED_COLOUR if is_plain else COLOURS[index % len(COLOURS)])
-                labels.append(self._label(annotation))
+                labels.append(self._label(annotation) if len(annotations) <= _MAX_LABELS else "")
         for obj in _drawable(wrong, *pixels.shape[:2]) if isinstance(wrong, dict) else ():
             objects.append(obj)
             colours.append(EXTRA_COLOUR if "segmentation" in obj else _BOX_COLOUR)

@@ -12,7 +12,7 @@ from .check_text import printable
 from .statistics import SIZE_BOUNDS, SplitStatistics, TrainingScale
 
 _WIDTH, _HEIGHT = 640, 300  # points
-_FRAME = (60 / _WIDTH, 48 / _HEIGHT, 560 / _WIDTH, 220 / _HEIGHT)  # left, bottom, width, height
+_FRAME = (60 / _WIDTH, 48 / _HEIGHT, 560 / _WIDTH, 218 / _HEIGHT)  # left, bottom, width, height
 _MAX_CLASSES = 30
 _BAR = 18  # points, of a class
 _NAMES = 200  # points, for the classes' names
@@ -65,8 +65,8 @@ def class_chart(parts: Sequence[SplitStatistics]) -> str:
     names = names[:_MAX_CLASSES]
     if not any(part.num_objects for part in parts):
         return ""
-    height = _BAR * len(names) + 60
-    frame = (_NAMES / _WIDTH, 40 / height, (_WIDTH - _NAMES - 30) / _WIDTH, 1 - 50 / height)
+    height = _BAR * len(names) + 76
+    frame = (_NAMES / _WIDTH, 42 / height, (_WIDTH - _NAMES - 30) / _WIDTH, 1 - 76 / height)
 
     def draw(axes: Axes) -> None:
         thickness = 0.8 / len(counts)
@@ -101,7 +101,7 @@ def _chart(
         axes = figure.add_axes(frame)
         draw(axes)
         axes.xaxis.label.set_color(GRAY)
-        axes.legend(frameon=False)
+        axes.legend(frameon=False, loc="lower right", bbox_to_anchor=(1, 1), ncols=4)
     return as_svg(figure)
 
 
@@ -122,4 +122,4 @@ def _mark(axes: Axes, places: dict[int, str]) -> None:
         axes.axvline(x, color=GRAY, linestyle=":", linewidth=1)
         if label:
             top = axes.get_ylim()[1]
-            axes.annotate(f"{x} {label}", (x, top), (3, 2), textcoords="offset points", color=GRAY)
+            axes.annotate(f"{x} {label}", (x, top), (3, -12), textcoords="offset points", color=GRAY)

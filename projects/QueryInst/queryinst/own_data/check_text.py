@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 
-from ..data.findings import Finding, Group
+from ..data.findings import Group
 from .check import CheckResult
 from .statistics import SIZE_BOUNDS, ClassStatistics, Percentiles, SplitStatistics
 
@@ -25,17 +25,10 @@ def _group_lines(group: Group) -> Iterator[str]:
     kind = group.kind
     yield f"{kind.severity} [{kind.name}] {kind.title}: {group.count:,}"
     for finding in group.examples:
-        yield f"    {printable(describe(finding))}"
+        yield f"    {printable(finding.line)}"
     if more := group.count - len(group.examples):
         yield f"    and {more:,} more"
     yield f"  to do: {kind.advice}"
-
-
-def describe(finding: Finding) -> str:
-    """A finding in one line, with its annotation file."""
-    if finding.source and finding.source not in finding.message:
-        return f"{finding.source}: {finding.message}"
-    return finding.message
 
 
 def printable(text: str) -> str:

@@ -117,11 +117,16 @@ def _enlarged_mask(obj: Annotation, scale: float, size: tuple[int, int]) -> np.n
 
 
 def _draw_labels(canvas, scale, objects, colours, labels) -> np.ndarray:
-    """Names at the upper left of the boxes, dark on the object's colour, within the picture."""
+    """Names at the upper left of the boxes, dark on the object's colour, within the picture.
+
+    An empty name is not drawn.
+    """
     picture = Image.fromarray(canvas)
     draw = ImageDraw.Draw(picture)
     taken: list[tuple[float, float, float, float]] = []
     for obj, colour, label in zip(objects, colours, labels):
+        if not label:
+            continue
         width, height = draw.textlength(label, _font()) + 6, _FONT_SIZE + 4
         x = min(max(obj["bbox"][0] * scale, 0), max(picture.width - width, 0))
         y = min(max(obj["bbox"][1] * scale - height, 0), picture.height - height)

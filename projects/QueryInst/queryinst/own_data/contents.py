@@ -1,0 +1,104 @@
+"""A data set in memory: its parts, images and objects, with one list of classes."""
+
+import os
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from ..config import MAX_PIXELS
+from ..data.coco_json import read_coco_json
+from ..data.instance_checks import check_instances
+from ..json_files import read_json
+from .sources import Split
+
+_KEPT = ("info", "licenses")  # of COCO's format, where all parts have the same
+
+
+class Photo(NamedTuple):
+    """An image with its objects.
+
+    Attributes:
+        path: of its file.
+        record: as in "images" of COCO's format.
+        annotations: as in "annotations"; "category_id" is the place in `Content.classes`.
+    """
+
+    path: str
+    record: dict[str, Any]
+    annotations: list[dict[str, Any]]
+
+
+@dataclass
+class Content:
+    """A data set."""
+
+    classes: list[str]
+    parts: dict[str, list[Photo]]
+    extras: dict[str, Any] = field(default_factory=dict)  # COCO's other keys
+
+    @property
+    def photos(self) -> list[Photo]:
+        return [photo for part in self.parts.values() for photo in part]
+
+
+def load_content(splits: Sequence[Split]) -> Content:
+    """Read the JSON files of all parts; categories of one name are one class.
+
+    Classes are in the order of the first part's category ids, then those that the others add.
+
+    Raises:
+        ValueError, OSError: a file is missing, or not in COCO's format. One line.
+    """
+    contents = [_read(split) for split in splits]
+    names = [_names_of(content) for content in contents]
+    classes = list(dict.fromkeys(name for part in names for name in part.values()))
+    extras = {
+        key: contents[0][key]
+        for key in _KEPT
+        if key in contents[0] and all(x.get(key) == contents[0][key] for x in contents)
+    }
+    parts = {
+        split.name: _photos_of(split, content, {x: classes.index(y) for x, y in ids.items()})
+        for split, content, ids in zip(splits, contents, names)
+    }
+    return Content(classes, parts, extras)
+
+
+def count_objects(photos: Iterable[Photo], num_classes: int) -> list[int]:
+    """Objects of each class; crowds do not count."""
+    counts = Counter(
+        annotation["category_id"]
+        for photo in photos
+        for annotation in photo.annotations
+        if not annotation.get("iscrowd", 0)
+    )
+    return [counts[index] for index in range(num_classes)]
+
+
+def _read(split: Split) -> dict[str, Any]:
+    checked = read_coco_json(split.json_file, evaluated=False, max_pixels=MAX_PIXELS)
+    check_instances(
+        ((x, checked.images[x["image_id"]]) for x in checked.annotations),
+        name=split.json_file,
+        masks=False,
+        crowds=False,
+    )
+    return read_json(split.json_file)
+
+
+def _names_of(content: dict[str, Any]) -> dict[Any, str]:
+    categories = sorted(content["categories"], key=lambda category: category["id"])
+    return {category["id"]: category["name"] for category in categories}
+
+
+def _photos_of(split: Split, content: dict[str, Any], classes: dict[Any, int]) -> list[Photo]:
+    photos = {
+        record["id"]: Photo(os.path.join(split.image_root, record["file_name"]), record, [])
+        for record in content["images"]
+    }
+    for annotation in content["annotations"]:
+        if annotation["image_id"] in photos:
+            own = {**annotation, "category_id": classes[annotation["category_id"]]}
+            photos[annotation["image_id"]].annotations.append(own)
+    return list(photos.values())

@@ -1,0 +1,70 @@
+"""Folders that are written whole, or not at all."""
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+# At the top of what this package writes.
+_OWN = {"annotations", "data.yaml", "images", "labels", "train", "val", "test"}
+
+
+def check_target(target: str, sources: Iterable[str], *, overwrite: bool) -> None:
+    """Raise an error if a folder must not be written.
+
+    Args:
+        sources: files and folders that are read, which must not be replaced.
+        overwrite: a folder that this package wrote may be replaced.
+
+    Raises:
+        FileExistsError: it is there, and not empty.
+        ValueError: it holds a source.
+    """
+    if not os.path.lexists(target) or (os.path.isdir(target) and not os.listdir(target)):
+        return
+    if not os.path.isdir(target):
+        raise FileExistsError(f"{target} is a file; name a folder to write")
+    if not overwrite:
+        raise FileExistsError(f"{target} is there already; add --overwrite, or name another folder")
+    top = os.path.realpath(target) + os.sep
+    for source in sources:
+        if f"{os.path.realpath(source)}{os.sep}".startswith(top):
+            raise ValueError(f"{target} would replace {source}, which is read; name another folder")
+    if strange := sorted(set(os.listdir(target)) - _OWN):
+        raise FileExistsError(
+            f"{target} has {strange[0]}, which no data set of this command has; remove it, or name"
+            " another folder"
+        )
+
+
+@contextmanager
+def new_folder(target: str) -> Iterator[Path]:
+    """A folder beside the target, which takes its place, and that of what is there, at the end.
+
+    Raises:
+        OSError: it cannot be written. One line.
+    """
+    path = Path(os.path.abspath(target))
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part = Path(tempfile.mkdtemp(prefix=f".{path.name[:100]}-", suffix=".part", dir=path.parent))
+    except OSError as error:
+        raise OSError(f"cannot make the folder {target} ({error.strerror})") from error
+    try:
+        yield part
+        part.chmod(0o777 & ~_umask())
+        old = part.with_suffix(".old")
+        if path.exists():
+            path.rename(old)
+        part.rename(path)
+        shutil.rmtree(old, ignore_errors=True)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

@@ -1,0 +1,142 @@
+"""Writes a data set as a folder in COCO's or YOLO's format."""
+
+import os
+import shutil
+from collections import Counter
+from collections.abc import Callable, Sequence
+from pathlib import Path, PurePath
+from typing import Any
+
+import yaml
+from tqdm import tqdm
+
+from .contents import Content, Photo
+from .folders import new_folder
+from .outlines import one_polygon
+from .sources import Split, write_json
+
+_SPLITS = ("train", "val", "test")
+_DIGITS = 8  # behind the point, of YOLO's coordinates
+
+
+def write_content(content: Content, target: str, format: str, *, link: bool = False) -> list[str]:
+    """Write a data set into a new folder.
+
+    Args:
+        target: the folder; what is there is replaced.
+        format: "coco": annotations/train.json and the images in train/, and so on; or "yolo":
+            data.yaml, images/train/ and labels/train/.
+        link: to the images, instead of copying them.
+
+    Returns:
+        What the format cannot hold, in a line each.
+
+    Raises:
+        OSError: an image is missing, or there is no room. One line.
+        ValueError: the format cannot hold the data.
+    """
+    write = {"coco": _write_coco, "yolo": _write_yolo}[format]
+    with new_folder(target) as folder:
+        return write(content, folder, _bring(link))
+
+
+def _bring(link: bool) -> Callable[[str, Path], None]:
+    def bring(path: str, target: Path) -> None:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if not os.path.isfile(path):
+            raise FileNotFoundError(f"there is no image {path}")
+        if link:
+            target.symlink_to(os.path.realpath(path))
+        else:
+            shutil.copyfile(path, target)
+
+    return bring
+
+
+def _write_coco(content: Content, folder: Path, bring: Callable[[str, Path], None]) -> list[str]:
+    (folder / "annotations").mkdir()
+    for name, photos in content.parts.items():
+        records: list[dict[str, Any]] = []
+        annotations: list[dict[str, Any]] = []
+        for photo, place in _placed(photos, by_stem=False):
+            bring(photo.path, folder / name / place)
+            record = {**photo.record, "id": len(records) + 1, "file_name": str(place)}
+            if "licenses" not in content.extras:
+                record.pop("license", None)  # which counts in a list that is not there
+            records.append(record)
+            for annotation in photo.annotations:
+                ids = {"id": len(annotations) + 1, "image_id": record["id"]}
+                category_id = annotation["category_id"] + 1
+                annotations.append({**annotation, **ids, "category_id": category_id})
+        whole = {
+            **content.extras,
+            "images": records,
+            "annotations": annotations,
+            "categories": [{"id": i, "name": x} for i, x in enumerate(content.classes, start=1)],
+        }
+        write_json(folder / "annotations" / f"{name}.json", whole)
+    return []
+
+
+def _write_yolo(content: Content, folder: Path, bring: Callable[[str, Path], None]) -> list[str]:
+    names = list(content.parts)
+    if len(names) == 1 and names[0] not in _SPLITS:
+        content = Content(content.classes, {"train": content.photos})
+    elif strange := [name for name in names if name not in _SPLITS]:
+        raise ValueError(f"YOLO's data.yaml has train, val and test, not {strange[0]!r}")
+    lost: Counter[str] = Counter()
+    for name, photos in content.parts.items():
+        for photo, place in _placed(photos, by_stem=True):
+            bring(photo.path, folder / "images" / name / place)
+            labels = folder / "labels" / name / place.with_suffix(".txt")
+            labels.parent.mkdir(parents=True, exist_ok=True)
+            labels.write_text("".join(_yolo_lines(photo, lost)))
+    about: dict[str, Any] = {name: f"images/{name}" for name in content.parts}
+    about |= {"nc": len(content.classes), "names": dict(enumerate(content.classes))}
+    text = yaml.safe_dump(about, sort_keys=False, allow_unicode=True)
+    (folder / "data.yaml").write_text(text, encoding="utf-8")
+    return [f"{count} {what}" for what, count in lost.items() if count]
+
+
+def _yolo_lines(photo: Photo, lost: Counter[str]) -> list[str]:
+    """A line for each object; counts what is lost."""
+    height, width = photo.record["height"], photo.record["width"]
+    lines = []
+    for annotation in photo.annotations:
+        if annotation.get("iscrowd", 0):
+            lost["crowds are left out: YOLO's format has none"] += 1
+            continue
+        segmentation = annotation.get("segmentation") or []
+        polygon, has_lost_holes = one_polygon(segmentation, height, width)
+        if not polygon:
+            lost["objects without a pixel of mask are left out"] += 1
+            continue
+        lost["objects have lost their holes: YOLO's polygons have none"] += has_lost_holes
+        sides = [side / (height if i % 2 else width) for i, side in enumerate(polygon)]
+        numbers = [f"{side:.{_DIGITS}f}".rstrip("0").rstrip(".") for side in sides]
+        lines.append(f"{annotation['category_id']} {' '.join(numbers)}\n")
+    return lines
+
+
+def _placed(photos: Sequence[Photo], *, by_stem: bool):
+    """Each image with its path in the folder of its part; equal names are numbered.
+
+    Args:
+        by_stem: names that differ in their suffix are equal.
+    """
+    taken = set()
+    for photo in tqdm(photos, unit="image", disable=None, leave=False):
+        own = PurePath(photo.record["file_name"])
+        if own.is_absolute() or ".." in own.parts:
+            own = PurePath(own.name)
+        place, count = own, 1
+        while (key := str(place.with_suffix("") if by_stem else place).lower()) in taken:
+            count += 1
+            place = own.with_stem(f"{own.stem}-{count}")
+        taken.add(key)
+        yield photo, place
+
+
+def sources_of(splits: Sequence[Split]) -> list[str]:
+    """The files and folders that are read."""
+    return [path for split in splits for path in (split.json_file, split.image_root)]
