@@ -83,8 +83,9 @@ def read_source(path: str, local: str, *, allow_pickle: bool, ema: bool = False)
     layout = _layout_of(tensors, is_backbone)
     notes = _notes(checkpoint, tensors)
     if is_average(checkpoint):
-        notes.append("the averages of SOLVER.EMA are taken; those that training goes on from are"
-        " left out")
+        notes.append(
+            "the averages of SOLVER.EMA are taken; those that training goes on from are" " left out"
+        )
     elif ema:
         notes.append("the second of two sets of weights is taken (--ema), the plain keys left out")
     elif note := note_on_second_tensors(checkpoint, tensors):

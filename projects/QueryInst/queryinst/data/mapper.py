@@ -36,9 +36,7 @@ def build_mapper(
             "polygons and RLE; set INPUT.MASK_FORMAT bitmask"
         )
     augmentations = build_augmentations(cfg, is_train)
-    mapper = InstanceMapper(
-        cfg, with_instances, augmentations=augmentations, recompute_boxes=False
-    )
+    mapper = InstanceMapper(cfg, with_instances, augmentations=augmentations, recompute_boxes=False)
     mapper.max_pixels = cfg.INPUT.MAX_PIXELS
     return mapper
 

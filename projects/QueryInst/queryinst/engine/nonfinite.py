@@ -104,7 +104,8 @@ def advice(limit: int, output_dir: str) -> str:
 class NonFiniteSteps:
     """Leaves out up to `limit` steps in a row that must not update the weights.
 
-    Buffers, which the forward pass of such a step has changed, are as they were before it.
+    Buffers, which the forward pass of such a step has changed, are as they were before it. Several
+    processes agree on each step's matching costs (`AgreeingMatcher`).
     """
 
     def __init__(self, model: nn.Module, limit: int):
@@ -116,6 +117,8 @@ class NonFiniteSteps:
         self._limit = limit
         self._in_a_row = 0
         self._buffers: list[Tensor] = []
+        if limit and comm.get_world_size() > 1 and hasattr(model, "matcher"):
+            model.matcher = AgreeingMatcher(model.matcher)
 
     @torch.no_grad()
     def before_step(self) -> None:

@@ -15,7 +15,7 @@ from ..checkpoint.inference_only import fit_to_weights
 from ..data.checks import check_datasets
 from ..data.registration import register_from_args
 from ..speedups import speed_up_process
-from .checks import check_output_dir, check_run
+from .checks import check_best_metric, check_dataset_args, check_output_dir, check_run
 from .errors import describe_error, failing_in_one_line, print_error
 from .evaluation import Results, by_dataset, results_table
 from .logs import log_to
@@ -25,6 +25,7 @@ from .processes import run_in_processes
 from .run_lock import locked
 from .setup import find_config_file, setup_cfg, with_device
 from .stopping import Stopped, stop
+from .summary import describe_training
 from .trainer import Trainer
 from .tta_evaluation import add_results
 from .writing import naming
@@ -73,7 +74,9 @@ def _run(args: argparse.Namespace, cfg: CfgNode, model: torch.nn.Module | None) 
     config_file = getattr(args, "config_file", "")
     log_to(cfg.OUTPUT_DIR)
     cfg = with_device(cfg, training=training)
-    register_from_args(getattr(args, "dataset", None) or ())
+    triples = getattr(args, "dataset", None) or ()
+    register_from_args(triples)
+    check_dataset_args(cfg, triples)
     check_run(cfg, training=training, resume=resume)
     if comm.get_local_rank() == 0:
         check_datasets(cfg, training=training)
@@ -91,7 +94,10 @@ def _run(args: argparse.Namespace, cfg: CfgNode, model: torch.nn.Module | None) 
 def train(cfg: CfgNode, resume: bool = False) -> Results:
     """Train, evaluating on the way; returns the last results as `main` does."""
     trainer = Trainer(cfg)
+    check_best_metric(cfg, trainer.meta["thing_classes"])
     trainer.resume_or_load(resume=resume)
+    if comm.is_main_process():
+        logger.info(describe_training(trainer))
     trainer.train()
     results = getattr(trainer, "_last_eval_results", None)
     return by_dataset(cfg, results) if results else {}

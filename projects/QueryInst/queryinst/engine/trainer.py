@@ -5,7 +5,6 @@ import sys
 import weakref
 from typing import NoReturn
 
-import torch
 from detectron2.config import CfgNode
 from detectron2.data import build_detection_test_loader
 from detectron2.engine import DefaultTrainer, create_ddp_model, hooks
@@ -17,7 +16,7 @@ from ..data.mapper import build_mapper
 from ..data.train_loader import build_train_loader
 from ..solver import build_optimizer
 from .amp import inference_autocast, training_precision
-from .batches import LastBatch
+from .batches import MEMORY_OF_TEST, MEMORY_OF_TRAINING, LastBatch, saying_what_to_lower
 from .class_order import by_class_name, warn_of_other_classes
 from .early_stopping import EarlyStopping, EndsEarly, TrainingOver
 from .ema import WeightAverage
@@ -25,7 +24,7 @@ from .evaluation import build_evaluator, by_dataset, write_results
 from .finite_scores import NotNumberWatch, warn_of_not_numbers
 from .hooks import BestCheckpointer, FolderWatch, PeriodicCheckpointer
 from .logs import log_at_least_to_terminal
-from .nonfinite import AgreeingMatcher, NonFiniteSteps, advice, describe_step
+from .nonfinite import NonFiniteSteps, advice, describe_step
 from .own_hooks import arrange_hooks
 from .resumed_config import keeping_rates
 from .resuming import MissedEvaluation, RunSeed, restore_order
@@ -67,13 +66,10 @@ class Trainer(DefaultTrainer, EndsEarly):
         self._seed = RunSeed(cfg.SEED)
         loader = self.build_train_loader(self._seed.in_cfg(cfg))
         self._last_batch = LastBatch(model)
-        limit = cfg.SOLVER.SKIP_NONFINITE
-        self._nonfinite = NonFiniteSteps(model, limit)
-        if limit and comm.get_world_size() > 1 and hasattr(model, "matcher"):
-            model.matcher = AgreeingMatcher(model.matcher)
+        self._nonfinite = NonFiniteSteps(model, cfg.SOLVER.SKIP_NONFINITE)
         device_ids = {} if cfg.MODEL.DEVICE.startswith("cuda") else {"device_ids": None}
         model = create_ddp_model(model, broadcast_buffers=False, **device_ids)
-        logger.info(f"Training in {training_precision(cfg)}")
+        logger.debug(f"Training in {training_precision(cfg)}")
         self._trainer = StepTrainer(model, loader, optimizer, cfg)
         self.scheduler = self.build_lr_scheduler(cfg, optimizer)
         self.evaluated_model = self._average.model if self._average else model
@@ -109,7 +105,7 @@ class Trainer(DefaultTrainer, EndsEarly):
 
         model = build_model(cfg)
         num = sum(parameter.numel() for parameter in model.parameters())
-        logger.info(f"{cfg.MODEL.META_ARCHITECTURE} with {num / 1e6:.1f} M parameters")
+        logger.debug(f"{cfg.MODEL.META_ARCHITECTURE} with {num / 1e6:.1f} M parameters")
         logger.debug(f"Model:\n{model}")
         return model
 
@@ -143,6 +139,7 @@ class Trainer(DefaultTrainer, EndsEarly):
         last_batch = LastBatch(model)
         try:
             with (
+                saying_what_to_lower("evaluation", last_batch, MEMORY_OF_TEST),
                 inference_autocast(cfg),
                 naming(f"{cfg.OUTPUT_DIR}/inference/**"),
                 NotNumberWatch(model) as watch,
@@ -152,11 +149,6 @@ class Trainer(DefaultTrainer, EndsEarly):
                 warn_of_not_numbers(watch)
         except EvaluationStopped:
             return {}
-        except torch.cuda.OutOfMemoryError as error:
-            raise RuntimeError(
-                f"CUDA out of memory in evaluation, with {last_batch.describe()}; lower "
-                "INPUT.MIN_SIZE_TEST, INPUT.MAX_SIZE_TEST or TEST.DETECTIONS_PER_IMAGE"
-            ) from error
         finally:
             last_batch.remove()
         if comm.is_main_process() and cfg.DATASETS.TEST:
@@ -265,23 +257,19 @@ class Trainer(DefaultTrainer, EndsEarly):
         self._nonfinite.before_step()
         self._trainer._data_loader_iter  # which may draw when it starts
         self._seed.seed_step(self.iter)
+        where = f"iteration {self.iter}"
         try:
-            super().run_step()
+            with saying_what_to_lower(where, self._last_batch, MEMORY_OF_TRAINING):
+                super().run_step()
             self._nonfinite.after_step()
         except FloatingPointError as error:
-            line = f"iteration {self.iter}: {describe_step(error, self._last_batch)}"
+            line = f"{where}: {describe_step(error, self._last_batch)}"
             left_out = self._nonfinite.leave_out()
             if not left_out:
                 what = advice(self.cfg.SOLVER.SKIP_NONFINITE, self.cfg.OUTPUT_DIR)
                 raise FloatingPointError(f"{line}; {what}") from error
             if comm.is_main_process():
                 logger.warning(f"{line}; {left_out} (SOLVER.SKIP_NONFINITE)")
-        except torch.cuda.OutOfMemoryError as error:
-            raise RuntimeError(
-                f"CUDA out of memory in iteration {self.iter}, with {self._last_batch.describe()}; "
-                "lower SOLVER.IMS_PER_BATCH, INPUT.MIN_SIZE_TRAIN, INPUT.MAX_SIZE_TRAIN or "
-                "MODEL.QUERYINST.NUM_QUERIES"
-            ) from error
         if self.pictures:
             self.pictures.take(self._last_batch)
         self._last_batch.forget()

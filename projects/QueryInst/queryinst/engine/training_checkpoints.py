@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from ..checkpoint import QueryInstCheckpointer
 from ..checkpoint.content import Content
+from ..checkpoint.layouts import is_average
 from .ema import WeightAverage, trained_weights
 from .resumed_config import compare_with_run
 
@@ -38,7 +39,8 @@ class TrainingCheckpointer(QueryInstCheckpointer):
     def _newest_readable(self) -> Content:
         content = super()._newest_readable()
         compare_with_run(content.meta, self.meta, content.label)
-        if self._average or "ema" not in content.rest:
+        is_other = "ema" in self.checkpointables  # of a script of the user's, perhaps
+        if is_other or not is_average({"model": None, **content.rest}):
             return content
         logger.warning(
             "Resuming without SOLVER.EMA: training goes on from the weights that were trained, and"
