@@ -6,8 +6,6 @@ import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
-from detectron2.config import CfgNode
-
 from queryinst.engine import train_net
 from queryinst.engine.checks import check_output_dir
 from queryinst.engine.run_lock import locked
@@ -20,7 +18,7 @@ from queryinst.recipe.folder import (
     Request,
     digest_of,
     refuse_finished,
-    resumed_cfg,
+    resume,
     weights_to_predict,
     write_recipe,
 )
@@ -81,15 +79,15 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _go_on(args: argparse.Namespace, parts: Parts) -> int:
-    cfg = resumed_cfg(args.output, _request(args, parts))
-    opts = ["MODEL.DEVICE", args.device] if args.device else []
+    cfg, opts = resume(args.output, _request(args, parts))
+    opts += ["MODEL.DEVICE", args.device] if args.device else []
     path = os.path.join(args.output, CONFIG)
     triples = triples_of(parts, cfg, args.output)
     _say(f"going on with {path}")
     if args.dry_run:
         _say("--dry-run: nothing was trained or written")
         return 0
-    return _train(args.output, path, triples, resume=True, opts=opts)
+    return _train(args.output, path, triples, resumes=True, opts=opts)
 
 
 def _train(
@@ -97,13 +95,13 @@ def _train(
     config_file: str,
     triples: Sequence[Triple],
     *,
-    resume: bool = False,
+    resumes: bool = False,
     opts: Sequence[str] = (),
 ) -> int:
     run_args = argparse.Namespace(
         config_file=config_file,
         opts=list(opts),
-        resume=resume,
+        resume=resumes,
         eval_only=False,
         dataset=[list(triple) for triple in triples],
         num_gpus=1,

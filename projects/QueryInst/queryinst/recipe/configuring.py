@@ -24,6 +24,7 @@ _WISHES = {
     "SOLVER.MAX_ITER": "iterations",
     "SOLVER.IMS_PER_BATCH": "batch",
     "MODEL.QUERYINST.NUM_QUERIES": "queries",
+    "TEST.EVAL_PERIOD": "eval_period",
 }
 
 

@@ -79,8 +79,8 @@ def write_recipe(cfg: CfgNode, request: Request, derived: Sequence[Derived]) -> 
     return str(path)
 
 
-def resumed_cfg(output: str, request: Request) -> CfgNode:
-    """The configuration that a folder's training goes on with.
+def resume(output: str, request: Request) -> tuple[CfgNode, list[str]]:
+    """The configuration that a folder's training began with, and what changes: KEY, VALUE, ...
 
     Raises:
         ValueError: `request` is another than the training began with, where it says something; or
@@ -94,13 +94,8 @@ def resumed_cfg(output: str, request: Request) -> CfgNode:
     cfg = setup_cfg(str(Path(output, CONFIG)))
     _require_same(before, request, output)
     _require_same_keys(cfg, request.opts, output)
-    cfg = cfg.clone()
-    cfg.defrost()
     free = [x for pair in _pairs(request.opts) if pair[0] in _FREE for x in pair]
-    merge_opts(cfg, free)
-    cfg.OUTPUT_DIR = as_text(output)
-    cfg.freeze()
-    return cfg
+    return cfg, ["OUTPUT_DIR", as_text(output), *free]  # the folder may have been moved
 
 
 def _require_same(before: Mapping[str, Any], request: Request, output: str) -> None:

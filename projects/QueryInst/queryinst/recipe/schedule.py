@@ -38,7 +38,7 @@ def derive_schedule(
         Derived("SOLVER.LR_SCHEDULER_NAME", "WarmupCosineLR", "falls to 0, without steps to choose"),
         Derived("SOLVER.STEPS", _steps(iterations), "for WarmupMultiStepLR instead of the cosine"),
         Derived("SOLVER.WARMUP_ITERS", warmup, "a tenth of the iterations"),
-        *_evaluation(val, iterations, batch),
+        *_evaluation(val, iterations, batch, wishes),
         _average(iterations),
     ]
 
@@ -111,20 +111,26 @@ def _steps(iterations: int) -> tuple[int, ...]:
     return tuple(sorted(step for step in steps if 0 < step < iterations))
 
 
-def _evaluation(val: DataStatistics, iterations: int, batch: int) -> list[Derived]:
-    times = min(max(int(iterations * batch / max(val.num_images, 1)), 2), _MOST_EVALUATIONS)
+def _evaluation(
+    val: DataStatistics, iterations: int, batch: int, wishes: Wishes
+) -> list[Derived]:
+    times = min(max(int(iterations * batch / val.num_images), 2), _MOST_EVALUATIONS)
     period = max(1, ceil(iterations / times))
+    if wishes.eval_period is not None:
+        period = wishes.eval_period or iterations
     times = ceil(iterations / period)
-    patience = max(3, ceil(times / 2))
+    patience, about = max(3, ceil(times / 2)), "evaluations in a row that are not better end it"
+    if times < 2:
+        patience, about = 0, "nothing is evaluated before the end"
     return [
-        Derived("TEST.EVAL_PERIOD", period, f"{counted(times, 'evaluation')} on the way"),
+        Derived("TEST.EVAL_PERIOD", period, f"{counted(times, 'evaluation')}, of images held out"),
         Derived("SOLVER.CHECKPOINT_PERIOD", period, "as often as it is evaluated"),
         Derived("SOLVER.CHECKPOINT_KEEP", 1, "--resume needs the last one"),
         Derived("SOLVER.CHECKPOINT_MINUTES", 30.0, "no more than that is lost"),
         Derived(
             "TEST.EARLY_STOPPING_PATIENCE",
             patience,
-            "evaluations in a row that are not better end it",
+            about,
         ),
         Derived("TEST.VALIDATION_LOSS", True, "shows beside AP whether the model overfits"),
     ]

@@ -64,3 +64,4 @@ class Wishes(NamedTuple):
     iterations: int | None = None
     batch: int | None = None
     queries: int | None = None
+    eval_period: int | None = None
