@@ -51,7 +51,9 @@ def _find_alike(part: SplitStatistics, findings: Findings) -> None:
     for name in part.thing_classes:
         other = first.setdefault(plain_name(name), name)
         if other != name:
-            message = f"the categories {shorten(other)} and {shorten(name)} of {part.name} are alike"
+            message = (
+                f"the categories {shorten(other)} and {shorten(name)} of {part.name} are alike"
+            )
             findings.add(ALIKE, Finding(part.json_file, message))
 
 

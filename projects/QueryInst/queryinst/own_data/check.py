@@ -83,9 +83,7 @@ def check_data(
         findings: get the problems; those in it already stay.
     """
     known = cfg or get_config(DEFAULT_CONFIG)
-    result = CheckResult(
-        list(splits), findings or Findings(), TrainingScale.from_cfg(known), fast
-    )
+    result = CheckResult(list(splits), findings or Findings(), TrainingScale.from_cfg(known), fast)
     max_pixels = known.INPUT.get("MAX_PIXELS", MAX_PIXELS)
     seen: list[Seen] = []
     for number, split in enumerate(result.splits):

@@ -67,7 +67,9 @@ def _page_module() -> ModuleType:
     try:
         return importlib.import_module("queryinst.own_data.check_page")
     except ImportError as error:
-        raise ImportError(f"--html needs the package {error.name}: pip install {error.name}") from error
+        raise ImportError(
+            f"--html needs the package {error.name}: pip install {error.name}"
+        ) from error
 
 
 def print_result(result: CheckResult) -> None:

@@ -122,4 +122,6 @@ def _mark(axes: Axes, places: dict[int, str]) -> None:
         axes.axvline(x, color=GRAY, linestyle=":", linewidth=1)
         if label:
             top = axes.get_ylim()[1]
-            axes.annotate(f"{x} {label}", (x, top), (3, -12), textcoords="offset points", color=GRAY)
+            axes.annotate(
+                f"{x} {label}", (x, top), (3, -12), textcoords="offset points", color=GRAY
+            )

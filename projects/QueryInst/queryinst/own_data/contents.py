@@ -7,8 +7,10 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from ..config import MAX_PIXELS
-from ..data.coco_json import read_coco_json
-from ..data.instance_checks import check_instances
+from ..data.checks import raise_errors
+from ..data.coco_check import CocoContent, check_coco_content
+from ..data.findings import Findings
+from ..data.set_checks import Use
 from ..json_files import read_json
 from .sources import Split
 
@@ -50,14 +52,10 @@ def load_content(splits: Sequence[Split]) -> Content:
     Raises:
         ValueError, OSError: a file is missing, or not in COCO's format. One line.
     """
-    contents = [_read(split) for split in splits]
+    contents, others = zip(*map(_read, splits))
     names = [_names_of(content) for content in contents]
     classes = list(dict.fromkeys(name for part in names for name in part.values()))
-    extras = {
-        key: contents[0][key]
-        for key in _KEPT
-        if key in contents[0] and all(x.get(key) == contents[0][key] for x in contents)
-    }
+    extras = {k: v for k, v in others[0].items() if all(x.get(k) == v for x in others)}
     parts = {
         split.name: _photos_of(split, content, {x: classes.index(y) for x, y in ids.items()})
         for split, content, ids in zip(splits, contents, names)
@@ -76,29 +74,28 @@ def count_objects(photos: Iterable[Photo], num_classes: int) -> list[int]:
     return [counts[index] for index in range(num_classes)]
 
 
-def _read(split: Split) -> dict[str, Any]:
-    checked = read_coco_json(split.json_file, evaluated=False, max_pixels=MAX_PIXELS)
-    check_instances(
-        ((x, checked.images[x["image_id"]]) for x in checked.annotations),
-        name=split.json_file,
-        masks=False,
-        crowds=False,
-    )
-    return read_json(split.json_file)
+def _read(split: Split) -> tuple[CocoContent, dict[str, Any]]:
+    """What is checked, and the other keys."""
+    content = read_json(split.json_file, dict)
+    findings = Findings()
+    use = Use(False, False, False, None, 100, 0, MAX_PIXELS)
+    root = split.image_root
+    checked = check_coco_content(content, split.json_file, root, findings=findings, use=use)
+    raise_errors(findings)
+    assert checked is not None
+    return checked, {key: content[key] for key in _KEPT if key in content}
 
 
-def _names_of(content: dict[str, Any]) -> dict[Any, str]:
-    categories = sorted(content["categories"], key=lambda category: category["id"])
-    return {category["id"]: category["name"] for category in categories}
+def _names_of(content: CocoContent) -> dict[Any, str]:
+    return dict(zip(sorted(content.categories), content.thing_classes))
 
 
-def _photos_of(split: Split, content: dict[str, Any], classes: dict[Any, int]) -> list[Photo]:
+def _photos_of(split: Split, content: CocoContent, classes: dict[Any, int]) -> list[Photo]:
     photos = {
-        record["id"]: Photo(os.path.join(split.image_root, record["file_name"]), record, [])
-        for record in content["images"]
+        id_: Photo(os.path.join(split.image_root, record["file_name"]), record, [])
+        for id_, record in content.images.items()
     }
-    for annotation in content["annotations"]:
-        if annotation["image_id"] in photos:
-            own = {**annotation, "category_id": classes[annotation["category_id"]]}
-            photos[annotation["image_id"]].annotations.append(own)
+    for annotation in content.annotations:
+        own = {**annotation, "category_id": classes[annotation["category_id"]]}
+        photos[annotation["image_id"]].annotations.append(own)
     return list(photos.values())

@@ -49,7 +49,9 @@ def new_folder(target: str) -> Iterator[Path]:
     path = Path(os.path.abspath(target))
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        part = Path(tempfile.mkdtemp(prefix=f".{path.name[:100]}-", suffix=".part", dir=path.parent))
+        part = Path(
+            tempfile.mkdtemp(prefix=f".{path.name[:100]}-", suffix=".part", dir=path.parent)
+        )
     except OSError as error:
         raise OSError(f"cannot make the folder {target} ({error.strerror})") from error
     try:

@@ -1,10 +1,7 @@
 """What is wrong with label files: collected for a check, or raised as one line."""
 
-import logging
-
+from ..data.checks import log_warnings, raise_errors
 from ..data.findings import Finding, Findings, Kind
-
-_logger = logging.getLogger(__name__)
 
 BAD_FILE = Kind(
     "label-file", "error", "label files that cannot be read", "mend them, or annotate anew"
@@ -56,13 +53,11 @@ ONE_ID = Kind(
 class Problems:
     """The problems of one reading."""
 
-    def __init__(self, data: str, findings: Findings | None):
+    def __init__(self, findings: Findings | None):
         """
         Args:
-            data: what is read, as the user named it.
             findings: get all problems; None to raise or log them in `conclude`.
         """
-        self._data = data
         self._is_asked = findings is not None
         self.findings = Findings() if findings is None else findings
 
@@ -78,21 +73,8 @@ class Problems:
         """Raise the first error, and log warnings, unless findings were asked for.
 
         Raises:
-            ValueError: one line, which says how many more there are.
+            ValueError, FileNotFoundError: one line, which says how many more there are.
         """
-        if self._is_asked:
-            return
-        for group in self.findings.groups("error"):
-            first = group.examples[0]
-            num_more = self.findings.count("error") - 1
-            more = f" (and {num_more} more, which `queryinst data check` lists)" if num_more else ""
-            raise ValueError(f"{_say(first)}{more}; {group.kind.advice}")
-        for group in self.findings.groups("warning"):
-            title, example = group.kind.title, _say(group.examples[0])
-            _logger.warning(f"{self._data}: {group.count} {title}, first {example}")
-
-
-def _say(finding: Finding) -> str:
-    if finding.source in finding.message:
-        return finding.message
-    return f"{finding.source}: {finding.message}"
+        if not self._is_asked:
+            raise_errors(self.findings)
+            log_warnings(self.findings)

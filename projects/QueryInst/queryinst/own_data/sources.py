@@ -60,14 +60,12 @@ def read_data(
         FileNotFoundError: there is no such data, or nothing is recognised. One line.
         ValueError: more than one format is recognised, or a file is malformed. One line.
     """
-    problems = Problems(data, findings)
+    problems = Problems(findings)
     find_layout = _choose(data)
     if find_layout is None:
         return [Split(*found) for found in find_coco(data)]
     layout = find_layout(data, problems)
-    splits = _write(data, layout, Path(work_dir or _temporary(data)), problems)
-    problems.conclude()
-    return splits
+    return _write(data, layout, Path(work_dir or _temporary(data)), problems)
 
 
 def choose_held_out(splits: Sequence[Split]) -> Split:
@@ -109,12 +107,13 @@ def _write(data: str, layout: Layout, folder: Path, problems: Problems) -> list[
     classes = layout.classes or sorted({obj.name for obj in objects})
     if not parts or not classes:
         problems.add(BAD_FILE, data, f"has no {'annotated objects' if parts else 'images'}")
+    contents = {name: to_coco(part, classes, data, problems) for name, part in pictures.items()}
     problems.conclude()
     (folder / "annotations").mkdir(parents=True, exist_ok=True)
     splits = []
-    for name, part in pictures.items():
+    for name, content in contents.items():
         path = folder / "annotations" / f"{name}.json"
-        write_json(path, to_coco(part, classes, data, problems))
+        write_json(path, content)
         splits.append(Split(name, str(path), parts[name][1]))
     return splits
 

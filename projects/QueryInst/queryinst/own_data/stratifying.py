@@ -9,7 +9,9 @@ from collections.abc import Sequence
 import numpy as np
 
 
-def stratify(labels: np.ndarray, sizes: np.ndarray, shares: Sequence[float], seed: int) -> np.ndarray:
+def stratify(
+    labels: np.ndarray, sizes: np.ndarray, shares: Sequence[float], seed: int
+) -> np.ndarray:
     """Assign groups to parts, those with the rarest label first.
 
     Args:
