@@ -1,0 +1,1 @@
+"""Random mutations of a valid COCO JSON: each is refused, warned of, or read as it says."""
