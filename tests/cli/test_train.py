@@ -87,7 +87,7 @@ def test_train_prints_each_key_with_its_reason_and_says_what_opts_replace(done):
     for key, row in rows.items():
         assert row["reason"] in printed[key] or key in QUICK_OPTS
         assert ("--opts" in printed[key]) == (key in QUICK_OPTS)
-    replaced = r"INPUT.MIN_SIZE_TRAIN +\(64,\) +--opts, instead of \(\d+, \d+, \d+\) \("
+    replaced = r"INPUT.MIN_SIZE_TRAIN +\(64,\) +--opts, instead of \([\d, ]+\) \("
     assert re.search(replaced, printed["INPUT.MIN_SIZE_TRAIN"])
     assert rows["SOLVER.MAX_ITER"]["reason"].startswith("--iterations")
     assert "6 images to train on with" in out and "4 held out" in out
@@ -115,7 +115,7 @@ def test_train_resumes_the_same_run(done, train, tmp_path):
     (out / "last_checkpoint").write_text("model_0000001.pth")
     status, printed, err = train(*words[:-1], out, "--resume")
     assert status == 0, err
-    assert f"going on with {out}/config.yaml" in printed and "from iteration 2" in printed
+    assert f"going on with {out}/config.yaml" in printed and "resumed after 2 iterations" in printed
     assert_equal_weights(weights(out), weights(folder))
     assert setup_cfg(str(out / "config.yaml")).SOLVER.MAX_ITER == 3
 
@@ -176,8 +176,12 @@ def test_train_says_which_images_it_would_hold_out(train, tmp_path, tiny_data, m
     words = [part(tiny_data, "train"), "--model", model_file, "--output", tmp_path / "out"]
     status, out, err = train(*words, "--dry-run")
     assert status == 0, err
-    (note,) = [line for line in out.splitlines() if line.startswith("note: held out: 1 of 6 images")]
-    assert note.rpartition(": ")[2] in {path.name for path in Path(words[0].rpartition(":")[2]).iterdir()}
+    (note,) = [
+        line for line in out.splitlines() if line.startswith("note: held out: 1 of 6 images")
+    ]
+    assert note.rpartition(": ")[2] in {
+        path.name for path in Path(words[0].rpartition(":")[2]).iterdir()
+    }
 
 
 def test_train_on_one_image_evaluates_on_it_and_says_so(train, tmp_path, tiny_data, model_file):
@@ -234,7 +238,9 @@ def test_train_refuses_data_that_cannot_work(
     ],
 )
 @pytest.mark.usefixtures("without_gpu")
-def test_train_says_what_is_wrong_with_options(tmp_path, monkeypatch, tiny_data, capfd, words, text):
+def test_train_says_what_is_wrong_with_options(
+    tmp_path, monkeypatch, tiny_data, capfd, words, text
+):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "model.onnx").touch()
     status = main(["train", str(tiny_data.root / "shapes"), "--output", "out", *words])

@@ -7,7 +7,7 @@ import pytest
 
 from queryinst.recipe.configuring import configure, get_key, wishes_of
 from queryinst.recipe.deriving import derive
-from queryinst.recipe.situation import Machine, Wishes
+from queryinst.recipe.situation import Machine, Request, Wishes
 from queryinst.recipe.sizes import WANTED
 from queryinst.recipe.starting import start_from
 from queryinst.recipe.statistics import DataStatistics, statistics_of
@@ -207,7 +207,7 @@ def test_derive_does_as_asked(bases, wishes, expected):
 def test_configure_lets_opts_win_and_derives_what_depends_on_them(bases):
     base, start = bases["none"]
     opts = ["SOLVER.MAX_ITER", "90", "MODEL.QUERYINST.NUM_QUERIES", "7", "SOLVER.BASE_LR", "0.5"]
-    wishes = wishes_of(base, opts, epochs=None, iterations=None, batch=None)
+    wishes = wishes_of(base, request(opts))
     assert wishes == Wishes(iterations=90, queries=7)
     cfg, values = derived_cfg(bases, "none", CPU, data(50, 3), wishes, opts)
     assert cfg.SOLVER.MAX_ITER == 90 and cfg.SOLVER.WARMUP_ITERS == 9
@@ -215,10 +215,14 @@ def test_configure_lets_opts_win_and_derives_what_depends_on_them(bases):
     assert values["SOLVER.BASE_LR"] == 0.002
 
 
+def request(opts):
+    return Request(("", ""), None, None, None, None, tuple(opts))
+
+
 @pytest.mark.parametrize("key", ["OUTPUT_DIR", "MODEL.WEIGHTS", "DATASETS.TRAIN"])
 def test_wishes_of_refuses_what_other_options_set(bases, key):
     with pytest.raises(ValueError, match=f"{key} is set by"):
-        wishes_of(bases["none"][0], [key, "x"], epochs=None, iterations=None, batch=None)
+        wishes_of(bases["none"][0], request([key, "x"]))
 
 
 def test_statistics_of_counts_objects_and_not_crowds():

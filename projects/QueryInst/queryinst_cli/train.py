@@ -15,7 +15,6 @@ from queryinst.recipe.derived import counted
 from queryinst.recipe.folder import (
     CONFIG,
     RECIPE,
-    Request,
     digest_of,
     refuse_finished,
     resume,
@@ -24,10 +23,13 @@ from queryinst.recipe.folder import (
 )
 from queryinst.recipe.machine import find_machine
 from queryinst.recipe.parts import Parts, find_parts
-from queryinst.recipe.planning import Triple, make_plan, triples_of
+from queryinst.recipe.planning import Plan, Triple, make_plan, triples_of
+from queryinst.recipe.situation import Machine, Request
 from queryinst.report import make_report, report_text
 
 _PROGRAM = "queryinst train"
+_DRY = "--dry-run: nothing was trained or written"
+_DEVICE = "MODEL.DEVICE"
 
 
 def run(args: argparse.Namespace) -> int:
@@ -48,19 +50,21 @@ def run(args: argparse.Namespace) -> int:
             f"{counted(checked.num_errors, 'error')} in the data, see above; `queryinst data check"
             f" {args.data}` has more, and its --fix mends what needs no guess"
         )
-    machine = find_machine(args.device or _device_of(args.opts))
-    plan = make_plan(
-        parts,
-        machine,
-        data=args.data,
-        output=args.output,
-        model=args.model,
-        epochs=args.epochs,
-        iterations=args.iterations,
-        batch=args.batch,
-        opts=args.opts,
-        writes=not args.dry_run,
-    )
+    machine = find_machine(args.device or dict(zip(args.opts[::2], args.opts[1::2])).get(_DEVICE))
+    request = _request(args, parts)
+    writes = not args.dry_run
+    plan = make_plan(parts, machine, request, data=args.data, output=args.output, writes=writes)
+    _say_plan(args, plan, machine)
+    if args.dry_run:
+        return 0
+    check_output_dir(plan.cfg.OUTPUT_DIR)
+    with locked(plan.cfg.OUTPUT_DIR):
+        path = write_recipe(plan.cfg, request, plan.derived)
+    _say("the same training without the recipe:", f"  {text.same_run(path, plan.triples)}", "")
+    return _train(args.output, path, plan.triples)
+
+
+def _say_plan(args: argparse.Namespace, plan: Plan, machine: Machine) -> None:
     rows = {
         "data": f"{args.data}: {text.data_line(plan.train, plan.val)}",
         "model": text.model_line(plan.start, machine),
@@ -68,24 +72,17 @@ def run(args: argparse.Namespace) -> int:
     }
     _say(*(f"{name:7} {line}" for name, line in rows.items()), *(f"note: {x}" for x in plan.notes))
     _say("", text.keys_table(plan.derived, plan.cfg, args.opts), "")
-    if args.dry_run:
-        _say("--dry-run: nothing was trained or written")
-        return 0
-    check_output_dir(plan.cfg.OUTPUT_DIR)
-    with locked(plan.cfg.OUTPUT_DIR):
-        path = write_recipe(plan.cfg, _request(args, parts), plan.derived)
-    _say("the same training without the recipe:", f"  {text.same_run(path, plan.triples)}", "")
-    return _train(args.output, path, plan.triples)
+    _say(*[_DRY] * args.dry_run)
 
 
 def _go_on(args: argparse.Namespace, parts: Parts) -> int:
     cfg, opts = resume(args.output, _request(args, parts))
-    opts += ["MODEL.DEVICE", args.device] if args.device else []
+    opts += [_DEVICE, args.device] if args.device else []
     path = os.path.join(args.output, CONFIG)
     triples = triples_of(parts, cfg, args.output)
     _say(f"going on with {path}")
     if args.dry_run:
-        _say("--dry-run: nothing was trained or written")
+        _say(_DRY)
         return 0
     return _train(args.output, path, triples, resumes=True, opts=opts)
 
@@ -128,10 +125,6 @@ def _request(args: argparse.Namespace, parts: Parts) -> Request:
         batch=args.batch,
         opts=tuple(args.opts),
     )
-
-
-def _device_of(opts: Sequence[str]) -> str | None:
-    return dict(zip(opts[::2], opts[1::2])).get("MODEL.DEVICE")
 
 
 def _say(*lines: str) -> None:

@@ -27,6 +27,22 @@ def _add_train(parser: argparse.ArgumentParser) -> None:
         metavar="DIR",
         help="folder to write to (default: %(default)s)",
     )
+    _add_schedule(parser)
+    parser.add_argument(
+        "--device", metavar="D", help="cuda, cuda:1, cpu (default: a GPU if there is one)"
+    )
+    parser.add_argument(
+        "--resume", action="store_true", help="go on with the training in the output folder"
+    )
+    parser.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="check the data and print the configuration, then stop; writes nothing",
+    )
+    add_opts(parser, "what is derived")
+
+
+def _add_schedule(parser: argparse.ArgumentParser) -> None:
     length = parser.add_mutually_exclusive_group()
     length.add_argument(
         "--epochs", type=values.count, metavar="N", help="how often to see each image"
@@ -40,18 +56,6 @@ def _add_train(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="images of a step (default: by the model, as far as memory allows)",
     )
-    parser.add_argument(
-        "--device", metavar="D", help="cuda, cuda:1, cpu (default: a GPU if there is one)"
-    )
-    parser.add_argument(
-        "--resume", action="store_true", help="go on with the training in the output folder"
-    )
-    parser.add_argument(
-        "--dry-run",
-        action="store_true",
-        help="check the data and print the configuration, then stop; writes nothing",
-    )
-    add_opts(parser, "what is derived")
 
 
 TRAIN_JOB = Job(

@@ -36,7 +36,9 @@ def check_parts(parts: Parts, opts: Sequence[str] = ()) -> Checked:
         KeyError, ValueError: `opts` are no keys and values. One line.
     """
     cfg = get_config(DEFAULT_CONFIG)
-    merge_opts(cfg, [x for pair in zip(opts[::2], opts[1::2]) if pair[0] == _MAX_PIXELS for x in pair])
+    merge_opts(
+        cfg, [x for pair in zip(opts[::2], opts[1::2]) if pair[0] == _MAX_PIXELS for x in pair]
+    )
     splits = [parts.train._replace(name="train")]
     if parts.val:
         splits.append(parts.val._replace(name="val"))

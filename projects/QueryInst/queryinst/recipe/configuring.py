@@ -11,7 +11,7 @@ from ..config_files import merge_keys, merge_opts
 from ..config_limits import check_limits
 from ..solver import check_solver
 from .derived import Derived
-from .situation import Wishes
+from .situation import Request, Wishes
 
 # Keys that options of the command line set, and which.
 _OF_OPTIONS = {
@@ -28,26 +28,20 @@ _WISHES = {
 }
 
 
-def wishes_of(
-    base: CfgNode,
-    opts: Sequence[str],
-    *,
-    epochs: int | None,
-    iterations: int | None,
-    batch: int | None,
-) -> Wishes:
+def wishes_of(base: CfgNode, request: Request) -> Wishes:
     """What the options ask for; keys in `opts` count as well, so that others fit to them.
 
     Raises:
         KeyError, ValueError: `opts` are not keys and values, or have what another option sets.
     """
+    opts = request.opts
     for key in opts[::2]:
         if key in _OF_OPTIONS:
             raise ValueError(f"--opts {key} is set by {_OF_OPTIONS[key]}; leave it out")
     cfg = base.clone()
     merge_opts(cfg, opts)
     check_limits(cfg)
-    wishes = Wishes(epochs, iterations, batch)
+    wishes = Wishes(request.epochs, request.iterations, request.batch)
     given = {_WISHES[key]: get_key(cfg, key) for key in opts[::2] if key in _WISHES}
     return wishes._replace(**given)
 

@@ -4,7 +4,7 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from ..engine.setup import setup_cfg
 from ..json_files import read_json
 from .configuring import as_text, get_key
 from .derived import Derived
+from .situation import Request
 
 RECIPE = "recipe.json"
 CONFIG = "config.yaml"
@@ -26,23 +27,6 @@ _FREE = (
     *("SOLVER.CHECKPOINT_PERIOD", "SOLVER.CHECKPOINT_MINUTES", "SOLVER.CHECKPOINT_KEEP"),
     *("DISTRIBUTED.TIMEOUT_MINUTES", "WRITERS"),
 )
-
-
-@dataclass(frozen=True)
-class Request:
-    """What the user asked for; None where nothing was said.
-
-    Attributes:
-        digests: sha256 of the annotations to train on and of those held out, in COCO's format;
-            the second is "" where a part of the first is held out.
-    """
-
-    digests: tuple[str, str]
-    model: str | None
-    epochs: int | None
-    iterations: int | None
-    batch: int | None
-    opts: tuple[str, ...] = field(default=())
 
 
 def digest_of(json_file: str) -> str:

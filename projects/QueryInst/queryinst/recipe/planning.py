@@ -1,7 +1,6 @@
 """A training of one's own data, from DATA and options to what `train_net.py` takes."""
 
 import os
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from detectron2.config import CfgNode
@@ -13,7 +12,7 @@ from .derived import Derived, counted
 from .deriving import derive
 from .holding_out import held_out_before, hold_out
 from .parts import Parts
-from .situation import Machine, Start
+from .situation import Machine, Request, Start
 from .starting import start_from
 from .statistics import DataStatistics, statistics_of
 
@@ -34,22 +33,12 @@ class Plan:
     start: Start
     train: DataStatistics
     val: DataStatistics
-    triples: tuple[Triple, Triple]
+    triples: tuple[Triple, ...]
     notes: tuple[str, ...]
 
 
 def make_plan(
-    parts: Parts,
-    machine: Machine,
-    *,
-    data: str,
-    output: str,
-    model: str | None,
-    epochs: int | None,
-    iterations: int | None,
-    batch: int | None,
-    opts: Sequence[str],
-    writes: bool,
+    parts: Parts, machine: Machine, request: Request, *, data: str, output: str, writes: bool
 ) -> Plan:
     """Hold images out if need be, and derive the configuration.
 
@@ -61,29 +50,27 @@ def make_plan(
     Raises:
         ValueError, KeyError, OSError: no objects, or options that are invalid. One line.
     """
-    notes = parts.notes
-    train_split, val_split = parts.train, parts.val
-    content = read_json(train_split.json_file, dict)
-    if val_split is None:
-        held = hold_out(content, train_split, output, writes=writes)
-        content, val_content, notes = held.train, held.val, (*notes, *held.notes)
-        train_split, val_split = held.train_split, held.val_split
+    notes, splits = parts.notes, (parts.train, parts.val)
+    content = read_json(parts.train.json_file, dict)
+    if parts.val is None:
+        held = hold_out(content, parts.train, output, writes=writes)
+        contents, splits = (held.train, held.val), (held.train_split, held.val_split)
+        notes += held.notes
     else:
-        val_content = read_json(val_split.json_file, dict)
-    train, val = statistics_of(content), statistics_of(val_content)
-    _require_objects(train, val, train_split.json_file, val_split.json_file)
-    base, start = start_from(model, max(train.most_objects, val.most_objects), opts)
-    wishes = wishes_of(base, opts, epochs=epochs, iterations=iterations, batch=batch)
-    derived = derive(train, val, start, machine, wishes)
+        contents = content, read_json(parts.val.json_file, dict)
+    train, val = map(statistics_of, contents)
+    _require_objects(train, val, *(split.json_file for split in splits))
+    base, start = start_from(request.model, max(train.most_objects, val.most_objects), request.opts)
+    derived = derive(train, val, start, machine, wishes_of(base, request))
     own = os.path.basename(os.path.abspath(data.rpartition(":")[2] or data)).partition(".")[0]
-    triples = (
-        name_dataset(f"{own}_train", train_split.json_file, train_split.image_root),
-        name_dataset(f"{own}_val", val_split.json_file, val_split.image_root),
+    triples = tuple(
+        name_dataset(f"{own}_{role}", split.json_file, split.image_root)
+        for role, split in zip(("train", "val"), splits)
     )
     cfg = configure(
         base,
         derived,
-        opts,
+        request.opts,
         device=machine.device,
         output=output,
         train=triples[0][0],

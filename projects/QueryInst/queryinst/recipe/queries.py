@@ -94,6 +94,4 @@ def _detections(most: int, num_queries: int, num_classes: int) -> Derived:
     wanted = max(COCO_DETECTIONS, most)
     value = min(wanted, max(COCO_DETECTIONS, num_queries * num_classes))
     why = "COCO's 100" if value == COCO_DETECTIONS else "more than COCO's 100"
-    return Derived(
-        "TEST.DETECTIONS_PER_IMAGE", value, f"{why}; at most {most} objects at once"
-    )
+    return Derived("TEST.DETECTIONS_PER_IMAGE", value, f"{why}; at most {most} objects at once")

@@ -35,7 +35,9 @@ def derive_schedule(
         *keys,
         Derived("SOLVER.MAX_ITER", iterations, f"{why}; {epochs:,.{int(epochs < 10)}f} epochs"),
         _rate(start, batch, iterations),
-        Derived("SOLVER.LR_SCHEDULER_NAME", "WarmupCosineLR", "falls to 0, without steps to choose"),
+        Derived(
+            "SOLVER.LR_SCHEDULER_NAME", "WarmupCosineLR", "falls to 0, without steps to choose"
+        ),
         Derived("SOLVER.STEPS", _steps(iterations), "for WarmupMultiStepLR instead of the cosine"),
         Derived("SOLVER.WARMUP_ITERS", warmup, "a tenth of the iterations"),
         *_evaluation(val, iterations, batch, wishes),
@@ -111,9 +113,7 @@ def _steps(iterations: int) -> tuple[int, ...]:
     return tuple(sorted(step for step in steps if 0 < step < iterations))
 
 
-def _evaluation(
-    val: DataStatistics, iterations: int, batch: int, wishes: Wishes
-) -> list[Derived]:
+def _evaluation(val: DataStatistics, iterations: int, batch: int, wishes: Wishes) -> list[Derived]:
     times = min(max(int(iterations * batch / val.num_images), 2), _MOST_EVALUATIONS)
     period = max(1, ceil(iterations / times))
     if wishes.eval_period is not None:

@@ -1,6 +1,6 @@
 """What the recipe knows besides the data: where the weights come from, the machine, the wishes."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
 StartKind = Literal["zoo", "file", "none"]
@@ -65,3 +65,20 @@ class Wishes(NamedTuple):
     batch: int | None = None
     queries: int | None = None
     eval_period: int | None = None
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the user asked for; None where nothing was said.
+
+    Attributes:
+        digests: sha256 of the annotations to train on and of those held out, in COCO's format;
+            the second is "" where a part of the first is held out.
+    """
+
+    digests: tuple[str, str]
+    model: str | None
+    epochs: int | None
+    iterations: int | None
+    batch: int | None
+    opts: tuple[str, ...] = field(default=())

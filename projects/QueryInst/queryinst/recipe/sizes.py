@@ -78,9 +78,7 @@ def _limits(start: Start, machine: Machine) -> _Limits:
     return _Limits(min(short, 320), min(short, 480), ratio, min(short, 480), 1024, 32)
 
 
-def _whole_scale(
-    train: DataStatistics, small: float, start: Start, limits: _Limits
-) -> float:
+def _whole_scale(train: DataStatistics, small: float, start: Start, limits: _Limits) -> float:
     """Of whole images: at most as large as the limits let them be, and hardly ever enlarged."""
     short, long = train.short_side, train.long_side
     scale = min(limits.short / short, limits.short * limits.ratio / long)

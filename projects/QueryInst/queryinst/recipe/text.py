@@ -15,7 +15,6 @@ from .situation import Machine, Start
 from .statistics import DataStatistics
 
 
-
 def data_line(train: DataStatistics, val: DataStatistics) -> str:
     """Images, objects and classes in one line."""
     return (
