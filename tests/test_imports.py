@@ -37,6 +37,8 @@ MAY_IMPORT = {
     "export": "checkpoint data modeling precision predict speedups yaml_files",
     "convert": "checkpoint config engine model_zoo yaml_files",
     "demo": "data engine predict",
+    "recipe": "checkpoint config_files config_limits data devices engine json_files model_zoo"
+    " own_data predict solver yaml_files",
     "report": "config data environment json_files yaml_files",
     "own_data": "config config_files data environment json_files model_zoo predict report"
     " yaml_files",

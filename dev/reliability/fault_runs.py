@@ -44,9 +44,10 @@ class Case:
         self.folder = folder
         self.output = folder / "output"
         self._flags = ["--config-file", str(config)]
+        self._datasets = {}
         for split in ("train", "val"):
             names = (f"tiny_{split}", data / "annotations" / f"{split}.json", data / split)
-            self._flags += ["--dataset", *map(str, names)]
+            self._datasets[split] = ["--dataset", *map(str, names)]
         self._process: subprocess.Popen | None = None
         self._fault_at = 0.0
 
@@ -60,6 +61,8 @@ class Case:
         program = f"import sys, runpy; sys.argv[0] = {str(ROOT / 'train_net.py')!r}\n{code}\n"
         program += "runpy.run_path(sys.argv[0], run_name='__main__')"
         command = ["-c", program] if code else [str(ROOT / "train_net.py")]
+        flags = self._flags + self._datasets["train"]
+        flags += self._datasets["val"] if TEST[1] in opts else []
         opts = (*opts, "OUTPUT_DIR", self.output)
         environment = {"PYTHONPATH": str(ROOT / "projects" / "QueryInst"), "OMP_NUM_THREADS": "1"}
 
@@ -69,7 +72,7 @@ class Case:
 
         with open(self.folder / "out", "w") as out, open(self.folder / "err", "w") as err:
             self._process = subprocess.Popen(
-                [sys.executable, *command, *self._flags, *map(str, opts)],
+                [sys.executable, *command, *flags, *map(str, opts)],
                 env={**os.environ, **environment},
                 preexec_fn=limit_files,
                 start_new_session=True,

@@ -98,9 +98,10 @@ class TinyTraining:
         self._config.write_text(yaml.safe_dump(_CONFIG))
 
     def args(self, output_dir: Path, *opts: Any, resume: bool = False) -> argparse.Namespace:
+        train, val = self._datasets
         return argparse.Namespace(
             config_file=str(self._config),
-            dataset=self._datasets,
+            dataset=[train, val] if val[0] in str(opts) else [train],
             resume=resume,
             eval_only=False,
             opts=[str(option) for option in (*opts, "OUTPUT_DIR", output_dir)],

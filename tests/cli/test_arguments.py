@@ -121,7 +121,8 @@ def test_parse_lets_lists_end_where_they_do():
         ("data split a b --seed -1", "--seed"),
         ("data merge a", "DST"),
         ("data check a --workers 0", "'0' must be a whole number from 1"),
-        ("train d", "no job 'train'"),
+        ("train d --epochs 0", "'0' must be a whole number from 1"),
+        ("train d --epochs 1 --iterations 2", "not allowed with"),
     ],
 )
 def test_main_refuses_arguments_in_one_line(capsys, words, text):

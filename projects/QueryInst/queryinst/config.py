@@ -5,7 +5,8 @@ Keys of Detectron2 that QueryInst reads with Detectron2's meaning: ``MODEL.MASK_
 EMBED_DIM), ``MODEL.ROI_HEADS.{NUM_CLASSES, IN_FEATURES, SCORE_THRESH_TEST}`` (the threshold acts
 before masks are computed), ``MODEL.ROI_BOX_HEAD.{POOLER_RESOLUTION, POOLER_SAMPLING_RATIO,
 POOLER_TYPE, BBOX_REG_WEIGHTS}``, ``MODEL.ROI_MASK_HEAD.{POOLER_RESOLUTION, POOLER_SAMPLING_RATIO,
-POOLER_TYPE, NUM_CONV, CONV_DIM, NORM, CLS_AGNOSTIC_MASK}`` and ``TEST.DETECTIONS_PER_IMAGE``.
+POOLER_TYPE, NUM_CONV, CONV_DIM, NORM, CLS_AGNOSTIC_MASK}``, ``TEST.DETECTIONS_PER_IMAGE`` and
+``VIS_PERIOD``.
 Their values for QueryInst stand in ``configs/Base-QueryInst.yaml``. What each key may hold is in
 ``config_limits.py``: a new key needs a row there.
 """
@@ -162,6 +163,18 @@ def _add_training_keys(cfg: CN) -> None:
     # Steps in a row that are left out, each with a warning, if a loss or gradient is not finite;
     # one more ends the run. 0: the first one does.
     cfg.SOLVER.SKIP_NONFINITE = 0
+    # An exponential moving average of the weights over the steps: what evaluation, model_best.pth
+    # and "model" of each checkpoint hold. The decay of the n-th step is min(DECAY, n / (9 + n)).
+    cfg.SOLVER.EMA = CN()
+    cfg.SOLVER.EMA.ENABLED = False
+    cfg.SOLVER.EMA.DECAY = 0.999  # share of the average that a step keeps; >= 0, < 1
+    # Evaluations without a better TEST.BEST_METRIC after which the training ends as if it were
+    # done; 0 for never.
+    cfg.TEST.EARLY_STOPPING_PATIENCE = 0
+    # Compute the losses of DATASETS.TEST[0] in each evaluation of a training.
+    cfg.TEST.VALIDATION_LOSS = False
+    # What gets the metrics of a training beside files: any of "wandb" and "mlflow".
+    cfg.WRITERS = ()
     # Minutes that a process waits for the others, with NCCL and gloo, before the run ends; > 0.
     cfg.DISTRIBUTED = CN()
     cfg.DISTRIBUTED.TIMEOUT_MINUTES = 30.0

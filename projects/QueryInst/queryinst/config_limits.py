@@ -193,12 +193,16 @@ LIMITS: dict[str, Any] = {
     "SOLVER.CLIP_GRADIENTS.CLIP_VALUE": real("(0, 1000000000]"),
     # Powers of small gradients vanish in float32, and roots of their sum overflow.
     "SOLVER.CLIP_GRADIENTS.NORM_TYPE": Fits(is_norm_type, "from 1 to 4, or inf for the largest"),
+    "SOLVER.EMA.ENABLED": FLAG,
+    "SOLVER.EMA.DECAY": Because(real("[0, 1)"), "at 1 the average never changes"),
     "SOLVER.AMP.ENABLED": FLAG,
     "SOLVER.AMP.PRECISION": OneOf(("fp16", "bf16")),
     "TEST.DETECTIONS_PER_IMAGE": whole("[1, 10000]"),
     "TEST.PRECISION": OneOf(("fp32", "fp16", "bf16")),
     "TEST.EVAL_PERIOD": COUNT,
     "TEST.BEST_METRIC": text(re.compile(r"[^/]+/.+").fullmatch, "task/metric"),
+    "TEST.EARLY_STOPPING_PATIENCE": COUNT,
+    "TEST.VALIDATION_LOSS": FLAG,
     "TEST.AUG.ENABLED": FLAG,
     "TEST.AUG.FLIP": FLAG,
     "TEST.AUG.MIN_SIZES": Each(SIDE, 1),
@@ -210,6 +214,7 @@ LIMITS: dict[str, Any] = {
     "SEED": whole("[-9000000000000000000, 4294900000]"),  # NumPy's has 32 bits; plus the rank
     "CUDNN_BENCHMARK": FLAG,
     "VIS_PERIOD": COUNT,
+    "WRITERS": Each(OneOf(("wandb", "mlflow"))),
 }
 
 

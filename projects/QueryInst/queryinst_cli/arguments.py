@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from . import values
 from .data_arguments import DATA, DATA_JOB
 from .jobs import Job, add_nothing, add_opts, add_overwrite, list_jobs, parse_job
+from .train_arguments import TRAIN_JOB
 
 DEFAULT_MODEL = "R_50_FPN_3x_300q"
 LAYOUTS = ("queryinst", "mmdet")  # of queryinst.convert
@@ -174,7 +175,8 @@ def add_convert_options(parser: argparse.ArgumentParser) -> None:
         "--ema",
         action="store_true",
         help="of a file of MMDetection with two sets of weights, as EMAHook leaves them, take the"
-        " second: the keys 'ema_...', or 'ema_state_dict'",
+        " second: the keys 'ema_...', or 'ema_state_dict'; of a training with SOLVER.EMA the averages,"
+        " which are taken without it too",
     )
     parser.add_argument(
         "--allow-pickle",
@@ -229,6 +231,7 @@ JOBS = {
         _add_eval,
     ),
     "data": DATA_JOB,
+    "train": TRAIN_JOB,
     "report": Job(
         "make report.html of a finished training", "queryinst report output/demo", _add_report
     ),

@@ -36,7 +36,7 @@ from .tensors import first_non_finite, named_tensors
 logger = logging.getLogger(__name__)
 
 # Checkpointables that files from before they existed lack; what resumes says so.
-_MAY_BE_MISSING = ("sampler", "rng")
+_MAY_BE_MISSING = ("sampler", "rng", "ema")
 
 
 class QueryInstCheckpointer(DetectionCheckpointer):
@@ -84,7 +84,7 @@ class QueryInstCheckpointer(DetectionCheckpointer):
         path = os.path.join(self.save_dir, f"{name}.pth")
         if os.path.basename(path) != f"{name}.pth":
             raise ValueError(f"checkpoint name {name!r} must not contain folders")
-        data: dict[str, Any] = {"model": self.model.state_dict()}
+        data: dict[str, Any] = {"model": self._weights()}
         if self.meta is not None:
             data["meta"] = (
                 as_inference_only(self.meta) if is_inference_only(data["model"]) else self.meta
@@ -100,6 +100,10 @@ class QueryInstCheckpointer(DetectionCheckpointer):
         logger.info("Saving checkpoint to %s", path)
         write_atomically(path, lambda file: torch.save(data, file))
         self.tag_last_checkpoint(f"{name}.pth")
+
+    def _weights(self) -> dict[str, torch.Tensor]:
+        """What is written as "model"."""
+        return self.model.state_dict()
 
     def tag_last_checkpoint(self, last_filename_basename: str) -> None:
         """Write which file in save_dir --resume starts from."""

@@ -100,14 +100,17 @@ def tensors_of(checkpoint: Any, label: str) -> dict[str, Tensor]:
 
 
 def second_tensors_of(checkpoint: Any, label: str) -> dict[str, Tensor]:
-    """The second set of weights that a run of MMDetection with an EMAHook leaves in its files.
+    """What --ema takes: the second set that a run of MMDetection with an EMAHook leaves.
 
     Of MMDetection 2.x these are the `twin_names` in the state dict; what has none is as in the
-    first set. Of 3.x they are "ema_state_dict".
+    first set. Of 3.x they are "ema_state_dict". A checkpoint of this project has its averages as
+    "model", so that these are taken.
 
     Raises:
         ValueError: as `tensors_of`; or there is only one set.
     """
+    if is_average(checkpoint):
+        return tensors_of(checkpoint, label)
     if has_second_state_dict(checkpoint):
         second = checkpoint[_SECOND]
         if isinstance(second, Mapping):  # "steps" counts what MMEngine has averaged
@@ -127,6 +130,12 @@ def second_tensors_of(checkpoint: Any, label: str) -> dict[str, Tensor]:
 def has_second_state_dict(checkpoint: Any) -> bool:
     """Whether a file of MMDetection 3.x has a second set of weights."""
     return isinstance(checkpoint, Mapping) and "state_dict" in checkpoint and _SECOND in checkpoint
+
+
+def is_average(checkpoint: Any) -> bool:
+    """Whether a checkpoint is of a training with SOLVER.EMA: its "model" is the average."""
+    ema = checkpoint.get("ema") if isinstance(checkpoint, Mapping) else None
+    return isinstance(ema, Mapping) and "trained" in ema and "model" in checkpoint
 
 
 def note_on_second_tensors(checkpoint: Any, names: Collection[str]) -> str:

@@ -11,6 +11,7 @@ from ..checkpoint.files import fetch, read_checkpoint, sha256_of
 from ..checkpoint.fitting import is_queryinst
 from ..checkpoint.layouts import (
     BOTTOM_UP,
+    is_average,
     note_on_second_tensors,
     second_tensors_of,
     tensors_of,
@@ -20,7 +21,7 @@ from ..checkpoint.meta import checked_meta
 from ..checkpoint.mmdet import folded_names, ignored_names, is_mmdet
 from ..checkpoint.tensors import require_finite
 
-_WEIGHTS = ("model", "state_dict", "blobs", "meta", "ema_state_dict")
+_WEIGHTS = ("model", "state_dict", "blobs", "meta", "ema_state_dict", "ema")
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,11 @@ def read_source(path: str, local: str, *, allow_pickle: bool, ema: bool = False)
     meta = checkpoint.get("meta") if isinstance(checkpoint, Mapping) else None
     layout = _layout_of(tensors, is_backbone)
     notes = _notes(checkpoint, tensors)
-    if ema:
+    if is_average(checkpoint):
+        notes.append(
+            "the averages of SOLVER.EMA are taken; those that training goes on from are" " left out"
+        )
+    elif ema:
         notes.append("the second of two sets of weights is taken (--ema), the plain keys left out")
     elif note := note_on_second_tensors(checkpoint, tensors):
         notes.append(note)

@@ -17,21 +17,26 @@ from .instance_checks import describe, parse_crowd
 from .mask_bounds import to_rle
 
 
-def build_mapper(cfg: CfgNode, is_train: bool) -> DatasetMapper:
+def build_mapper(
+    cfg: CfgNode, is_train: bool, *, with_instances: bool | None = None
+) -> DatasetMapper:
     """The mapper of the training loader (``is_train``) or of an evaluation loader.
+
+    Args:
+        with_instances: whether inputs have "instances"; None as `is_train`.
 
     Raises:
         ValueError: ``INPUT.MASK_FORMAT`` is not "bitmask" in training with masks, or the value of
             an augmentation's key is invalid.
     """
-    if is_train and cfg.MODEL.MASK_ON and cfg.INPUT.MASK_FORMAT != "bitmask":
+    with_instances = is_train if with_instances is None else with_instances
+    if with_instances and cfg.MODEL.MASK_ON and cfg.INPUT.MASK_FORMAT != "bitmask":
         raise ValueError(
             f"INPUT.MASK_FORMAT {cfg.INPUT.MASK_FORMAT!r} must be 'bitmask', which supports "
             "polygons and RLE; set INPUT.MASK_FORMAT bitmask"
         )
-    mapper = InstanceMapper(
-        cfg, is_train, augmentations=build_augmentations(cfg, is_train), recompute_boxes=False
-    )
+    augmentations = build_augmentations(cfg, is_train)
+    mapper = InstanceMapper(cfg, with_instances, augmentations=augmentations, recompute_boxes=False)
     mapper.max_pixels = cfg.INPUT.MAX_PIXELS
     return mapper
 

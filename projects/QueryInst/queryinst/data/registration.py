@@ -45,6 +45,26 @@ def register_from_args(triples: Iterable[Sequence[str]]) -> None:
         register_coco_instances(name, {}, json_file, image_root)
 
 
+def name_dataset(own: str, json_file: str, image_root: str) -> tuple[str, str, str]:
+    """A triple for `register_from_args` whose name no other data set has.
+
+    Args:
+        own: the name, if it is free; else a number is added.
+
+    Returns:
+        Name, JSON file and image folder; as they are registered, if these files are.
+    """
+    name, count = own, 1
+    while name in DatasetCatalog:
+        metadata = MetadataCatalog.get(name)
+        known = str(metadata.get("json_file", "")), str(metadata.get("image_root", ""))
+        if [*map(os.path.realpath, known)] == [*map(os.path.realpath, (json_file, image_root))]:
+            return name, *known
+        count += 1
+        name = f"{own}_{count}"
+    return name, json_file, image_root
+
+
 def _is_registered(name: str, json_file: str, image_root: str) -> bool:
     """Whether the name is registered for these files; raises if it is for others."""
     if name not in DatasetCatalog:

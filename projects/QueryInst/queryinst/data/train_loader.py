@@ -77,11 +77,16 @@ def build_train_loader(cfg: CfgNode, mapper: Mapper) -> Iterable[list[dict[str, 
         num_workers=cfg.DATALOADER.NUM_WORKERS,
         copy_paste=cfg.INPUT.COPY_PASTE,
     )
-    logger.info(
+    logger.debug(
         f"Using training sampler {cfg.DATALOADER.SAMPLER_TRAIN} with seed {seed}, "
         f"{loader.images_per_process} images per process"
     )
     return loader
+
+
+def count_objects(dicts: Iterable[dict[str, Any]]) -> int:
+    """How many annotations there are that are not crowds."""
+    return sum(not y.get("iscrowd", 0) for x in dicts for y in x.get("annotations", ()))
 
 
 def _build_order(cfg: CfgNode, dicts: list[dict[str, Any]]) -> ImageOrder:
@@ -141,6 +146,8 @@ class TrainLoader:
         self.seed = seed
         self.images_per_process = images_per_process
         self.was_restored = False
+        self.num_images = len(dicts)
+        self.num_objects = count_objects(dicts)
         self._dicts = DatasetFromList(dicts, copy=False)
         self._mapper = mapper
         self._order = order

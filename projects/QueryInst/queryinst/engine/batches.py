@@ -1,9 +1,16 @@
 """What a model was given last: for messages about the step that failed."""
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
+import torch
 from torch import nn
+
+# Keys to lower where the memory of a GPU is not enough.
+MEMORY_OF_TRAINING = "SOLVER.IMS_PER_BATCH, INPUT.MIN_SIZE_TRAIN, INPUT.MAX_SIZE_TRAIN or MODEL.QUERYINST.NUM_QUERIES"
+MEMORY_OF_TEST = "INPUT.MIN_SIZE_TEST, INPUT.MAX_SIZE_TEST or TEST.DETECTIONS_PER_IMAGE"
 
 
 class LastBatch:
@@ -23,6 +30,10 @@ class LastBatch:
     def forget(self) -> None:
         """Let go of the batch, whose memory may be needed."""
         self._batch = []
+
+    def first(self) -> dict[str, Any] | None:
+        """The input of its first image."""
+        return self._batch[0] if self._batch else None
 
     def remove(self) -> None:
         """Let go of model and batch."""
@@ -46,6 +57,20 @@ class LastBatch:
             return f"{match[0]} ({_file_name(self._batch[position])})"
 
         return re.sub(r"\bimage (\d+)", with_file, text)
+
+
+@contextmanager
+def saying_what_to_lower(what: str, batch: LastBatch, keys: str) -> Iterator[None]:
+    """
+    Raises:
+        RuntimeError: CUDA is out of memory in `what`; with the batch, and the keys to lower.
+    """
+    try:
+        yield
+    except torch.cuda.OutOfMemoryError as error:
+        raise RuntimeError(
+            f"CUDA out of memory in {what}, with {batch.describe()}; lower {keys}"
+        ) from error
 
 
 def _file_name(dataset_dict: dict[str, Any]) -> str:

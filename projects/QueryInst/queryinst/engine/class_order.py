@@ -19,6 +19,31 @@ def class_names_of(model: nn.Module) -> tuple[str, ...]:
     return tuple(getattr(getattr(model, "module", model), "thing_classes", ()))
 
 
+def warn_of_other_classes(known: Sequence[str], names: Sequence[str]) -> None:
+    """Say if a training starts from a model with as many classes, but of other names.
+
+    Args:
+        known: of the weights' classes; empty if they have none, or another number.
+        names: of the data set's.
+    """
+    known, names = list(known), list(names)
+    different = [i for i, pair in enumerate(zip(known, names)) if len({*pair}) > 1]
+    if not different or len(known) != len(names):
+        return
+    first = different[0]
+    places = f"class {first} is {known[first]!r} in the weights and {names[first]!r} in the data"
+    if sorted(known) == sorted(names):
+        logger.warning(
+            f"{places}: the same names in another order. The layers for classes are kept, so that"
+            " training first has to learn the order; give the data's categories that of the weights"
+        )
+        return
+    logger.warning(
+        f"{places}, and {len(different)} of {len(names)} names differ. The layers for classes are"
+        " kept, since their number is the same"
+    )
+
+
 def by_class_name(
     cfg: CfgNode,
     model: nn.Module,

@@ -1,10 +1,11 @@
 """COCO's AP by the fastest installed implementation; all give the same digits."""
 
+import io
 import logging
 import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from importlib.metadata import PackageNotFoundError, version
 
 import pycocotools.cocoeval
@@ -63,7 +64,7 @@ class TimedCOCOEvaluator(COCOEvaluator):
         start = time.perf_counter()
         if comm.is_main_process() and "segm" in (self._tasks or ()):
             self._draw_ground_truth()
-        with _using(implementation):
+        with _using(implementation), redirect_stdout(io.StringIO()):  # it prints what it does
             results = super().evaluate(img_ids)
         if results:  # on the main process
             seconds = time.perf_counter() - start

@@ -122,6 +122,6 @@ def _let_others_speak_first(error: BaseException) -> None:
         time.sleep(20)
 
 
-def print_error(line: str) -> None:
+def print_error(line: str, program: str = "train_net.py") -> None:
     """Print the last line of a failed run."""
-    print(f"train_net.py: error: {line}", file=sys.stderr, flush=True)
+    print(f"{program}: error: {line}", file=sys.stderr, flush=True)

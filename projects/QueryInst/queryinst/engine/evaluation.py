@@ -3,7 +3,7 @@
 import json
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import IO, Any
 
 from detectron2.config import CfgNode
@@ -93,6 +93,20 @@ def best_metric(cfg: CfgNode) -> str:
     if not cfg.MODEL.MASK_ON:
         metric = metric.replace("segm/", "bbox/")
     return metric if len(cfg.DATASETS.TEST) == 1 else f"{cfg.DATASETS.TEST[0]}/{metric}"
+
+
+def known_metrics(cfg: CfgNode, dataset_name: str, class_names: Sequence[str]) -> list[str]:
+    """What the data set's evaluator measures, as "task/metric", the common ones first."""
+    kind = evaluator_type(cfg, dataset_name)
+    if kind == "cityscapes_instance":
+        return ["segm/AP", "segm/AP50"]
+    metrics = ["AP", "AP50", "AP75", "APs", "APm", "APl"]
+    if kind == "lvis":
+        metrics += ["APr", "APc", "APf"]
+    elif len(class_names) > 1:
+        metrics += [f"AP-{name}" for name in class_names]
+    tasks = ("segm", "bbox") if cfg.MODEL.MASK_ON else ("bbox",)
+    return [f"{task}/{metric}" for metric in metrics for task in tasks]
 
 
 def write_results(output_dir: str, results: Results) -> str:

@@ -25,10 +25,14 @@ class StageSumPrinter(CommonMetricPrinter):
     The losses of each stage stay in the event storage, and so in metrics.json.
     """
 
+    _last = -1  # the iteration of the newest losses that were printed
+
     def write(self):
         storage = get_event_storage()
-        if storage.iter >= self._max_iter:  # after the last step
+        newest = storage.latest().get("total_loss", (0.0, -1))[1]
+        if newest == self._last:  # after the last step
             return
+        self._last = newest
         parts = [f"iter: {storage.iter + 1}/{self._max_iter}"]
         if eta := self._get_eta(storage):
             parts.append(f"eta: {eta}")
@@ -45,7 +49,7 @@ class StageSumPrinter(CommonMetricPrinter):
         """The total, then each kind of loss, as medians over the last steps."""
         losses = {"total_loss": 0.0}
         for name, history in storage.histories().items():
-            if "loss" in name:
+            if "loss" in name and not name.startswith("val_"):
                 median = history.median(storage.count_samples(name, self._window_size))
                 kind = _STAGE.sub("", name)
                 losses[kind] = losses.get(kind, 0.0) + median
@@ -194,6 +198,18 @@ class _UntaggedCheckpointer(QueryInstCheckpointer):
         pass
 
 
+class Evaluation(hooks.EvalHook):
+    """Detectron2's, which evaluates weights once, though early stopping makes them the last."""
+
+    _num_done = 0  # iterations before the last evaluation
+
+    def _do_eval(self):
+        num_done = min(self.trainer.iter + 1, self.trainer.max_iter)
+        if num_done != self._num_done:
+            super()._do_eval()
+        self._num_done = num_done
+
+
 class BestCheckpointer(hooks.BestCheckpointer):
     """Detectron2's, but its best value survives a resume, and model_best.pth has no optimizer.
 
@@ -205,6 +221,11 @@ class BestCheckpointer(hooks.BestCheckpointer):
         checkpointer = _UntaggedCheckpointer(model, output_dir, meta=meta)
         super().__init__(eval_period, checkpointer, val_metric)
         self._record = os.path.join(output_dir, "model_best.json")
+
+    @property
+    def metric(self) -> str:
+        """The name under which EvalHook stores it."""
+        return self._val_metric
 
     def before_train(self):
         """Read the best value so far if the training resumes."""

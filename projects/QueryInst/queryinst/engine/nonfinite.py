@@ -1,5 +1,7 @@
 """Steps whose losses or gradients are not finite, seen before the update by all processes."""
 
+from pathlib import Path
+
 import torch
 from detectron2.utils import comm
 from torch import Tensor, distributed, nn
@@ -83,10 +85,27 @@ def describe_step(error: FloatingPointError, batch: LastBatch) -> str:
     return said if error.ranks else f"{reason}; in {said}"
 
 
+def advice(limit: int, output_dir: str) -> str:
+    """What to do about a step that ends the run.
+
+    Args:
+        limit: SOLVER.SKIP_NONFINITE.
+    """
+    tag = Path(output_dir, "last_checkpoint")
+    too_many = f"SOLVER.SKIP_NONFINITE {limit} steps in a row were left out before; "
+    name = tag.read_text(errors="replace") if tag.is_file() else ""
+    last = f"the last checkpoint is as it was, {name}" if name else "there is no checkpoint yet"
+    return (
+        f"{too_many if limit else ''}a lower SOLVER.BASE_LR or longer SOLVER.WARMUP_ITERS may "
+        f"help, and {last}"
+    )
+
+
 class NonFiniteSteps:
     """Leaves out up to `limit` steps in a row that must not update the weights.
 
-    Buffers, which the forward pass of such a step has changed, are as they were before it.
+    Buffers, which the forward pass of such a step has changed, are as they were before it. Several
+    processes agree on each step's matching costs (`AgreeingMatcher`).
     """
 
     def __init__(self, model: nn.Module, limit: int):
@@ -98,6 +117,8 @@ class NonFiniteSteps:
         self._limit = limit
         self._in_a_row = 0
         self._buffers: list[Tensor] = []
+        if limit and comm.get_world_size() > 1 and hasattr(model, "matcher"):
+            model.matcher = AgreeingMatcher(model.matcher)
 
     @torch.no_grad()
     def before_step(self) -> None:
@@ -135,6 +156,8 @@ class AgreeingMatcher:
         Raises:
             NonFiniteError: a cost is not finite, here or in another process.
         """
+        if not torch.is_grad_enabled():  # a validation loss, which no step depends on
+            return self._matcher(outputs, targets)
         reason, matches = "", []
         try:
             matches = self._matcher(outputs, targets)

@@ -7,6 +7,7 @@ from typing import Any
 from detectron2.config import CfgNode
 from detectron2.engine import DefaultTrainer, HookBase, hooks
 from detectron2.utils import comm
+from torch import nn
 
 from ..data.seeds import STEP, seed_generators
 from ..data.train_loader import TrainLoader
@@ -85,12 +86,15 @@ class PreciseBN(hooks.PreciseBN):
         super().update_stats()
 
 
-def precise_bn_from_here(hook: HookBase | None, trainer: DefaultTrainer) -> HookBase | None:
-    """Return our PreciseBN for Detectron2's, if the loaders can do it, and other hooks as is."""
-    if not (isinstance(hook, hooks.PreciseBN) and isinstance(trainer.data_loader, TrainLoader)):
+def precise_bn_from_here(
+    hook: hooks.PreciseBN, trainer: DefaultTrainer, model: nn.Module
+) -> HookBase:
+    """Our PreciseBN of a model for Detectron2's, if the loaders can do it."""
+    if not isinstance(trainer.data_loader, TrainLoader):
+        hook._model = model
         return hook
     num_iter = trainer.cfg.TEST.PRECISE_BN.NUM_ITER
-    return PreciseBN(hook._period, hook._model, hook._data_loader, num_iter)
+    return PreciseBN(hook._period, model, hook._data_loader, num_iter)
 
 
 class MissedEvaluation(HookBase):
@@ -117,3 +121,4 @@ class MissedEvaluation(HookBase):
         for hook in self._evaluating:
             hook.after_step()
         trainer.iter = trainer.storage.iter = start
+        trainer.leave_if_over()

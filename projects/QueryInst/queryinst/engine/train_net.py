@@ -15,7 +15,7 @@ from ..checkpoint.inference_only import fit_to_weights
 from ..data.checks import check_datasets
 from ..data.registration import register_from_args
 from ..speedups import speed_up_process
-from .checks import check_output_dir, check_run
+from .checks import check_best_metric, check_dataset_args, check_output_dir, check_run
 from .errors import describe_error, failing_in_one_line, print_error
 from .evaluation import Results, by_dataset, results_table
 from .logs import log_to
@@ -25,6 +25,7 @@ from .processes import run_in_processes
 from .run_lock import locked
 from .setup import find_config_file, setup_cfg, with_device
 from .stopping import Stopped, stop
+from .summary import describe_training
 from .trainer import Trainer
 from .tta_evaluation import add_results
 from .writing import naming
@@ -73,7 +74,9 @@ def _run(args: argparse.Namespace, cfg: CfgNode, model: torch.nn.Module | None) 
     config_file = getattr(args, "config_file", "")
     log_to(cfg.OUTPUT_DIR)
     cfg = with_device(cfg, training=training)
-    register_from_args(getattr(args, "dataset", None) or ())
+    triples = getattr(args, "dataset", None) or ()
+    register_from_args(triples)
+    check_dataset_args(cfg, triples)
     check_run(cfg, training=training, resume=resume)
     if comm.get_local_rank() == 0:
         check_datasets(cfg, training=training)
@@ -91,7 +94,10 @@ def _run(args: argparse.Namespace, cfg: CfgNode, model: torch.nn.Module | None) 
 def train(cfg: CfgNode, resume: bool = False) -> Results:
     """Train, evaluating on the way; returns the last results as `main` does."""
     trainer = Trainer(cfg)
+    check_best_metric(cfg, trainer.meta["thing_classes"])
     trainer.resume_or_load(resume=resume)
+    if comm.is_main_process():
+        logger.info(describe_training(trainer))
     trainer.train()
     results = getattr(trainer, "_last_eval_results", None)
     return by_dataset(cfg, results) if results else {}
@@ -121,7 +127,7 @@ def _load(cfg: CfgNode, resume: bool) -> torch.nn.Module:
     return model
 
 
-def run(args: argparse.Namespace) -> int:
+def run(args: argparse.Namespace, program: str = "train_net.py") -> int:
     """Call `main` in `args.num_gpus` processes. If it fails, print one line on stderr.
 
     The traceback goes to OUTPUT_DIR/log.txt. SIGINT, SIGTERM or SIGUSR1, to this process or any
@@ -130,6 +136,7 @@ def run(args: argparse.Namespace) -> int:
 
     Args:
         args: as `main`'s; and num_gpus, num_machines, machine_rank, dist_url.
+        program: the command that the line names.
 
     Returns:
         The exit status: 0; 1 for a failed run; 2 for an invalid configuration; 75 for a training
@@ -146,10 +153,10 @@ def run(args: argparse.Namespace) -> int:
     except Stopped as error:
         return error.status
     except KeyboardInterrupt as error:
-        print_error(describe_error(error))
+        print_error(describe_error(error), program)
         return getattr(error, "status", 130)
     except Exception as error:
-        print_error(describe_error(error))
+        print_error(describe_error(error), program)
         return status
     return 0
 

@@ -1,50 +1,54 @@
 """Trainer: Detectron2's DefaultTrainer with this project's optimizer, checkpoints and messages."""
 
 import logging
-import os
 import sys
 import weakref
-from pathlib import Path
 from typing import NoReturn
 
-import torch
 from detectron2.config import CfgNode
 from detectron2.data import build_detection_test_loader
 from detectron2.engine import DefaultTrainer, create_ddp_model, hooks
 from detectron2.engine.train_loop import TrainerBase
 from detectron2.utils import comm
-from detectron2.utils.events import JSONWriter, TensorboardXWriter
-from detectron2.utils.file_io import PathManager
 
-from ..checkpoint import QueryInstCheckpointer, build_meta
+from ..checkpoint import build_meta
 from ..data.mapper import build_mapper
 from ..data.train_loader import build_train_loader
 from ..solver import build_optimizer
 from .amp import inference_autocast, training_precision
-from .batches import LastBatch
-from .class_order import by_class_name
-from .evaluation import best_metric, build_evaluator, by_dataset, write_results
+from .batches import MEMORY_OF_TEST, MEMORY_OF_TRAINING, LastBatch, saying_what_to_lower
+from .class_order import by_class_name, warn_of_other_classes
+from .early_stopping import EarlyStopping, EndsEarly, TrainingOver
+from .ema import WeightAverage
+from .evaluation import build_evaluator, by_dataset, write_results
 from .finite_scores import NotNumberWatch, warn_of_not_numbers
-from .hooks import (
-    BestCheckpointer,
-    FolderWatch,
-    KeepNewest,
-    PeriodicCheckpointer,
-    StageSumPrinter,
-)
+from .hooks import BestCheckpointer, FolderWatch, PeriodicCheckpointer
 from .logs import log_at_least_to_terminal
-from .nonfinite import AgreeingMatcher, NonFiniteSteps, describe_step
-from .resuming import MissedEvaluation, RunSeed, precise_bn_from_here, restore_order
+from .nonfinite import NonFiniteSteps, advice, describe_step
+from .own_hooks import arrange_hooks
+from .resumed_config import keeping_rates
+from .resuming import MissedEvaluation, RunSeed, restore_order
 from .steps import StepTrainer
 from .stopping import EvaluationStopped, StoppableLoader, Stopped, name_of, stop
-from .tta_evaluation import evaluate_with_tta, tta_hooks
-from .writing import FileWriter, end_torn_line, naming, quiet_tensorboard_thread
+from .trackers import TRACKERS, Tracker
+from .training_checkpoints import TrainingCheckpointer
+from .training_pictures import TrainingPictures
+from .tta_evaluation import evaluate_with_tta
+from .validation_loss import validation_loss
+from .writers import build_writers
+from .writing import naming, quiet_tensorboard_thread
 
 logger = logging.getLogger(__name__)
 
 
-class Trainer(DefaultTrainer):
-    """Trains as DefaultTrainer does; its attributes, hooks and class methods are that one's."""
+class Trainer(DefaultTrainer, EndsEarly):
+    """Trains as DefaultTrainer does; its attributes, hooks and class methods are that one's.
+
+    Attributes:
+        evaluated_model: not wrapped for distributed training if it is the average of SOLVER.EMA,
+            else `model`; what evaluation and files get.
+        meta: of its checkpoints.
+    """
 
     def __init__(self, cfg: CfgNode):
         """
@@ -57,33 +61,41 @@ class Trainer(DefaultTrainer):
         cfg = DefaultTrainer.auto_scale_workers(cfg, comm.get_world_size())
         model = self.build_model(cfg)
         optimizer = self.build_optimizer(cfg, model)
+        ema = cfg.SOLVER.EMA
+        self._average = WeightAverage(model, optimizer, ema.DECAY) if ema.ENABLED else None
         self._seed = RunSeed(cfg.SEED)
         loader = self.build_train_loader(self._seed.in_cfg(cfg))
         self._last_batch = LastBatch(model)
-        limit = cfg.SOLVER.SKIP_NONFINITE
-        self._nonfinite = NonFiniteSteps(model, limit)
-        if limit and comm.get_world_size() > 1 and hasattr(model, "matcher"):
-            model.matcher = AgreeingMatcher(model.matcher)
+        self._nonfinite = NonFiniteSteps(model, cfg.SOLVER.SKIP_NONFINITE)
         device_ids = {} if cfg.MODEL.DEVICE.startswith("cuda") else {"device_ids": None}
         model = create_ddp_model(model, broadcast_buffers=False, **device_ids)
-        logger.info(f"Training in {training_precision(cfg)}")
+        logger.debug(f"Training in {training_precision(cfg)}")
         self._trainer = StepTrainer(model, loader, optimizer, cfg)
         self.scheduler = self.build_lr_scheduler(cfg, optimizer)
-        self._meta = build_meta(cfg, cfg.DATASETS.TRAIN[0] if cfg.DATASETS.TRAIN else "")
-        self.checkpointer = QueryInstCheckpointer(
-            model, cfg.OUTPUT_DIR, meta=self._meta, trainer=weakref.proxy(self), rng=self._seed
+        self.evaluated_model = self._average.model if self._average else model
+        self.meta = build_meta(cfg, cfg.DATASETS.TRAIN[0] if cfg.DATASETS.TRAIN else "")
+        self.checkpointer = TrainingCheckpointer(
+            model,
+            cfg.OUTPUT_DIR,
+            average=self._average,
+            meta=self.meta,
+            trainer=weakref.proxy(self),
+            rng=self._seed,
         )
         if hasattr(loader, "state_dict") and hasattr(loader, "load_state_dict"):
             self.checkpointer.add_checkpointable("sampler", loader)
         self.start_iter = 0
         self.max_iter = cfg.SOLVER.MAX_ITER
         self.cfg = cfg
+        self._is_over = False
         # Hooks of the main process.
-        self._checkpoints: PeriodicCheckpointer | None = None
-        self._folder_watch: FolderWatch | None = None
+        self.checkpoints: PeriodicCheckpointer | None = None
+        self.folder_watch: FolderWatch | None = None
+        self.pictures: TrainingPictures | None = None
+        self.trackers: list[Tracker] = []
         self.register_hooks(self.build_hooks())
         if cfg.DATASETS.TEST:
-            kinds = (hooks.EvalHook, BestCheckpointer)
+            kinds = (hooks.EvalHook, BestCheckpointer, EarlyStopping)
             evaluating = [hook for hook in self._hooks if isinstance(hook, kinds)]
             self.register_hooks([MissedEvaluation(cfg.TEST.EVAL_PERIOD, evaluating)])
 
@@ -93,7 +105,7 @@ class Trainer(DefaultTrainer):
 
         model = build_model(cfg)
         num = sum(parameter.numel() for parameter in model.parameters())
-        logger.info(f"{cfg.MODEL.META_ARCHITECTURE} with {num / 1e6:.1f} M parameters")
+        logger.debug(f"{cfg.MODEL.META_ARCHITECTURE} with {num / 1e6:.1f} M parameters")
         logger.debug(f"Model:\n{model}")
         return model
 
@@ -127,6 +139,7 @@ class Trainer(DefaultTrainer):
         last_batch = LastBatch(model)
         try:
             with (
+                saying_what_to_lower("evaluation", last_batch, MEMORY_OF_TEST),
                 inference_autocast(cfg),
                 naming(f"{cfg.OUTPUT_DIR}/inference/**"),
                 NotNumberWatch(model) as watch,
@@ -136,11 +149,6 @@ class Trainer(DefaultTrainer):
                 warn_of_not_numbers(watch)
         except EvaluationStopped:
             return {}
-        except torch.cuda.OutOfMemoryError as error:
-            raise RuntimeError(
-                f"CUDA out of memory in evaluation, with {last_batch.describe()}; lower "
-                "INPUT.MIN_SIZE_TEST, INPUT.MAX_SIZE_TEST or TEST.DETECTIONS_PER_IMAGE"
-            ) from error
         finally:
             last_batch.remove()
         if comm.is_main_process() and cfg.DATASETS.TEST:
@@ -152,50 +160,40 @@ class Trainer(DefaultTrainer):
         """As `evaluate_with_tta`; the name is that of Detectron2's train_net.py."""
         return evaluate_with_tta(cls.test, cfg, model)
 
+    def evaluate(self):
+        """Evaluate within the training: results as `test`'s, and the validation loss if wanted."""
+        if self._average:
+            self._average.agree()
+        self._last_eval_results = self.test(self.cfg, self.evaluated_model)
+        if self.cfg.TEST.VALIDATION_LOSS and not stop.left_evaluation_by:
+            model = getattr(self.evaluated_model, "module", self.evaluated_model)
+            losses = validation_loss(self.cfg, model)
+            self.storage.put_scalars(**losses, smoothing_hint=False)
+        return self._last_eval_results
+
     def build_hooks(self):
-        """DefaultTrainer's; behind the checkpointer what keeps the disk bounded, then the best."""
-        cfg = self.cfg
-        default_hooks = [precise_bn_from_here(hook, self) for hook in super().build_hooks()]
-        last = tta_hooks(cfg)
-        if not comm.is_main_process():
-            return [*default_hooks, *last]
-        period = cfg.SOLVER.CHECKPOINT_PERIOD
-        keep = KeepNewest(cfg.OUTPUT_DIR, cfg.SOLVER.CHECKPOINT_KEEP, period)
-        minutes = cfg.SOLVER.CHECKPOINT_MINUTES
-        self._checkpoints = PeriodicCheckpointer(self.checkpointer, period, minutes, keep)
-        self._folder_watch = FolderWatch(cfg.OUTPUT_DIR, self._checkpoints)
-        result = []
-        for hook in default_hooks:
-            if isinstance(hook, hooks.PeriodicCheckpointer):
-                result += [self._folder_watch, self._checkpoints, keep]
-                continue
-            result.append(hook)
-            if isinstance(hook, hooks.EvalHook) and cfg.DATASETS.TEST:
-                period, metric = cfg.TEST.EVAL_PERIOD, best_metric(cfg)
-                model = self.model
-                result.append(BestCheckpointer(period, model, cfg.OUTPUT_DIR, metric, self._meta))
-        return [*result[:-1], *last, result[-1]]  # which writes what the others measured
+        """DefaultTrainer's, and this project's among them."""
+        return arrange_hooks(self, super().build_hooks())
 
     def build_writers(self):
-        """Progress on the terminal, metrics.json and TensorBoard."""
-        folder = self.cfg.OUTPUT_DIR
-        PathManager.mkdirs(folder)
-        metrics = os.path.join(folder, "metrics.json")
-        end_torn_line(metrics)
-        events = os.path.join(folder, "events.out.tfevents.*")
-        return [
-            StageSumPrinter(self.max_iter),
-            FileWriter(JSONWriter(metrics), metrics),
-            FileWriter(TensorboardXWriter(folder), events),
-        ]
+        """Progress on the terminal, metrics.json, TensorBoard, and those of WRITERS."""
+        self.trackers = [TRACKERS[name](self.cfg) for name in self.cfg.WRITERS]
+        return [*build_writers(self.cfg.OUTPUT_DIR, self.max_iter), *self.trackers]
 
     def resume_or_load(self, resume=True):
         """As DefaultTrainer's; goes on in the order of images."""
         super().resume_or_load(resume=resume)
+        model, names = self.checkpointer.model, tuple(self.meta["thing_classes"])
+        warn_of_other_classes(getattr(model, "thing_classes", ()), names)
         # From here on the model learns the data set's classes, whatever it started from.
-        self.checkpointer.model.thing_classes = tuple(self._meta["thing_classes"])
+        model.thing_classes = self.evaluated_model.thing_classes = names
         if self.start_iter > 0:
             restore_order(self.data_loader, self.start_iter)
+        if self.start_iter >= self.max_iter:
+            logger.info(
+                f"All {self.start_iter} iterations of SOLVER.MAX_ITER {self.max_iter} are done: "
+                "nothing is trained; a higher SOLVER.MAX_ITER goes on"
+            )
 
     def train(self):
         """Run training, from `start_iter` on.
@@ -220,10 +218,26 @@ class Trainer(DefaultTrainer):
             Stopped: not after the last step, which leaves only the evaluation to stop.
         """
         super().after_step()
+        self.leave_if_over()
         if self.iter + 1 < self.max_iter and (number := stop.agreed()):
-            if self._checkpoints:
-                self._checkpoints.save_unless_saved()
+            if self.checkpoints:
+                self.checkpoints.save_unless_saved()
             self._leave(number, num_done=self.iter + 1)
+
+    def end_here(self) -> None:
+        """Let the running iteration be the last, with what belongs to that."""
+        self.max_iter, self._is_over = self.iter + 1, True
+        if self.checkpoints:
+            self.checkpoints.save_now()
+
+    def leave_if_over(self) -> None:
+        """
+        Raises:
+            TrainingOver: after `end_here`.
+        """
+        if self._is_over:
+            self.iter = self.max_iter
+            raise TrainingOver
 
     def _leave(self, number: int, num_done: int) -> NoReturn:
         logger.info(
@@ -243,33 +257,27 @@ class Trainer(DefaultTrainer):
         self._nonfinite.before_step()
         self._trainer._data_loader_iter  # which may draw when it starts
         self._seed.seed_step(self.iter)
+        where = f"iteration {self.iter}"
         try:
-            super().run_step()
+            with saying_what_to_lower(where, self._last_batch, MEMORY_OF_TRAINING):
+                super().run_step()
             self._nonfinite.after_step()
         except FloatingPointError as error:
-            line = f"iteration {self.iter}: {describe_step(error, self._last_batch)}"
+            line = f"{where}: {describe_step(error, self._last_batch)}"
             left_out = self._nonfinite.leave_out()
             if not left_out:
-                raise FloatingPointError(f"{line}; {self._advice()}") from error
+                what = advice(self.cfg.SOLVER.SKIP_NONFINITE, self.cfg.OUTPUT_DIR)
+                raise FloatingPointError(f"{line}; {what}") from error
             if comm.is_main_process():
                 logger.warning(f"{line}; {left_out} (SOLVER.SKIP_NONFINITE)")
-        except torch.cuda.OutOfMemoryError as error:
-            raise RuntimeError(
-                f"CUDA out of memory in iteration {self.iter}, with {self._last_batch.describe()}; "
-                "lower SOLVER.IMS_PER_BATCH, INPUT.MIN_SIZE_TRAIN, INPUT.MAX_SIZE_TRAIN or "
-                "MODEL.QUERYINST.NUM_QUERIES"
-            ) from error
+        if self.pictures:
+            self.pictures.take(self._last_batch)
         self._last_batch.forget()
 
-    def _advice(self) -> str:
-        limit, tag = self.cfg.SOLVER.SKIP_NONFINITE, Path(self.cfg.OUTPUT_DIR, "last_checkpoint")
-        too_many = f"SOLVER.SKIP_NONFINITE {limit} steps in a row were left out before; "
-        name = tag.read_text(errors="replace") if tag.is_file() else ""
-        last = f"the last checkpoint is as it was, {name}" if name else "there is no checkpoint yet"
-        return (
-            f"{too_many if limit else ''}a lower SOLVER.BASE_LR or longer SOLVER.WARMUP_ITERS may "
-            f"help, and {last}"
-        )
+    def load_state_dict(self, state_dict):
+        """DefaultTrainer's; rates and schedule stay those of the configuration."""
+        with keeping_rates(self.optimizer, self.scheduler):
+            super().load_state_dict(state_dict)
 
     def after_train(self):
         """DefaultTrainer's; after a failed or interrupted step nothing is evaluated or kept."""
@@ -283,7 +291,7 @@ class Trainer(DefaultTrainer):
         except OSError:
             if not isinstance(failure, Exception):
                 raise  # else the first error is the one to report
-        if self._folder_watch:
+        if self.folder_watch:
             if is_complete:
-                self._folder_watch.after_step()
-            self._folder_watch.close()
+                self.folder_watch.after_step()
+            self.folder_watch.close()

@@ -66,7 +66,7 @@ class EvaluationWithTTA(hooks.EvalHook):
 
     def _evaluate(self) -> Mapping:
         trainer = self.trainer
-        results = trainer.test_with_TTA(trainer.cfg, trainer.model)
+        results = trainer.test_with_TTA(trainer.cfg, trainer.evaluated_model)
         trainer._last_eval_results = add_results(trainer.cfg, trainer._last_eval_results, results)
         return results
 

@@ -1,0 +1,47 @@
+"""What is wrong with the data of a training, before anything is derived from it."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from ..config_files import merge_opts
+from ..model_zoo import get_config
+from ..own_data.check import DEFAULT_CONFIG, check_data
+from ..own_data.check_text import problems_text
+from ..own_data.equal_images import SHARED
+from .parts import Parts
+
+_MAX_PIXELS = "INPUT.MAX_PIXELS"
+
+
+class Checked(NamedTuple):
+    """What a check found.
+
+    Attributes:
+        text: all problems by kind; "" for none.
+        num_errors: that a training would end with. Images that are in both parts do not count: it
+            would train, to figures that are too good, which the text says.
+    """
+
+    text: str
+    num_errors: int
+
+
+def check_parts(parts: Parts, opts: Sequence[str] = ()) -> Checked:
+    """Read all annotations, and the headers of all images.
+
+    Args:
+        opts: of the training; INPUT.MAX_PIXELS counts.
+
+    Raises:
+        KeyError, ValueError: `opts` are no keys and values. One line.
+    """
+    cfg = get_config(DEFAULT_CONFIG)
+    merge_opts(
+        cfg, [x for pair in zip(opts[::2], opts[1::2]) if pair[0] == _MAX_PIXELS for x in pair]
+    )
+    splits = [parts.train._replace(name="train")]
+    if parts.val:
+        splits.append(parts.val._replace(name="val"))
+    result = check_data(splits, fast=True, cfg=cfg)
+    shared = sum(x.count for x in result.findings.groups("error") if x.kind.name == SHARED.name)
+    return Checked(problems_text(result), result.num_errors - shared)

@@ -1,0 +1,113 @@
+"""A training of one's own data, from DATA and options to what `train_net.py` takes."""
+
+import os
+from dataclasses import dataclass
+
+from detectron2.config import CfgNode
+
+from ..data.registration import name_dataset
+from ..json_files import read_json
+from .configuring import configure, wishes_of
+from .derived import Derived, counted
+from .deriving import derive
+from .holding_out import held_out_before, hold_out
+from .parts import Parts
+from .situation import Machine, Request, Start
+from .starting import start_from
+from .statistics import DataStatistics, statistics_of
+
+Triple = tuple[str, str, str]  # name, JSON file, image folder
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A training that has not begun.
+
+    Attributes:
+        triples: the data sets to train and to evaluate on, as --dataset takes them.
+        notes: lines about the data.
+    """
+
+    cfg: CfgNode
+    derived: list[Derived]
+    start: Start
+    train: DataStatistics
+    val: DataStatistics
+    triples: tuple[Triple, ...]
+    notes: tuple[str, ...]
+
+
+def make_plan(
+    parts: Parts, machine: Machine, request: Request, *, data: str, output: str, writes: bool
+) -> Plan:
+    """Hold images out if need be, and derive the configuration.
+
+    Args:
+        parts: checked.
+        data: DATA, which names the data sets.
+        writes: whether the JSON files of a part that is held out are written to `output`.
+
+    Raises:
+        ValueError, KeyError, OSError: no objects, or options that are invalid. One line.
+    """
+    notes, splits = parts.notes, (parts.train, parts.val)
+    content = read_json(parts.train.json_file, dict)
+    if parts.val is None:
+        held = hold_out(content, parts.train, output, writes=writes)
+        contents, splits = (held.train, held.val), (held.train_split, held.val_split)
+        notes += held.notes
+    else:
+        contents = content, read_json(parts.val.json_file, dict)
+    train, val = map(statistics_of, contents)
+    _require_objects(train, val, *(split.json_file for split in splits))
+    base, start = start_from(request.model, max(train.most_objects, val.most_objects), request.opts)
+    derived = derive(train, val, start, machine, wishes_of(base, request))
+    own = os.path.basename(os.path.abspath(data.rpartition(":")[2] or data)).partition(".")[0]
+    triples = tuple(
+        name_dataset(f"{own}_{role}", split.json_file, split.image_root)
+        for role, split in zip(("train", "val"), splits)
+    )
+    cfg = configure(
+        base,
+        derived,
+        request.opts,
+        device=machine.device,
+        output=output,
+        train=triples[0][0],
+        val=triples[1][0],
+    )
+    return Plan(cfg, derived, start, train, val, triples, (*notes, *_missing_classes(train)))
+
+
+def _require_objects(
+    train: DataStatistics, val: DataStatistics, train_json: str, val_json: str
+) -> None:
+    if not train.num_objects:
+        raise ValueError(f"{train_json} has no objects to learn (crowds do not count)")
+    if not val.num_objects:
+        raise ValueError(
+            f"{val_json} has no objects, so nothing could be measured; name other images with"
+            " --val, or only the part to train on as JSON:IMAGE_FOLDER, of which some are held out"
+        )
+
+
+def _missing_classes(train: DataStatistics) -> tuple[str, ...]:
+    counts = train.images_per_class
+    missing = [name for name, count in zip(train.class_names, counts) if not count]
+    if not missing:
+        return ()
+    names = ", ".join(missing[:5]) + (", ..." if len(missing) > 5 else "")
+    what = counted(len(missing), "class has", "classes have")
+    return (f"{what} no object to train on: {names}",)
+
+
+def triples_of(parts: Parts, cfg: CfgNode, output: str) -> tuple[Triple, Triple]:
+    """The data sets of a training that goes on, by the names that its configuration has."""
+    train, val = parts.train, parts.val
+    if val is None:
+        train, val = held_out_before(train, output)
+    names = cfg.DATASETS.TRAIN[0], cfg.DATASETS.TEST[0]
+    return (
+        (names[0], train.json_file, train.image_root),
+        (names[1], val.json_file, val.image_root),
+    )
