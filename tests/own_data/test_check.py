@@ -363,3 +363,23 @@ def test_run_ends_well_without_errors(good, capsys):
     folder = os.path.dirname(good[0].image_root)
     assert check_command.run(arguments(folder)) == 0
     assert capsys.readouterr().out.strip().splitlines()[-1] == "ready to train: 1 note"
+
+
+def test_run_writes_mended_copies_and_counts_the_mends(bad, tmp_path, capsys):
+    before = [open(split.json_file).read() for split in bad]
+    folder = tmp_path / "new" / "fixed"
+    assert check_command.run(arguments(tmp_path, fix=str(folder), fast=True)) == 1
+    lines = [x for x in capsys.readouterr().out.splitlines() if x.startswith("mended copy")]
+    assert len(lines) == 2 and "crowd-flags 1" in lines[0]
+    assert lines[1].endswith("val.json: nothing to mend without a guess")
+    assert [open(split.json_file).read() for split in bad] == before
+    mended = json.loads((folder / "train.json").read_text())
+    assert {x["iscrowd"] for x in mended["annotations"]} == {0}
+    assert check_command.run(arguments(tmp_path, fix=str(folder), fast=True)) == 2  # it exists
+
+
+def test_run_writes_one_mended_copy_as_a_file(bad, tmp_path, capsys):
+    one, target = f"{bad[0].json_file}:{bad[0].image_root}", tmp_path / "fixed.json"
+    assert check_command.run(arguments(one, fix=str(target), fast=True)) == 1
+    assert json.loads(target.read_text())["annotations"][7]["bbox"] == [8, 8, 20, 20]
+    assert "mended copy" in capsys.readouterr().out
