@@ -98,7 +98,9 @@ def bad(tmp_path):
     shutil.copy(tmp_path / "train" / "0.png", tmp_path / "train" / "4.png")
     (tmp_path / "val").mkdir()
     shutil.copy(tmp_path / "train" / "0.png", tmp_path / "val" / "copy.png")
-    names = {i: f"{i}.png" for i in range(8)} | {8: HOSTILE, 9: "line\nend \x1b[31m.png"}
+    os.mkfifo(tmp_path / "train" / "pipe.png")
+    names = {i: f"{i}.png" for i in range(8)}
+    names |= {8: HOSTILE, 9: "line\nend \x1b[31m.png", 10: "pipe.png"}
     categories = {1: "<b>Cup</b> & $\\frac$", 2: "dish", 3: "Dish "}
     objects = [box_object(i + 1, i, 1 + i % 2, 20) for i in range(9)]
     objects[5]["segmentation"] = [[float("nan"), 1, 2, 3, 4, 5]]
@@ -164,6 +166,7 @@ def test_check_data_finds_each_problem(bad, fast):
         "polygon-numbers": 1,
         "crowd-flag": 1,
         "image-missing": 1,
+        "image-not-readable": 1,
         "image-broken": 1,
         "image-size": 1,
         "images-in-parts": 1,
@@ -180,7 +183,7 @@ def test_check_data_finds_each_problem(bad, fast):
     assert "4.png equals" in first["images-equal"].message
     assert first["images-in-parts"].source == bad[1].json_file
     assert "val has no category 'dish', which train has" in first["categories-differ"].message
-    assert verdict(result).startswith("not ready: 9 errors of 8 kinds, 4 warnings of 4 kinds")
+    assert verdict(result).startswith("not ready: 10 errors of 9 kinds, 4 warnings of 4 kinds")
     text = problems_text(result) + statistics_text(result)
     assert all(line.isprintable() for line in text.splitlines())
     assert first["crowd-flag"].message in text
@@ -319,7 +322,7 @@ def test_run_writes_json_of_the_public_form(bad, tmp_path, capsys):
     assert by_kind["crowd-flag"]["examples"][0]["annotation_id"] == "<i>id</i>"
     assert by_kind["crowd-flag"]["examples"][0]["file"] == "6.png"
     train, val = content["statistics"]["splits"]
-    assert (train["name"], train["num_images"], val["num_objects"]) == ("train", 9, 1)
+    assert (train["name"], train["num_images"], val["num_objects"]) == ("train", 10, 1)
     assert content["statistics"]["equal_images"]["across"] == [
         {"split": "val", "other": "train", "count": 1}
     ]
