@@ -203,6 +203,18 @@ def test_check_data_goes_on_after_a_file_that_is_no_json(good, tmp_path):
     assert [part.name for part in result.statistics] == ["train"]
 
 
+@pytest.mark.parametrize("name", [None, 3, {}, "", "x" * 5000, "two\nlines", "\ud800"])
+def test_run_takes_names_of_any_kind(good, name, tmp_path):
+    content = json.loads(open(good[1].json_file).read())
+    content["categories"][0]["name"] = name
+    path = tmp_path / "val.json"
+    path.write_text(json.dumps(content))
+    out = tmp_path / "page.html"
+    data = f"{path}:{good[1].image_root}"
+    assert check_command.run(arguments(data, html=str(out), fast=True)) == 1
+    assert "category-name" in out.read_text()
+
+
 def test_check_data_ends_at_once_with_its_processes(good, monkeypatch):
     monkeypatch.setattr(image_check, "_LEAST_SHARE", {False: 1, True: 1})
 
