@@ -124,7 +124,9 @@ def _shift(container: Any, key: Any, rng: random.Random) -> None:
 def _reorder(container: Any, key: Any, rng: random.Random) -> None:
     value = container[key]
     if isinstance(value, list):
-        container[key] = rng.choice([value[::-1], value[1:] + value[:1], rng.sample(value, len(value))])
+        container[key] = rng.choice(
+            [value[::-1], value[1:] + value[:1], rng.sample(value, len(value))]
+        )
     elif isinstance(value, str):
         container[key] = value[::-1]
 

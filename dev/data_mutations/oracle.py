@@ -30,7 +30,7 @@ class Truth(NamedTuple):
 
 
 def read_truth(content: dict[str, Any]) -> Truth:
-    """Of the content of a file that has been accepted; annotations of unknown images do not count."""
+    """Of the content of an accepted file; annotations of unknown images do not count."""
     names = {category["id"]: category["name"] for category in content["categories"]}
     images = {image["id"]: image for image in content["images"]}
     size = {image["file_name"]: (image["height"], image["width"]) for image in content["images"]}

@@ -1,4 +1,4 @@
-"""One mutated file through the check and, if it is accepted, training's and evaluation's readers."""
+"""One mutated file through the check and, if accepted, what trains and evaluates on it."""
 
 import json
 import logging

@@ -91,10 +91,18 @@ FIXED = [
         {"image-id"},
         {"image-ids": 6},
     ),
-    (every("id", str, of="images", half=True), {"image-id-mixed", "image-id-type"}, {"image-ids": 6}),
+    (
+        every("id", str, of="images", half=True),
+        {"image-id-mixed", "image-id-type"},
+        {"image-ids": 6},
+    ),
     (every("image_id", str), {"image-id-type"}, {"references": 12}),
     (every("image_id", float, half=True), set(), {}),
-    (every("id", str, of="categories"), {"category-id", "category-id-unknown"}, {"category-ids": 3}),
+    (
+        every("id", str, of="categories"),
+        {"category-id", "category-id-unknown"},
+        {"category-ids": 3},
+    ),
     (
         together(every("id", str, of="categories"), every("category_id", str)),
         {"category-id"},
@@ -103,12 +111,14 @@ FIXED = [
     (every("category_id", str), {"category-id-type"}, {"references": 12}),
     (every("category_id", float), {"category-id"}, {"references": 12}),
     (
-        together(every("id", lambda x: x - 2, of="categories"), every("category_id", lambda x: x - 2)),
+        together(
+            every("id", lambda x: x - 2, of="categories"), every("category_id", lambda x: x - 2)
+        ),
         {"category-id"},
         {"category-ids": 3},
     ),
     (widened, {"box-outside", "polygon-outside"}, {"boxes-clipped": 6, "polygons-clipped": 6}),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize("change, expected, mends", FIXED)
@@ -146,13 +156,16 @@ def test_fix_coco_removes_a_byte_order_mark(tmp_path):
     [
         (every("bbox", lambda b: [b[0], b[1], b[0] + b[2], b[1] + b[3]]), "box-xyxy"),
         (every("bbox", lambda b: [b[1], b[0], b[3], b[2]]), "axes-swapped"),
-        (every("segmentation", lambda s: {**s, "counts": [9]} if "counts" in s else s), "rle-counts"),
+        (
+            every("segmentation", lambda s: {**s, "counts": [9]} if "counts" in s else s),
+            "rle-counts",
+        ),
         (every("category_id", lambda _: 9), "category-id-unknown"),
         (every("image_id", lambda x: x + 50, half=True), "image-id-unknown"),
         (every("iscrowd", lambda _: 2), "crowd-flag"),
         (every("id", lambda _: 11, of="images"), "image-id-twice"),
     ],
-)  # fmt: skip
+)
 def test_fix_coco_does_not_guess(tmp_path, change, kind):
     content = make_content()
     change(content)

@@ -149,7 +149,7 @@ class _CocoCheck:
         self.rules = id_rules(use.evaluated)
         self.images: dict[Any, Item] = {}
         self.categories: dict[Any, Item] = {}
-        self._listed: set[Any] = set()  # ids of images, valid or not
+        self._listed: dict[Any, Item] = {}  # images by their ids, valid or not
 
     def _add(self, kind: Kind, message: str, image: Item | None = None) -> None:
         id_, name = (image["id"], str(image["file_name"])) if image else (None, "")
@@ -164,7 +164,7 @@ class _CocoCheck:
         found, _ = self._index("images", _IMAGE_KEYS)
         if not self.content["images"]:
             self._add(kinds.NO_IMAGES, "'images' is empty")
-        self._listed = set(found)
+        self._listed = found
         names: dict[str, Any] = {}
         for id_, image in found.items():
             try:

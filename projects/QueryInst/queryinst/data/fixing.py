@@ -16,7 +16,7 @@ from .fixing_ids import fix_annotation_ids, fix_category_ids, fix_image_ids
 from .fixing_numbers import fix_numbers
 from .instance_checks import has_mask, parse_box, parse_instance_mask
 from .mask_bounds import draw, is_integer
-from .mask_shapes import MaskShape, measure_polygons, measure_runs
+from .mask_shapes import MaskShape, measure
 from .polygon_clipping import clip_polygons
 from .set_checks import Use
 
@@ -32,10 +32,10 @@ Item = dict[str, Any]
 def fix_coco(json_file: str, out_file: str) -> dict[str, int]:
     """Write a mended copy; masks stay as they are, pixel by pixel.
 
-    Ids that no reader takes are numbered anew, with all references to them. A byte-order mark, texts
-    and floats where numbers and integers belong, and crowd flags are put right. Boxes and areas that
-    are none, or empty, are computed from the masks. Boxes and polygons are cut off at the image's
-    border. What needs a guess stays as it is, such as boxes that contradict their masks.
+    Ids that no reader takes are numbered anew, with all references to them. A byte-order mark,
+    texts and floats where numbers and integers belong, and crowd flags are put right. Boxes and
+    areas that are none, or empty, are computed from the masks. Boxes and polygons are cut off at
+    the image's border. What needs a guess stays, such as boxes that contradict their masks.
 
     Returns:
         How many entries each mend changed, by its name; {} if there was nothing to do.
@@ -131,7 +131,6 @@ def _measure(annotation: Item, images: dict[Any, Item]) -> tuple[MaskShape, Item
         parsed = parse_instance_mask(annotation, image)
     except ProblemError:
         return None
-    measure = measure_polygons if isinstance(parsed, list) else measure_runs
     shape = measure(parsed, image["height"], image["width"])
     return None if shape.is_empty else (shape, image, parsed)
 

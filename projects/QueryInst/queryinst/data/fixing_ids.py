@@ -94,13 +94,13 @@ def _renumber(
     by_key = dict(zip(keys, numbers))
     by_text = {_text(item["id"]): number for item, number in zip(items, numbers)}
     is_clear = len(by_text) == len(items)
-    for item, number in zip(items, numbers):
-        mends[name] += _key(item["id"]) != _key(number) or not isinstance(item["id"], int)
-        item["id"] = number
+    for item, new in zip(items, numbers):
+        mends[name] += _key(item["id"]) != _key(new) or not isinstance(item["id"], int)
+        item["id"] = new
     used = set(numbers)
     for annotation in annotations:
         before = annotation.get(reference)
-        number = by_key.get(_key(before))
+        number: int | None = by_key.get(_key(before))
         if number is None and is_clear:
             number = by_text.get(_text(before))
         if number is None and is_image_id(before) and before in used:

@@ -115,11 +115,11 @@ def _parse_polygon(polygon: Any) -> np.ndarray:
         )
     coordinates = _as_numbers(polygon)
     if coordinates is None:
-        wrong = [x for x in polygon if not is_coordinate(x)]
+        wrong = [typed(x) for x in polygon if not is_coordinate(x)] or ["this"]
         raise ProblemError(
             kinds.POLYGON_NUMBERS,
             f"has the polygon {shorten(polygon)} in its 'segmentation', which must hold numbers "
-            f"from -{MAX_COORDINATE} to {MAX_COORDINATE}, not {typed(wrong[0]) if wrong else 'this'}",
+            f"from -{MAX_COORDINATE} to {MAX_COORDINATE}, not {wrong[0]}",
         )
     return coordinates
 
@@ -250,7 +250,9 @@ def decode_runs(counts: str | bytes) -> np.ndarray:
 
 
 def _as_runs(counts: list[Any]) -> np.ndarray:
-    if not all(t is int or issubclass(t, Integral) and t is not bool for t in set(map(type, counts))):
+    if not all(
+        t is int or issubclass(t, Integral) and t is not bool for t in set(map(type, counts))
+    ):
         raise ValueError("must be integers")
     try:
         return _bounded(np.asarray(counts, dtype=np.int64))

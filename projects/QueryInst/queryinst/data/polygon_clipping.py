@@ -14,7 +14,9 @@ def clip_polygons(polygons: list[np.ndarray], height: int, width: int) -> list[n
     Returns:
         As many or less. Where one leaves the image and comes back, it runs along the border.
     """
-    clipped = [_clip(polygon.reshape(-1, 2), height, width) for polygon in polygons if is_area(polygon)]
+    clipped = [
+        _clip(polygon.reshape(-1, 2), height, width) for polygon in polygons if is_area(polygon)
+    ]
     return [points.ravel() for points in clipped if len(points) >= 3]
 
 
