@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from detectron2.data.datasets import load_coco_json
+from detectron2.engine import defaults
 
 from queryinst.data.mapper import build_mapper
 from queryinst.own_data.sources import read_data
@@ -39,11 +40,15 @@ def trained_masks(split):
     return found
 
 
+@pytest.mark.parametrize(
+    "any_format", ["coco", "roboflow", "yolo", "labelme", "label images"], indirect=True
+)
 @pytest.mark.usefixtures("untouched_logging")
 def test_a_folder_goes_through_check_train_eval_and_predict(
     any_format, expected, model_file, tmp_path, monkeypatch, capfd
 ):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(defaults, "collect_env_info", lambda: "not looked at")  # takes a second
     for split in read_data(any_format):
         assert trained_masks(split) == expected[split.name]
     device = ("--device", "cpu")

@@ -113,6 +113,12 @@ def test_read_data_names_a_wrong_line(yolo, read_objects, line, text):
     assert found == {"train": {"a.png": ["cat", "dog"]}} and findings.count("error") == 1
 
 
+def test_read_data_counts_empty_lines_as_well(yolo):
+    yolo({"a.png": "", "a.txt": f"\n\n0 {SQUARE}\n\n0 1\n"}, names=["cat"], train=".")
+    with pytest.raises(ValueError, match="d/a.txt: line 5 has 1 numbers"):
+        read_data("d")
+
+
 def test_read_data_takes_coordinates_that_were_rounded_over_the_edge(yolo, read_objects):
     yolo({"a.png": "", "a.txt": "0 0 0 1.00005 0 1 1 -0.00003 1"}, names=["cat"], train=".")
     (split,) = read_data("d")
