@@ -46,7 +46,12 @@ def write(tmp_path, monkeypatch):
         (  # Roboflow's
             [
                 *("d/train/_annotations.coco.json", "d/valid/_annotations.coco.json"),
-                *("d/train/a.jpg", "d/valid/a.jpg", "d/test/_annotations.coco.json", "d/test/a.jpg"),
+                *(
+                    "d/train/a.jpg",
+                    "d/valid/a.jpg",
+                    "d/test/_annotations.coco.json",
+                    "d/test/a.jpg",
+                ),
             ],
             [
                 "train d/train/_annotations.coco.json d/train",

@@ -84,7 +84,7 @@ def _add_show(parser: argparse.ArgumentParser) -> None:
         "--config-file",
         default="",
         metavar="FILE",
-        help="whose INPUT says how to augment (default: the demo's)",
+        help="whose INPUT says how to augment (default: that of the published models)",
     )
     _add_seed(parser)
     add_overwrite(parser)

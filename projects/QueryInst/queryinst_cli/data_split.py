@@ -22,8 +22,8 @@ def run(args: argparse.Namespace) -> int:
     train = 1 - args.val - args.test
     if train <= 0 or train == 1:
         raise ValueError(
-            f"--val {args.val:g} and --test {args.test:g} leave {max(train, 0):.0%} of the images to"
-            " train on; their sum must be more than 0 and less than 1"
+            f"--val {args.val:g} and --test {args.test:g} leave {max(train, 0):.0%} of the images"
+            " to train on; their sum must be more than 0 and less than 1"
         )
     splits = read_data(args.data)
     check_target(args.target, sources_of(splits), overwrite=args.overwrite)

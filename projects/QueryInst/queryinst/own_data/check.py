@@ -1,4 +1,4 @@
-"""Checks all of a data set: annotations, image files, and what its parts have to do with each other."""
+"""Checks all of a data set: annotations, image files, and its parts beside each other."""
 
 import gc
 import os
@@ -77,13 +77,14 @@ def check_data(
 
     Args:
         fast: read the images' headers, not all of their pixels.
-        workers: processes that read images; None for one for each core, 0 for none.
+        workers: processes that read images; None for one for each core, at most 1 for this one.
         cfg: of a model, for INPUT.MAX_PIXELS, sizes, queries and detections; None for that of
             the published models.
         findings: get the problems; those in it already stay.
     """
     known = cfg or get_config(DEFAULT_CONFIG)
     result = CheckResult(list(splits), findings or Findings(), TrainingScale.from_cfg(known), fast)
+    num_workers = workers if workers is not None else os.cpu_count() or 1
     max_pixels = known.INPUT.get("MAX_PIXELS", MAX_PIXELS)
     seen: list[Seen] = []
     for number, split in enumerate(result.splits):
@@ -97,7 +98,7 @@ def check_data(
         facts = check_image_files(
             entries,
             pixels=not fast,
-            workers=os.cpu_count() or 0 if workers is None else workers,
+            workers=0 if num_workers < 2 else num_workers,
             findings=result.findings,
             source=split.json_file,
             progress=progress(f"{split.name}: images", len(entries)),

@@ -1,7 +1,7 @@
 """The annotated objects on a sample of a data set's images, and on the first of each problem."""
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -170,7 +170,7 @@ def _key(id_: Any) -> Any:
 
 def _drawable(annotation: Item, height: int, width: int) -> list[Item]:
     """The mask, if there is one that can be drawn, and the box, if there is one."""
-    box = annotation.get("bbox")
+    box: Any = annotation.get("bbox")
     found = []
     try:
         mask = to_rle(annotation.get("segmentation"), height, width)

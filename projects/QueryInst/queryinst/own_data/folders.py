@@ -11,12 +11,15 @@ from pathlib import Path
 _OWN = {"annotations", "data.yaml", "images", "labels", "train", "val", "test"}
 
 
-def check_target(target: str, sources: Iterable[str], *, overwrite: bool) -> None:
+def check_target(
+    target: str, sources: Iterable[str], *, overwrite: bool, own: Iterable[str] = ()
+) -> None:
     """Raise an error if a folder must not be written.
 
     Args:
         sources: files and folders that are read, which must not be replaced.
         overwrite: a folder that this package wrote may be replaced.
+        own: what else such a folder may have.
 
     Raises:
         FileExistsError: it is there, and not empty.
@@ -32,9 +35,9 @@ def check_target(target: str, sources: Iterable[str], *, overwrite: bool) -> Non
     for source in sources:
         if f"{os.path.realpath(source)}{os.sep}".startswith(top):
             raise ValueError(f"{target} would replace {source}, which is read; name another folder")
-    if strange := sorted(set(os.listdir(target)) - _OWN):
+    if strange := sorted(set(os.listdir(target)) - _OWN - set(own)):
         raise FileExistsError(
-            f"{target} has {strange[0]}, which no data set of this command has; remove it, or name"
+            f"{target} has {strange[0]}, which this command does not write; remove it, or name"
             " another folder"
         )
 

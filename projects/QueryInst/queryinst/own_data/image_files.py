@@ -12,10 +12,10 @@ from .problems import Problems
 _WORKERS = 4  # at most; reading headers waits for the disk
 
 
-def images_below(folder: str | os.PathLike) -> list[str]:
+def images_below(folder: Path) -> list[str]:
     """All image files in a folder and the folders in it, by their names."""
     found = []
-    for top, folders, names in os.walk(folder, followlinks=True):
+    for top, folders, names in os.walk(str(folder), followlinks=True):
         folders[:] = sorted(x for x in folders if not x.startswith("."))
         found += [os.path.join(top, name) for name in sorted(names) if is_image(name)]
     return found

@@ -55,7 +55,7 @@ def find_layout(data: str, problems: Problems) -> Layout:
         for label in item.labels:
             try:
                 numbers = read_numbers(label, height, width)
-            except (OSError, ValueError) as error:
+            except ValueError as error:
                 problems.add(BAD_FILE, label, str(error), item.image)
                 continue
             _find_parts(numbers, label, item.image, problems)
@@ -144,15 +144,12 @@ def read_numbers(path: str, height: int, width: int) -> np.ndarray:
     """The numbers of objects, (H, W) integers.
 
     Raises:
-        OSError: it cannot be opened.
-        ValueError: it is no picture of one channel, or of another size.
+        ValueError: it cannot be read, has other channels, or is of another size.
     """
     try:
         with open_image(path) as picture:
             mode, size = picture.mode, picture.size
             numbers = np.asarray(picture) if mode in _MODES and size == (width, height) else None
-    except OSError:
-        raise
     except Exception as error:  # as Pillow's readers raise them
         raise ValueError(f"cannot be read: {' '.join(str(error).split())}") from error
     if mode not in _MODES:

@@ -2,9 +2,8 @@
 
 from collections.abc import Sequence
 
+from ..data.coco_folder import SPLITS
 from .contents import Content, Photo
-
-_SPLITS = ("train", "val", "test")
 
 
 def merge_contents(contents: Sequence[Content]) -> Content:
@@ -18,9 +17,9 @@ def merge_contents(contents: Sequence[Content]) -> Content:
     for content in contents:
         places = [classes.index(name) for name in content.classes]
         for name, photos in content.parts.items():
-            part = parts.setdefault(name if name in _SPLITS else "train", [])
+            part = parts.setdefault(name if name in SPLITS else "train", [])
             part += [_renumbered(photo, places) for photo in photos]
-    return Content(classes, {name: parts[name] for name in _SPLITS if name in parts})
+    return Content(classes, {name: parts[name] for name in SPLITS if name in parts})
 
 
 def _renumbered(photo: Photo, places: Sequence[int]) -> Photo:

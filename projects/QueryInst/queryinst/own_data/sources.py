@@ -11,14 +11,15 @@ from typing import NamedTuple
 
 from tqdm import tqdm
 
-from ..data.coco_folder import find_coco, has_coco
+from ..data.coco_folder import SPLITS, find_coco, has_coco
 from ..data.findings import Findings
 from . import label_images, labelme, yolo
 from .image_files import read_sizes
 from .labels import Item, LabelledObject, Layout, Picture, to_coco
 from .problems import BAD_FILE, Problems
 
-_FORMATS: dict[str, tuple[Callable[[Path], bool], Callable[[str, Problems], Layout]]] = {
+_FindLayout = Callable[[str, Problems], Layout]
+_FORMATS: dict[str, tuple[Callable[[Path], bool], _FindLayout]] = {
     "YOLO's data.yaml": (yolo.is_yolo, yolo.find_layout),
     "LabelMe's JSON files": (labelme.is_labelme, labelme.find_layout),
     "label images": (label_images.is_label_images, label_images.find_layout),
@@ -77,12 +78,12 @@ def choose_held_out(splits: Sequence[Split]) -> Split:
     return splits[0]
 
 
-def _choose(data: str) -> Callable[[str, Problems], Layout] | None:
+def _choose(data: str) -> _FindLayout | None:
     """What reads the data; None for COCO's format."""
     if not os.path.isdir(data):
         is_yaml = data.lower().endswith((".yaml", ".yml")) and os.path.isfile(data)
         return yolo.find_layout if is_yaml else None
-    found = {"COCO's JSON": None} if has_coco(data) else {}
+    found: dict[str, _FindLayout | None] = {"COCO's JSON": None} if has_coco(data) else {}
     found |= {name: find for name, (fits, find) in _FORMATS.items() if fits(Path(data))}
     if not found:
         raise FileNotFoundError(
@@ -99,7 +100,8 @@ def _choose(data: str) -> Callable[[str, Problems], Layout] | None:
 
 
 def _write(data: str, layout: Layout, folder: Path, problems: Problems) -> list[Split]:
-    parts = {name: (items, _root_of(items)) for name, items in layout.parts.items() if items}
+    found = [(name, layout.parts[name]) for name in sorted(layout.parts, key=_order)]
+    parts = {name: (items, _root_of(items)) for name, items in found if items}
     pictures = {
         name: _read_pictures(items, root, layout, problems) for name, (items, root) in parts.items()
     }
@@ -116,6 +118,10 @@ def _write(data: str, layout: Layout, folder: Path, problems: Problems) -> list[
         write_json(path, content)
         splits.append(Split(name, str(path), parts[name][1]))
     return splits
+
+
+def _order(name: str) -> tuple[int, str]:
+    return SPLITS.index(name) if name in SPLITS else len(SPLITS), name
 
 
 def _read_pictures(

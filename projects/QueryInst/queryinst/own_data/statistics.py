@@ -1,6 +1,5 @@
 """The figures of a data set: how many objects, of which classes and sizes, in how many images."""
 
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -200,7 +199,7 @@ def _side(annotation: Mapping[str, Any]) -> float:
     area = annotation.get("area")
     if is_number(area) and 0 < area <= MAX_COORDINATE**2:
         return area**0.5
-    box = annotation.get("bbox")
+    box: Any = annotation.get("bbox")
     if find_box_problem(box):
         return np.nan
     return (box[2] * box[3]) ** 0.5

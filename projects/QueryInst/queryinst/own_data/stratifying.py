@@ -36,6 +36,7 @@ def stratify(
     parts = np.full(len(sizes), -1)
     left = labels.astype(np.int64).copy()  # of groups that have no part
     order = generator.permutation(len(sizes))
+    order = order[np.argsort(-sizes[order], kind="stable")]  # while there is room for large ones
     while (totals := left.sum(0)).any():
         label = int(np.where(totals > 0, totals, totals.max() + 1).argmin())
         for group in order[left[order, label] > 0]:

@@ -10,12 +10,12 @@ from typing import Any
 import yaml
 from tqdm import tqdm
 
+from ..data.coco_folder import SPLITS
 from .contents import Content, Photo
 from .folders import new_folder
 from .outlines import one_polygon
 from .sources import Split, write_json
 
-_SPLITS = ("train", "val", "test")
 _DIGITS = 8  # behind the point, of YOLO's coordinates
 
 
@@ -80,9 +80,9 @@ def _write_coco(content: Content, folder: Path, bring: Callable[[str, Path], Non
 
 def _write_yolo(content: Content, folder: Path, bring: Callable[[str, Path], None]) -> list[str]:
     names = list(content.parts)
-    if len(names) == 1 and names[0] not in _SPLITS:
+    if len(names) == 1 and names[0] not in SPLITS:
         content = Content(content.classes, {"train": content.photos})
-    elif strange := [name for name in names if name not in _SPLITS]:
+    elif strange := [name for name in names if name not in SPLITS]:
         raise ValueError(f"YOLO's data.yaml has train, val and test, not {strange[0]!r}")
     lost: Counter[str] = Counter()
     for name, photos in content.parts.items():
@@ -95,7 +95,7 @@ def _write_yolo(content: Content, folder: Path, bring: Callable[[str, Path], Non
     about |= {"nc": len(content.classes), "names": dict(enumerate(content.classes))}
     text = yaml.safe_dump(about, sort_keys=False, allow_unicode=True)
     (folder / "data.yaml").write_text(text, encoding="utf-8")
-    return [f"{count} {what}" for what, count in lost.items() if count]
+    return [f"{what}: {count}" for what, count in lost.items() if count]
 
 
 def _yolo_lines(photo: Photo, lost: Counter[str]) -> list[str]:
@@ -104,14 +104,14 @@ def _yolo_lines(photo: Photo, lost: Counter[str]) -> list[str]:
     lines = []
     for annotation in photo.annotations:
         if annotation.get("iscrowd", 0):
-            lost["crowds are left out: YOLO's format has none"] += 1
+            lost["crowds are left out, which YOLO's format does not have"] += 1
             continue
         segmentation = annotation.get("segmentation") or []
         polygon, has_lost_holes = one_polygon(segmentation, height, width)
         if not polygon:
-            lost["objects without a pixel of mask are left out"] += 1
+            lost["objects are left out that have no pixel of a mask"] += 1
             continue
-        lost["objects have lost their holes: YOLO's polygons have none"] += has_lost_holes
+        lost["objects have lost their holes, which YOLO's polygons cannot have"] += has_lost_holes
         sides = [side / (height if i % 2 else width) for i, side in enumerate(polygon)]
         numbers = [f"{side:.{_DIGITS}f}".rstrip("0").rstrip(".") for side in sides]
         lines.append(f"{annotation['category_id']} {' '.join(numbers)}\n")

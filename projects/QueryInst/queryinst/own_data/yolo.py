@@ -9,13 +9,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from ..data.coco_folder import SPLITS
 from ..data.mask_bounds import shorten
 from ..yaml_files import load_local_yaml
 from .image_files import images_below, is_image
 from .labels import Item, LabelledObject, Layout, is_class_name
 from .problems import BAD_FILE, BAD_VALUE, NO_IMAGE, NO_MASK, UNKNOWN_CLASS, Problems
 
-_KEYS = ("train", "val", "test")  # of data.yaml
 _YAML_NAMES = ("data.yaml", "data.yml", "dataset.yaml", "dataset.yml")
 _NAMES = ("classes.txt", "labels/classes.txt")  # of tools that write no data.yaml
 _TOLERANCE = 1e-3  # beyond 0 and 1, of tools that round
@@ -71,7 +71,7 @@ def _is_data(path: Path) -> bool:
         content = load_local_yaml(str(path))
     except (OSError, ValueError):
         return False
-    return isinstance(content, dict) and "names" in content and any(x in content for x in _KEYS)
+    return isinstance(content, dict) and "names" in content and any(x in content for x in SPLITS)
 
 
 def _names_file(folder: Path) -> str:
@@ -89,7 +89,7 @@ def _read_yaml(path: Path) -> tuple[dict[str, list[str]], dict[int, str]]:
         raise ValueError(f"{path} has 'kpt_shape': it is of keypoints, which have no masks")
     classes = _classes_of(content, str(path))
     parts = {}
-    for key in _KEYS:
+    for key in SPLITS:
         places = content.get(key)
         if places is None or places == "":
             continue
@@ -104,10 +104,9 @@ def _read_yaml(path: Path) -> tuple[dict[str, list[str]], dict[int, str]]:
 
 def _classes_of(content: dict[str, Any], label: str) -> dict[int, str]:
     names = content.get("names")
-    if isinstance(names, list):
-        names = dict(enumerate(names))
-    if not isinstance(names, dict) or not names:
+    if not isinstance(names, (list, dict)) or not names:
         raise ValueError(f"{label}: names is {shorten(names)}, which must be a list of names")
+    names = dict(enumerate(names)) if isinstance(names, list) else names
     if not all(type(number) is int and number >= 0 for number in names):
         raise ValueError(f"{label}: the keys of names are {shorten(list(names))}, not numbers")
     # yaml's numbers are meant as names; what it takes for yes and no is not known any more
@@ -135,9 +134,9 @@ def _check_names(names: list[Any], label: str) -> None:
 def _images_at(place: str, content: dict[str, Any], yaml: Path, key: str) -> list[str]:
     """The images in a folder, or in a list of files, that data.yaml names."""
     base, path = content.get("path") or "", Path(place)
-    tops = [yaml.parent / str(base), Path(str(base)), yaml.parent]
+    tops = [yaml.parent / str(base), *([Path(str(base))] if base else []), yaml.parent]
     candidates = [top / path for top in tops]
-    if path.parts[0] == "..":  # Roboflow writes paths of a folder beside
+    if path.parts[:1] == ("..",):  # Roboflow writes paths of a folder beside
         candidates += [top / Path(*path.parts[1:]) for top in tops]
     for candidate in candidates:
         if candidate.is_dir():
@@ -208,7 +207,8 @@ def _read_labels(
                 problems.add(kind, path, f"{where} {message}", item.image)
                 continue
             sides = (width, height)
-            polygon = [float(word) * sides[i % 2] for i, word in enumerate(words[1:])]
+            # Behind four digits lies what files of six or eight digits have rounded.
+            polygon = [round(float(x) * sides[i % 2], 4) for i, x in enumerate(words[1:])]
             yield LabelledObject(classes[int(float(words[0]))], [polygon], path, where)
 
 

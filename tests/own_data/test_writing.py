@@ -1,0 +1,229 @@
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pycocotools.mask as mask_util
+import pytest
+import yaml
+from PIL import Image
+from scipy import ndimage
+
+from queryinst.own_data.contents import Content, Photo, load_content
+from queryinst.own_data.folders import check_target, new_folder
+from queryinst.own_data.outlines import one_polygon
+from queryinst.own_data.sources import read_data
+from queryinst.own_data.writing import write_content
+
+HEIGHT, WIDTH = 30, 40
+
+
+def encode(mask):
+    rle = mask_util.encode(np.asfortranarray(mask, dtype=np.uint8))
+    return {"size": rle["size"], "counts": rle["counts"].decode()}
+
+
+def draw(polygons):
+    rles = mask_util.frPyObjects(polygons, HEIGHT, WIDTH)
+    return mask_util.decode(mask_util.merge(rles)).astype(bool)
+
+
+@pytest.fixture
+def content(tmp_path):
+    """A data set of one image with these segmentations, of class "a" each."""
+
+    def make(*segmentations, **fields):
+        path = tmp_path / "photo.png"
+        Image.new("RGB", (WIDTH, HEIGHT)).save(path)
+        record = {"id": 1, "file_name": "photo.png", "height": HEIGHT, "width": WIDTH}
+        annotations = [
+            {
+                "id": 1,
+                "category_id": 0,
+                "bbox": [0, 0, 1, 1],
+                "iscrowd": 0,
+                "segmentation": x,
+                **fields,
+            }
+            for x in segmentations
+        ]
+        return Content(["a"], {"train": [Photo(str(path), record, annotations)]})
+
+    return make
+
+
+@pytest.mark.parametrize("format", ["coco", "yolo"])
+def test_what_is_written_is_read_as_it_was(any_format, format, tmp_path, expected, read_objects):
+    splits = read_data(any_format)
+    assert write_content(load_content(splits), str(tmp_path / "out"), format) == []
+    written = read_data(str(tmp_path / "out"))
+    assert [split.name for split in written] == ["train", "val"]
+    for split, source in zip(written, splits):
+        assert read_objects(split.json_file) == expected[split.name]
+        for name in expected[split.name]:
+            copy, original = Path(split.image_root, name), Path(source.image_root, name)
+            assert copy.read_bytes() == original.read_bytes() and not copy.is_symlink()
+    assert load_content(written).classes == ["bolt", "nut", "washer"]
+
+
+def test_yolo_has_what_ultralytics_reads(write_as, truth, tmp_path):
+    write_content(load_content(read_data(str(write_as("coco")))), str(tmp_path / "out"), "yolo")
+    about = yaml.safe_load((tmp_path / "out" / "data.yaml").read_text())
+    assert about == {
+        **{"train": "images/train", "val": "images/val", "nc": 3},
+        "names": {0: "bolt", 1: "nut", 2: "washer"},
+    }
+    things = truth["val"]["photo 7.png"]
+    lines = (tmp_path / "out" / "labels" / "val" / "photo 7.txt").read_text().splitlines()
+    for line, thing in zip(lines, things, strict=True):
+        index, *numbers = map(float, line.split())
+        assert about["names"][index] == thing.name
+        expected = np.reshape(thing.polygon, (-1, 2)) / [96, 64]
+        np.testing.assert_allclose(np.reshape(numbers, (-1, 2)), expected, atol=1e-8)
+
+
+def test_parts_of_one_object_become_one_line(content, tmp_path, read_objects):
+    mask = np.zeros((HEIGHT, WIDTH), bool)
+    mask[2:8, 3:9] = mask[12:20, 20:33] = mask[25:28, 5] = mask[8, 9] = True
+    overlapping = [[1, 1, 20, 1, 20, 20, 1, 20], [10.3, 10.6, 35, 12, 30.5, 28]]
+    outside = [[-5, 10, 20, -8, 50, 35.5]]
+    data = content(encode(mask), overlapping, outside)
+    assert write_content(data, str(tmp_path / "out"), "yolo") == []
+    lines = (tmp_path / "out" / "labels" / "train" / "photo.txt").read_text().splitlines()
+    assert len(lines) == 3
+    (split,) = read_data(str(tmp_path / "out"))
+    found = [mask for _, mask in read_objects(split.json_file)["photo.png"]]
+    assert found == sorted(x.tobytes() for x in (mask, draw(overlapping), draw(outside)))
+
+
+def test_what_yolo_cannot_hold_is_counted(content, tmp_path):
+    mask = np.zeros((HEIGHT, WIDTH), bool)
+    mask[5:20, 5:20], mask[10:12, 10:12] = True, False
+    empty = encode(np.zeros((HEIGHT, WIDTH), bool))
+    data = content(encode(mask), encode(mask), empty)
+    data.photos[0].annotations.append({**data.photos[0].annotations[0], "iscrowd": 1})
+    warnings = write_content(data, str(tmp_path / "out"), "yolo")
+    assert warnings == [
+        "objects have lost their holes, which YOLO's polygons cannot have: 2",
+        "objects are left out that have no pixel of a mask: 1",
+        "crowds are left out, which YOLO's format does not have: 1",
+    ]
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_one_polygon_draws_a_mask_without_its_holes(seed):
+    noise = np.random.default_rng(seed).random((HEIGHT, WIDTH))
+    mask = ndimage.gaussian_filter(noise, 1 + seed / 4) > np.median(noise)
+    polygon, has_lost_holes = one_polygon(encode(mask), HEIGHT, WIDTH)
+    filled = ndimage.binary_fill_holes(mask)
+    assert np.array_equal(draw([polygon]), filled)
+    assert has_lost_holes == bool((filled != mask).any())
+
+
+def test_coco_keeps_what_annotations_have(content, tmp_path):
+    square = [[1, 1, 9, 1, 9, 9, 1, 9]]
+    data = content(square, area=64, score=0.5, attributes={"occluded": True})
+    write_content(data, str(tmp_path / "out"), "coco")
+    written = json.loads((tmp_path / "out" / "annotations" / "train.json").read_text())
+    assert written["annotations"] == [
+        {
+            **{"id": 1, "image_id": 1, "category_id": 1, "bbox": [0, 0, 1, 1], "iscrowd": 0},
+            **{"segmentation": square, "area": 64, "score": 0.5, "attributes": {"occluded": True}},
+        }
+    ]
+
+
+@pytest.mark.parametrize("format", ["coco", "yolo"])
+def test_equal_names_are_kept_apart(tmp_path, format):
+    photos = []
+    for number, name in enumerate(["a.png", "a.png", "A.png", "sub/a.png", "a.bmp", "../a.png"]):
+        path = tmp_path / f"{number}{Path(name).suffix}"
+        Image.new("RGB", (WIDTH, HEIGHT), (number, 0, 0)).save(path)
+        record = {"id": number, "file_name": name, "height": HEIGHT, "width": WIDTH}
+        photos.append(Photo(str(path), record, []))
+    write_content(Content(["x"], {"train": photos}), str(tmp_path / "out"), format)
+    top = tmp_path / "out" / ("train" if format == "coco" else "images/train")
+    found = {str(x.relative_to(top)): np.asarray(Image.open(x))[0, 0, 0] for x in top.rglob("*.*")}
+    bmp = "a.bmp" if format == "coco" else "a-4.bmp"
+    last = "a-4.png" if format == "coco" else "a-5.png"
+    names = ["a.png", "a-2.png", "A-3.png", "sub/a.png", bmp, last]
+    assert found == {name: number for number, name in enumerate(names)}
+
+
+def test_link_makes_links(content, tmp_path):
+    write_content(content(), str(tmp_path / "out"), "coco", link=True)
+    assert os.readlink(tmp_path / "out" / "train" / "photo.png") == str(tmp_path / "photo.png")
+
+
+def test_nothing_is_left_of_a_writing_that_failed(content, tmp_path):
+    data = content()
+    os.remove(data.photos[0].path)
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "data.yaml").write_text("before")
+    with pytest.raises(FileNotFoundError, match="there is no image .*photo.png"):
+        write_content(data, str(tmp_path / "out"), "yolo")
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+    assert (tmp_path / "out" / "data.yaml").read_text() == "before"
+
+
+def test_new_folder_takes_the_place_of_what_is_there(tmp_path):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "old").touch()
+    with new_folder(str(tmp_path / "a")) as folder:
+        (folder / "new").touch()
+        assert (tmp_path / "a" / "old").exists()
+    assert [str(x.relative_to(tmp_path)) for x in tmp_path.rglob("*")] == ["a", "a/new"]
+    assert (tmp_path / "a").stat().st_mode & 0o777 == 0o777 & ~umask()
+
+
+def umask():
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def test_check_target_protects_what_is_there(tmp_path):
+    target = tmp_path / "a"
+    check_target(str(target), [], overwrite=False)
+    target.mkdir()
+    check_target(str(target), [], overwrite=False)
+    (target / "train").mkdir()
+    with pytest.raises(FileExistsError, match="is there already; add --overwrite"):
+        check_target(str(target), [], overwrite=False)
+    check_target(str(target), [str(tmp_path / "b")], overwrite=True)
+    with pytest.raises(ValueError, match="would replace"):
+        check_target(str(target), [str(target / "train")], overwrite=True)
+    with pytest.raises(ValueError, match="would replace"):
+        check_target(str(target), [str(target)], overwrite=True)
+    (target / "thesis.tex").touch()
+    with pytest.raises(FileExistsError, match="thesis.tex, which this command does not write"):
+        check_target(str(target), [], overwrite=True)
+    with pytest.raises(FileExistsError, match="is a file"):
+        check_target(str(target / "thesis.tex"), [], overwrite=True)
+
+
+def test_yolo_takes_one_part_of_any_name_and_no_several(content, tmp_path):
+    photos = content().photos
+    write_content(Content(["a"], {"birds": photos}), str(tmp_path / "out"), "yolo")
+    assert (tmp_path / "out" / "images" / "train" / "photo.png").exists()
+    with pytest.raises(ValueError, match="has train, val and test, not 'birds'"):
+        write_content(Content(["a"], {"birds": photos, "val": photos}), str(tmp_path / "b"), "yolo")
+
+
+def test_load_content_unites_categories_by_name(tmp_path):
+    for part, names in (("train", {9: "cat", 4: "dog"}), ("val", {1: "cat", 2: "dog", 3: "eel"})):
+        folder = tmp_path / "data" / part
+        folder.mkdir(parents=True)
+        Image.new("RGB", (WIDTH, HEIGHT)).save(folder / "a.png")
+        fields = {"image_id": 1, "bbox": [1, 1, 8, 8], "segmentation": [[1, 1, 9, 1, 9, 9]]}
+        content = {
+            "licenses": [{"id": 1}],
+            "images": [{"id": 1, "file_name": "a.png", "height": HEIGHT, "width": WIDTH}],
+            "annotations": [{"id": i, "category_id": i, **fields} for i in names],
+            "categories": [{"id": i, "name": name} for i, name in names.items()],
+        }
+        (folder / "_annotations.coco.json").write_text(json.dumps(content))
+    content = load_content(read_data(str(tmp_path / "data")))
+    assert content.classes == ["dog", "cat", "eel"] and content.extras == {"licenses": [{"id": 1}]}
+    found = [[x["category_id"] for x in photo.annotations] for photo in content.photos]
+    assert found == [[1, 0], [1, 0, 2]]

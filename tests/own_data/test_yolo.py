@@ -1,0 +1,151 @@
+import os
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+
+from queryinst.data.findings import Findings
+from queryinst.own_data.sources import read_data
+
+SQUARE = "0.25 0.25 0.75 0.25 0.75 0.75 0.25 0.75"
+
+
+@pytest.fixture
+def yolo(tmp_path, monkeypatch):
+    """Writes files below "d" of the working directory: images of 20 x 10, texts, data.yaml."""
+    monkeypatch.chdir(tmp_path)
+
+    def write(files, **about):
+        for name, text in files.items():
+            path = tmp_path / "d" / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            if name.endswith(".png"):
+                Image.fromarray(np.zeros((10, 20, 3), np.uint8)).save(path)
+            else:
+                path.write_bytes(text if isinstance(text, bytes) else text.encode())
+        if about:
+            (tmp_path / "d" / "data.yaml").write_text(yaml.safe_dump(about))
+
+    return write
+
+
+def names_of(splits, read_objects):
+    return {
+        split.name: {
+            name: [x for x, _ in found] for name, found in read_objects(split.json_file).items()
+        }
+        for split in splits
+    }
+
+
+@pytest.mark.parametrize(
+    "images, labels, about",
+    [
+        ("images/train", "labels/train", {"train": "images/train"}),
+        ("images/train", "labels/train", {"train": "images/train", "path": "."}),
+        ("images/train", "labels/train", {"train": "images/train", "path": "../d"}),
+        ("images/train", "labels/train", {"train": "images/train", "path": "d"}),
+        ("images/train", "labels/train", {"train": ["images/train"], "val": ""}),
+        ("images", "labels", {"train": "images"}),
+        ("train/images", "train/labels", {"train": "../train/images"}),  # Roboflow's
+        ("photos", "photos", {"train": "photos"}),
+        ("images/more/images", "images/more/labels", {"train": "images"}),
+    ],
+)
+def test_read_data_finds_what_a_data_yaml_names(yolo, read_objects, images, labels, about):
+    files = {f"{images}/a.png": "", f"{images}/b.png": "", f"{labels}/a.txt": f"1 {SQUARE}"}
+    yolo(files, names=["cat", "dog"], **about)
+    splits = read_data("d")
+    found = names_of(splits, read_objects)
+    assert list(found) == ["train"] and sorted(found["train"].values()) == [[], ["dog"]]
+    for name in found["train"]:
+        assert os.path.isfile(os.path.join(splits[0].image_root, name))
+
+
+def test_read_data_reads_lists_of_images(yolo, read_objects):
+    files = {f"images/{name}.png": "" for name in "abc"} | {"labels/b.txt": f"0 {SQUARE}\n"}
+    files |= {"train.txt": "./images/a.png\nimages/b.png\n", "val.txt": "images/c.png"}
+    yolo(files, names={0: "cat"}, train="train.txt", val="val.txt")
+    found = names_of(read_data("d/data.yaml"), read_objects)
+    assert found == {"train": {"a.png": [], "b.png": ["cat"]}, "val": {"c.png": []}}
+
+
+def test_read_data_reads_names_without_a_data_yaml(yolo, read_objects):
+    yolo({"images/a.png": "", "labels/a.txt": f"1 {SQUARE}", "classes.txt": "cat\ndog\n"})
+    assert names_of(read_data("d"), read_objects) == {"d": {"a.png": ["dog"]}}
+
+
+def test_read_data_takes_numbers_in_yaml_as_names(yolo, read_objects):
+    yolo({"a.png": "", "a.txt": f"0 {SQUARE}"}, names=[7, 8], train=".")
+    assert names_of(read_data("d"), read_objects) == {"train": {"a.png": ["7"]}}
+
+
+@pytest.mark.parametrize(
+    "line, text",
+    [
+        ("0 0.1 0.1 0.5 0.1 nan 0.5", "line 2 has the coordinate nan, which must be from 0 to 1"),
+        ("0 0.1 0.1 0.5 0.1 inf 0.5", "line 2 has the coordinate inf"),
+        ("0 0.1 0.1 0.5 0.1 1.5 0.5", "line 2 has the coordinate 1.5"),
+        ("0 0.1 0.1 0.5 0.1 -0.2 0.5", "line 2 has the coordinate -0.2"),
+        ("0 10 10 50 10 50 50", "line 2 has the coordinate 10"),
+        ("0 0.1 0.1 0.5 0.1 0.5", "line 2 has 5 numbers behind the class"),
+        ("0 0.1 0.1 0.5 0.1 0.5 0.5 0.2", "line 2 has 7 numbers behind the class"),
+        ("0", "line 2 has 0 numbers behind the class"),
+        ("0 0.5 0.5 0.2 0.2", "line 2 is a box (4 numbers), not a polygon"),
+        (f"2 {SQUARE}", "line 2 has the class 2, of which there is no name (0 to 1)"),
+        (f"-1 {SQUARE}", "line 2 has the class -1"),
+        (f"0.5 {SQUARE}", "line 2 has the class 0.5"),
+        (f"nan {SQUARE}", "line 2 has the class nan"),
+        (f"cat {SQUARE}", "line 2 has 'cat', which is no number"),
+        ("0 0,1 0,1 0,5 0,1 0,5 0,5", "line 2 has '0,1', which is no number"),
+    ],
+)
+def test_read_data_names_a_wrong_line(yolo, read_objects, line, text):
+    lines = f"0 {SQUARE}\n{line}\n1 {SQUARE}\n"
+    yolo({"images/a.png": "", "labels/a.txt": lines}, names=["cat", "dog"], train="images")
+    with pytest.raises(ValueError) as error:
+        read_data("d")
+    message = str(error.value)
+    assert message.startswith(f"d/labels/a.txt: {text}") and "\n" not in message
+    findings = Findings()
+    found = names_of(read_data("d", findings=findings), read_objects)
+    assert found == {"train": {"a.png": ["cat", "dog"]}} and findings.count("error") == 1
+
+
+def test_read_data_takes_coordinates_that_were_rounded_over_the_edge(yolo, read_objects):
+    yolo({"a.png": "", "a.txt": "0 0 0 1.00005 0 1 1 -0.00003 1"}, names=["cat"], train=".")
+    (split,) = read_data("d")
+    ((name, mask),) = read_objects(split.json_file)["a.png"]
+    assert np.frombuffer(mask, bool).all()
+
+
+@pytest.mark.parametrize(
+    "files, about, text",
+    [
+        ({}, {"names": ["a"], "train": "no"}, "d/data.yaml: train names no, but there is no"),
+        ({}, {"names": ["a"], "train": 3}, "d/data.yaml: train is 3, which must be a folder"),
+        ({}, {"names": ["a"]}, "d/data.yaml has neither train nor val"),
+        ({}, {"names": [], "train": "."}, r"d/data.yaml: names is \[\], which must be a list"),
+        ({}, {"train": "."}, "d/data.yaml: names is None"),
+        ({}, {"names": ["a", True], "train": "."}, "class 1 is True, .*; put it in quotes"),
+        ({}, {"names": ["a", "a"], "train": "."}, "two classes have the name 'a'"),
+        ({}, {"names": {"x": "a"}, "train": "."}, r"the keys of names are \['x'\]"),
+        ({}, {"names": ["a"], "nc": 2, "train": "."}, "nc is 2, but names has 1 names"),
+        ({}, {"names": ["a"], "kpt_shape": [1, 2], "train": "."}, "keypoints"),
+        ({"a.png": "", "a.txt": b"\xff\xfe"}, {"names": ["a"], "train": "."}, "not a text file"),
+        ({"x.txt": ""}, {"names": ["a"], "train": "."}, "d has no images"),
+        ({"data.yaml": "train: [\n"}, {}, "d/data.yaml, line 2, is not valid yaml"),
+        (
+            {"a.png": "", "a.txt": "", "b.txt": ""},
+            {"names": ["a"], "train": "."},
+            "d/b.txt: no image",
+        ),
+        ({"l.txt": "gone.png"}, {"names": ["a"], "train": "l.txt"}, "gone.png does not exist"),
+    ],
+)
+def test_read_data_says_in_one_line_what_is_wrong(yolo, files, about, text):
+    yolo({"there.md": "", **files}, **about)
+    with pytest.raises((ValueError, OSError), match=text) as error:
+        read_data("d")
+    assert "\n" not in str(error.value)
