@@ -18,10 +18,11 @@ def test_a_data_set_that_the_run_does_not_name_is_an_error(tiny_data, make_args)
 @pytest.mark.parametrize(
     "metric, near",
     [
-        ("segm/ap50", "did you mean segm/AP50 or "),
-        ("mask/AP", "did you mean "),
+        ("segm/ap50", "; did you mean segm/AP50"),
+        ("mask/AP", "; did you mean segm/AP"),
+        ("box/ap75", "; did you mean bbox/AP75"),
         ("segm/AP-stars", "segm/AP-star"),
-        ("bbox_AP/x", "set one of segm/AP, bbox/AP, segm/AP50"),
+        ("zzz/qqq", "set one of segm/AP, bbox/AP, segm/AP50"),
     ],
 )
 def test_a_misspelt_metric_is_an_error_with_those_that_are_near(make_cfg, metric, near):
@@ -57,8 +58,8 @@ def test_a_misspelt_metric_ends_the_run_before_its_first_step(make_args, tmp_pat
 
 @pytest.mark.parametrize("warmup, is_said", [(1, False), (2, True), (999, True)])
 def test_a_warmup_that_never_ends_is_a_warning(make_args, tmp_path, warmup, is_said):
-    main(make_args("SOLVER.WARMUP_ITERS", warmup, "SOLVER.STEPS", "(1, 2, 30)"))
+    main(make_args("SOLVER.WARMUP_ITERS", warmup, "SOLVER.STEPS", "(1, 30, 40)"))
     log = (tmp_path / "output" / "log.txt").read_text()
     said = f"SOLVER.WARMUP_ITERS {warmup} is not below SOLVER.MAX_ITER 2: the learning rate never"
     assert (said in log) == is_said
-    assert log.count("SOLVER.STEPS 2, 30: behind the last iteration") == 1
+    assert log.count("SOLVER.STEPS 30, 40: behind the last iteration") == 1

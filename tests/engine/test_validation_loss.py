@@ -57,7 +57,9 @@ def test_validation_loss_goes_to_the_metrics_and_not_to_the_progress(make_args, 
     main(make_args(*opts))
     output = tmp_path / "output"
     lines = [json.loads(x) for x in (output / "metrics.json").read_text().splitlines()]
-    stages = [f"val_loss_{x}_stage{i}" for x in ("cls", "mask", "box_l1", "box_giou") for i in (0, 1)]
+    stages = [
+        f"val_loss_{x}_stage{i}" for x in ("cls", "mask", "box_l1", "box_giou") for i in (0, 1)
+    ]
     assert sum(lines[-1][x] for x in stages) == pytest.approx(lines[-1]["val_total_loss"])
     log = (output / "log.txt").read_text()
     assert "Validation loss of 'tiny_val': " in log and "val_" not in log.split("iter: ")[1]
