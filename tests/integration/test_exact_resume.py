@@ -75,7 +75,6 @@ def test_resume_is_exact_with_averaged_weights(run, tmp_path):
     opts += ("DATASETS.TEST", ("reliability_val",), "TEST.EVAL_PERIOD", 2)
     opts += ("TEST.VALIDATION_LOSS", True, "TEST.EARLY_STOPPING_PATIENCE", 9)
     opts += ("TEST.PRECISE_BN.ENABLED", True, "TEST.PRECISE_BN.NUM_ITER", 1)
-    opts += ("MODEL.QUERYINST.DENOISING_GROUPS", 1)
     resumes_exactly(run, tmp_path, opts, workers=(0, 1, 0))
     lines = [json.loads(x) for x in (tmp_path / "whole/metrics.json").read_text().splitlines()]
     again = [json.loads(x) for x in (tmp_path / "third/metrics.json").read_text().splitlines()]
