@@ -40,7 +40,8 @@ MAY_IMPORT = {
     "recipe": "checkpoint config_files config_limits data devices engine json_files model_zoo"
     " own_data predict solver yaml_files",
     "report": "config data environment json_files yaml_files",
-    "own_data": "config config_files data json_files model_zoo predict report yaml_files",
+    "own_data": "config config_files data environment json_files model_zoo predict report"
+    " yaml_files",
     "testing": "config",
     "__main__": "",
 }

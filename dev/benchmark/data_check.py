@@ -10,6 +10,7 @@ memory of it and its workers together, pages that they share counted once.
 import argparse
 import json
 import os
+import resource
 import subprocess
 import sys
 import tempfile
@@ -97,16 +98,23 @@ def make_data(folder: Path, num_images: int, num_annotations: int) -> None:
             file.write(part)
 
 
-def measure(command: list[str]) -> tuple[float, float, str]:
-    """Seconds, peak GB and the last line of a command."""
-    start, peak = time.perf_counter(), 0
+def measure(command: list[str]) -> tuple[float, float, float, str]:
+    """Seconds, those of CPU cores, peak GB and the last line of a command."""
+    start, before, peak = time.perf_counter(), _cpu_seconds(), 0
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         while process.poll() is None:
             peak = max(peak, sum(map(_memory, _family(process.pid))))
             time.sleep(0.5)
         assert process.stdout
         output = process.stdout.read()
-    return time.perf_counter() - start, peak / 1e6, output.strip().rpartition("\n")[2]
+    seconds, cpu_seconds = time.perf_counter() - start, _cpu_seconds() - before
+    return seconds, cpu_seconds, peak / 1e6, output.strip().rpartition("\n")[2]
+
+
+def _cpu_seconds() -> float:
+    """Of all processes that ended."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def _family(pid: int) -> Iterator[int]:
@@ -145,8 +153,9 @@ def main() -> None:
         print(f"{as_line(describe_hardware('cpu'))}; {as_line(describe_versions())}")
         for name in args.runs:
             command = [sys.executable, "-m", "queryinst", "data", "check", str(folder), *RUNS[name]]
-            seconds, peak, verdict = measure(command)
-            print(f"{name}: {seconds:.0f} s, {peak:.2f} GB; {verdict}", flush=True)
+            seconds, cpu_seconds, peak, verdict = measure(command)
+            spent = f"{seconds:.0f} s, {cpu_seconds:.0f} s of CPU cores, {peak:.2f} GB"
+            print(f"{name}: {spent}; {verdict}", flush=True)
 
 
 if __name__ == "__main__":

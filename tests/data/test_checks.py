@@ -336,8 +336,14 @@ def test_check_datasets_passes_dicts(register):
         (lambda d: d[0].pop("annotations"), "the dict of image 0 has no 'annotations'"),
         (lambda d: d[0]["annotations"].clear(), "has 1 images, but none with an instance"),
         (lambda d: d[0]["annotations"][0].pop("bbox_mode"), "4.png has no 'bbox_mode'"),
-        (lambda d: d[0]["annotations"][0].update(category_id=2), r"category_id 2 \(int\), .*NUM_CLASSES 2"),
-        (lambda d: d[0]["annotations"][0].pop("segmentation"), "an annotation of image .*4.png has no mask"),
+        (
+            lambda d: d[0]["annotations"][0].update(category_id=2),
+            r"category_id 2 \(int\), .*NUM_CLASSES 2",
+        ),
+        (
+            lambda d: d[0]["annotations"][0].pop("segmentation"),
+            "an annotation of image .*4.png has no mask",
+        ),
         (
             lambda d: d[0].update(file_name="gone.png"),
             "'few_train': image gone.png does not exist",
@@ -577,8 +583,14 @@ def test_read_coco_json_refuses_json_that_python_fails_on(register, text, messag
         (lambda d: d[0].update(height=8.5), SIDES),
         (lambda d: d[0].update(height=10**9), "INPUT.MAX_PIXELS is 100000000"),
         (lambda d: d[0].update(file_name=None), TEXT),
-        (lambda d: d[0]["annotations"][0].update(category_id="a"), r"has category_id 'a' \(str\), which"),
-        (lambda d: d[0]["annotations"][0].update(category_id=NAN), r"has category_id nan \(float\), which"),
+        (
+            lambda d: d[0]["annotations"][0].update(category_id="a"),
+            r"has category_id 'a' \(str\), which",
+        ),
+        (
+            lambda d: d[0]["annotations"][0].update(category_id=NAN),
+            r"has category_id nan \(float\), which",
+        ),
         (lambda d: d[0]["annotations"][0].update(bbox_mode=7), "has the 'bbox_mode' 7, which must"),
         (lambda d: d[0]["annotations"][0].update(bbox_mode=BoxMode.XYXY_REL), "'bbox_mode' <BoxM"),
         (lambda d: d[0]["annotations"][0].update(bbox=[5, 5, 1, 6]), "must not be negative"),

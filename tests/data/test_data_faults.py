@@ -139,16 +139,34 @@ ERRORS = [
     (of(POLYGON, id=None), "annotation-id", "None (null), which must be an integer or text"),
     (of(POLYGON, id=[2]), "annotation-id", "[2] (list)"),
     (each("id", lambda _: 5), "annotation-id-twice", "the id 5 occurs twice"),
-    (lambda c: c["annotations"][3].pop("id"), "key-missing", "annotations[3] (id None) has no 'id'"),
+    (
+        lambda c: c["annotations"][3].pop("id"),
+        "key-missing",
+        "annotations[3] (id None) has no 'id'",
+    ),
     (image(id=12), "image-id-twice", "the id 12 occurs twice in 'images'"),
     (image(id="11"), "image-id-mixed", "12 (int), '11' (str)"),
     (image(id=None), "image-id", "images[0] has the id None (null)"),
-    (each("image_id", str), "image-id-type", "annotation 1 has image_id '11' (str), but 'images' has 11 (int)"),
+    (
+        each("image_id", str),
+        "image-id-type",
+        "annotation 1 has image_id '11' (str), but 'images' has 11 (int)",
+    ),
     (of(POLYGON, image_id="11"), "image-id-type", "annotation 2 has image_id '11' (str)"),
+    (of(POLYGON, image_id="0.png"), "image-id-type", "'0.png' (str), but 'images' has 11 (int)"),
+    (of(POLYGON, category_id="square"), "category-id-type", "'square' (str), but 'categories' has"),
     (of(POLYGON, image_id=None), "image-id", "the image_id None (null)"),
-    (of(POLYGON, category_id="2"), "category-id-type", "annotation 2 has category_id '2' (str), but 'categories' has 2 (int)"),
+    (
+        of(POLYGON, category_id="2"),
+        "category-id-type",
+        "annotation 2 has category_id '2' (str), but 'categories' has 2 (int)",
+    ),
     (of(POLYGON, category_id=2.0), "category-id", "the category_id 2.0 (float)"),
-    (of(POLYGON, category_id=0), "category-id-unknown", "category_id 0 (int), which is not in 'categories'"),
+    (
+        of(POLYGON, category_id=0),
+        "category-id-unknown",
+        "category_id 0 (int), which is not in 'categories'",
+    ),
     (category(id="1"), "category-id", "categories[0] has the id '1' (str)"),
     (category(id=-1), "category-id", "-1 (int), which must be an integer of at least 0"),
     (category(id=2**63), "category-id", "9223372036854775808 (int)"),
@@ -158,13 +176,21 @@ ERRORS = [
     (image(height=None), "image-sides", "'height' None (null)"),
     (image(height=0), "image-sides", "'height' 0 (int)"),
     (image(file_name=7), "file-name", "'file_name' 7 (int)"),
-    (of(POLYGON, bbox=["54", 6, 30, 20]), "box", "annotation 2 of image 0.png has the 'bbox' ['54', 6, 30, 20]"),
+    (
+        of(POLYGON, bbox=["54", 6, 30, 20]),
+        "box",
+        "annotation 2 of image 0.png has the 'bbox' ['54', 6, 30, 20]",
+    ),
     (of(POLYGON, bbox=[54, 6, 30]), "box", "four finite numbers"),
     (of(POLYGON, bbox=[54, 6, NAN, 20]), "box", "[54, 6, nan, 20]"),
     (of(POLYGON, bbox=None), "box", "'bbox' None"),
     # 5: crowds
     *(
-        (of(POLYGON, iscrowd=value), "crowd-flag", f"annotation 2 of image 0.png has the 'iscrowd' {said}")
+        (
+            of(POLYGON, iscrowd=value),
+            "crowd-flag",
+            f"annotation 2 of image 0.png has the 'iscrowd' {said}",
+        )
         for value, said in [
             *((None, "None (null)"), ("", "'' (str)"), ("0", "'0' (str)"), ("1", "'1' (str)")),
             *((0.0, "0.0 (float)"), (1.0, "1.0 (float)"), (2, "2 (int)"), ([], "[] (list)")),
@@ -172,53 +198,143 @@ ERRORS = [
     ),
     # 7: boxes
     (of(POLYGON, bbox=[84, 26, -30, -20]), "box-negative", "[84, 26, -30, -20]"),
-    (each("bbox", lambda _: [0, 0, 0, 0]), "nothing-to-train", "(12 without box or mask in the image)"),
+    (
+        each("bbox", lambda _: [0, 0, 0, 0]),
+        "nothing-to-train",
+        "(12 without box or mask in the image)",
+    ),
     (each("bbox", lambda _: [200, 200, 5, 5]), "nothing-to-train", "(12 without"),
-    (each("iscrowd", lambda _: 1), "nothing-to-train", "has 6 images, but none with an instance to train on (12 crowds)"),
-    (each("image_id", lambda x: x + 100), "nothing-to-train", "(12 of images that the file does not have)"),
+    (
+        each("iscrowd", lambda _: 1),
+        "nothing-to-train",
+        "has 6 images, but none with an instance to train on (12 crowds)",
+    ),
+    (
+        each("image_id", lambda x: x + 100),
+        "nothing-to-train",
+        "(12 of images that the file does not have)",
+    ),
     (lambda c: c["annotations"].clear(), "nothing-to-train", "(no annotations)"),
     # 9 and 11: names and areas
     (category(name=None), "category-name", "category 1 has the name None (null)"),
     (category(name=3), "category-name", "category 1 has the name 3 (int)"),
-    (category(name="square"), "category-name-twice", "categories 1 and 2 have the same name 'square'"),
+    (
+        category(name="square"),
+        "category-name-twice",
+        "categories 1 and 2 have the same name 'square'",
+    ),
     (of(POLYGON, area=NAN), "area", "annotation 2 of image 0.png has the 'area' nan (float)"),
     (of(POLYGON, area=-600), "area", "'area' -600 (int)"),
     (of(POLYGON, area="600"), "area", "'area' '600' (str)"),
     (of(POLYGON, area=None), "area", "'area' None (null)"),
-    (lambda c: c["annotations"][1].pop("iscrowd"), "key-missing", "annotations[1] (id 2) has no 'iscrowd'"),
+    (
+        lambda c: c["annotations"][1].pop("iscrowd"),
+        "key-missing",
+        "annotations[1] (id 2) has no 'iscrowd'",
+    ),
     (of(POLYGON, ignore=1), "ignore", "annotation 2 has 'ignore' 1"),
-]  # fmt: skip
+]
 
 WARNINGS = [
     # 2: polygons beside others, and outside
-    (lambda c: c["annotations"][1]["segmentation"].append([1, 2, 3, 4]), "polygon-points", 1, "of [4] numbers"),
-    (lambda c: c["annotations"][1]["segmentation"].append([1, 2, 3]), "polygon-points", 1, "of [3] numbers"),
-    (polygons([60, 70, 90, 70, 90, 90]), "mask-empty", 1, "annotation 2 of image 0.png has a mask without"),
+    (
+        lambda c: c["annotations"][1]["segmentation"].append([1, 2, 3, 4]),
+        "polygon-points",
+        1,
+        "of [4] numbers",
+    ),
+    (
+        lambda c: c["annotations"][1]["segmentation"].append([1, 2, 3]),
+        "polygon-points",
+        1,
+        "of [3] numbers",
+    ),
+    (
+        polygons([60, 70, 90, 70, 90, 90]),
+        "mask-empty",
+        1,
+        "annotation 2 of image 0.png has a mask without",
+    ),
     (mask(counts=[6144]), "mask-empty", 1, "annotation 1 of image 0.png"),
     (polygons([60, 10, 90, 10, 60, 10]), "box-differs", 1, "and a mask in [60, 10, 30, 0]"),
-    (of(POLYGON, bbox=[54, 6, 42, 20], area=840, segmentation=[[54, 6, 98, 6, 98, 26, 54, 26]]), "polygon-outside", 1, "a mask in [54, 6, 44, 20]"),
+    (
+        of(POLYGON, bbox=[54, 6, 42, 20], area=840, segmentation=[[54, 6, 98, 6, 98, 26, 54, 26]]),
+        "polygon-outside",
+        1,
+        "a mask in [54, 6, 44, 20]",
+    ),
     # 7: boxes without an area, and outside
-    (of(POLYGON, bbox=[54, 6, 0, 20]), "box-empty", 1, "annotation 2 of image 0.png has the 'bbox' [54.0, 6.0, 0.0, 20.0]"),
+    (
+        of(POLYGON, bbox=[54, 6, 0, 20]),
+        "box-empty",
+        1,
+        "annotation 2 of image 0.png has the 'bbox' [54.0, 6.0, 0.0, 20.0]",
+    ),
     (of(RLE, bbox=[9, 26, 0, 0]), "box-empty", 1, "annotation 1"),
     # 8: contradictions
-    (each("bbox", as_corners), "box-xyxy", 12, "annotation 1 of image 0.png has the 'bbox' [11, 26, 29, 54], and a mask in [11, 26, 18, 28]"),
-    (each("bbox", lambda b: [b[0] / 96, b[1] / 64, b[2] / 96, b[3] / 64]), "box-normalized", 12, "[0.114583, 0.40625, 0.1875, 0.4375]"),
-    (each("bbox", lambda b: [b[0] + b[2] / 2, b[1] + b[3] / 2, *b[2:]]), "box-center", 12, "[20, 40, 18, 28]"),
+    (
+        each("bbox", as_corners),
+        "box-xyxy",
+        12,
+        "annotation 1 of image 0.png has the 'bbox' [11, 26, 29, 54], and a mask in [11, 26",
+    ),
+    (
+        each("bbox", lambda b: [b[0] / 96, b[1] / 64, b[2] / 96, b[3] / 64]),
+        "box-normalized",
+        12,
+        "[0.114583, 0.40625, 0.1875, 0.4375]",
+    ),
+    (
+        each("bbox", lambda b: [b[0] + b[2] / 2, b[1] + b[3] / 2, *b[2:]]),
+        "box-center",
+        12,
+        "[20, 40, 18, 28]",
+    ),
     (each("bbox", lambda b: [b[1], b[0], b[3], b[2]]), "axes-swapped", 12, "[26, 11, 28, 18]"),
-    (each("bbox", lambda b: [b[1], b[0], b[1] + b[3], b[0] + b[2]]), "axes-swapped", 12, "[26, 11, 54, 29]"),
+    (
+        each("bbox", lambda b: [b[1], b[0], b[1] + b[3], b[0] + b[2]]),
+        "axes-swapped",
+        12,
+        "[26, 11, 54, 29]",
+    ),
     (swapped_polygons, "axes-swapped", 6, "and a mask in [6, 54, 20, 30]"),
     (everything_swapped, "axes-swapped", 6, "has the 'bbox' [6, 54, 20, 30]"),
     (scaled_polygons, "polygon-normalized", 6, "a mask in [0.5625, 0.09375, 0.3125, 0.3125]"),
     (row_order, "rle-order", 12, "annotation 1 of image 0.png"),
-    (of(POLYGON, bbox=[10, 30, 30, 20]), "box-differs", 1, "'bbox' [10, 30, 30, 20], and a mask in [54, 6, 30, 20]"),
-    (of(POLYGON, bbox=[54, 6, 60, 20], segmentation=[[54, 6, 114, 6, 114, 26, 54, 26]]), "box-outside", 1, "its image is 96 wide and 64 high"),
+    (
+        of(POLYGON, bbox=[10, 30, 30, 20]),
+        "box-differs",
+        1,
+        "'bbox' [10, 30, 30, 20], and a mask in [54, 6, 30, 20]",
+    ),
+    (
+        of(POLYGON, bbox=[54, 6, 60, 20], segmentation=[[54, 6, 114, 6, 114, 26, 54, 26]]),
+        "box-outside",
+        1,
+        "its image is 96 wide and 64 high",
+    ),
     # 9 and 11
-    (of(POLYGON, image_id=99), "image-id-unknown", 1, "annotation 2 has image_id 99 (int), which is not in 'images'"),
-    (of(POLYGON, area=6), "area-differs", 1, "annotation 2 of image 0.png has the 'area' 6, its mask has 600 pixels"),
+    (
+        of(POLYGON, image_id=99),
+        "image-id-unknown",
+        1,
+        "annotation 2 has image_id 99 (int), which is not in 'images'",
+    ),
+    (
+        of(POLYGON, area=6),
+        "area-differs",
+        1,
+        "annotation 2 of image 0.png has the 'area' 6, its mask has 600 pixels",
+    ),
     (of(RLE, area=5e9), "area-differs", 1, "'area' 5000000000.0, its mask has 400 pixels"),
     (image(file_name="1.png"), "file-name-twice", 1, "image 12 has the file 1.png of image 11"),
-    (lambda c: c["annotations"].append({**c["annotations"][1], "id": 99}), "object-twice", 1, "annotation 99 of image 0.png is the object of annotation 2 once more"),
-]  # fmt: skip
+    (
+        lambda c: c["annotations"].append({**c["annotations"][1], "id": 99}),
+        "object-twice",
+        1,
+        "annotation 99 of image 0.png is the object of annotation 2 once more",
+    ),
+]
 
 
 @pytest.mark.parametrize("change, kind, said", ERRORS)
@@ -316,8 +432,8 @@ def test_check_datasets_says_how_many_errors_there_are(registered):
     content["annotations"][5]["bbox"] = None
     registered(faulty=content)
     said = (
-        r"faulty.json: annotation 1 of image 0.png has the 'iscrowd' None \(null\), which must be 0 "
-        r"or 1; .*--fix.* \(12 more errors: `queryinst data check` lists all\)$"
+        r"faulty.json: annotation 1 of image 0.png has the 'iscrowd' None \(null\), which must be "
+        r"0 or 1; .*--fix.* \(12 more errors: `queryinst data check` lists all\)$"
     )
     with pytest.raises(ValueError, match=said):
         check_datasets(make_cfg(), training=True)
@@ -369,13 +485,24 @@ def test_check_datasets_advises_to_complete_categories(registered, num_classes):
         check_datasets(make_cfg(test=("val",), num_classes=num_classes), training=True)
 
 
+def test_check_datasets_does_not_advise_another_number_of_classes_in_evaluation(registered):
+    content = make_content()
+    content["annotations"] = [x for x in content["annotations"] if x["category_id"] == 1]
+    content["categories"] = content["categories"][:1]
+    registered(val=content)
+    with pytest.raises(ValueError, match="NUM_CLASSES is 3; list all classes of the model in it"):
+        check_datasets(make_cfg(test=("val",)), training=False)
+
+
 def test_check_datasets_warns_of_more_objects_than_there_is_room_for(registered, caplog):
     registered(faulty=make_content())
     cfg = make_cfg(test=("faulty",))
     cfg.MODEL.QUERYINST.NUM_QUERIES = cfg.TEST.DETECTIONS_PER_IMAGE = 1
     check_datasets(cfg, training=True)
     lines = [record.getMessage() for record in caplog.records]
-    assert len(lines) == 2 and all(line.startswith("6 x images with more objects") for line in lines)
+    assert len(lines) == 2 and all(
+        line.startswith("6 x images with more objects") for line in lines
+    )
     assert "0.png has 2 objects, MODEL.QUERYINST.NUM_QUERIES is 1" in lines[0]
     assert "0.png has 2 objects, TEST.DETECTIONS_PER_IMAGE is 1" in lines[1]
 

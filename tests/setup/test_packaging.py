@@ -55,7 +55,7 @@ def test_wheel_holds_packages_configs_and_licence(wheel):
     sources = ROOT / "projects" / "QueryInst"
     modules = {path.relative_to(sources).as_posix() for path in sources.rglob("*.py")}
     assert modules <= set(names)
-    data = {"model_zoo/models.yaml", "report/page.html.jinja"}
+    data = {"model_zoo/models.yaml", "own_data/check_page.html.jinja", "report/page.html.jinja"}
     assert {"queryinst_setup/LICENSE", *(f"queryinst/{name}" for name in data)} <= set(names)
     assert {name.split("/")[0] for name in names if ".dist-info" not in name} == {
         "queryinst",

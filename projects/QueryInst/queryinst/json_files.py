@@ -1,6 +1,9 @@
 """Reads JSON of others: whatever is wrong with it is one line that names the file and the place."""
 
+import gc
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 _KINDS: dict[type, str] = {dict: "an object", list: "a list"}
@@ -42,7 +45,8 @@ def read_head(path: str, num_bytes: int = 65_536) -> str:
 def parse_json(text: str, label: str, kind: type | None = None) -> Any:
     """Parse a text of JSON; the rest is as in `read_json`."""
     try:
-        content = json.loads(text, object_pairs_hook=_as_dict)
+        with _without_garbage_collection():
+            content = json.loads(text, object_pairs_hook=_as_dict)
     except json.JSONDecodeError as error:
         raise ValueError(
             f"{label} is not valid JSON: line {error.lineno}, column {error.colno}: {error.msg}"
@@ -63,3 +67,15 @@ def _as_dict(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         twice = next(key for key in keys if keys.count(key) > 1)
         raise ValueError(f"one of its objects has the key {twice!r} more than once")
     return content
+
+
+@contextmanager
+def _without_garbage_collection() -> Iterator[None]:
+    """Python looks through all objects each time that their number has grown; here none is left."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()

@@ -53,9 +53,11 @@ def check_datasets(cfg: CfgNode, *, training: bool) -> None:
         _check_registered(name, use.key)
     for name in uses:
         _check_paths(name)
-    _check_classes(cfg, {x: MetadataCatalog.get(x).get("thing_classes") for x in uses}, uses)
+    known = {x: MetadataCatalog.get(x).get("thing_classes") for x in uses}
+    _check_classes(cfg, known, uses)
     findings, classes = Findings(), {}
     for name, use in uses.items():
+        logger.info(f"Checking the data set {name!r}")
         classes[name] = _check_content(cfg, name, _use_of(cfg, use), findings)
     raise_errors(findings)
     _check_classes(cfg, classes, uses)
@@ -80,7 +82,7 @@ def _check_classes(
     """What differs between the data sets comes first: NUM_CLASSES cannot fit both."""
     _check_same_classes(classes, uses)
     for name, names in classes.items():
-        _check_class_count(cfg, name, names)
+        _check_class_count(cfg, name, names, any(use.trained for use in uses.values()))
 
 
 def check_annotations(name: str, max_pixels: int) -> None:
@@ -171,14 +173,18 @@ def _say_missing(what: str, name: str) -> str:
     )
 
 
-def _check_class_count(cfg: CfgNode, name: str, thing_classes: list[str] | None) -> None:
+def _check_class_count(
+    cfg: CfgNode, name: str, thing_classes: list[str] | None, training: bool
+) -> None:
     num_classes = cfg.MODEL.ROI_HEADS.NUM_CLASSES
     if thing_classes is None or len(thing_classes) == num_classes:
         return
+    advice = f"set MODEL.ROI_HEADS.NUM_CLASSES {len(thing_classes)}"
+    if not training:  # the weights have so many
+        advice = "list all classes of the model in it, in their order, those without objects too"
     raise ValueError(
         f"data set {name!r} has {_say_classes(thing_classes)}, but "
-        f"MODEL.ROI_HEADS.NUM_CLASSES is {num_classes}; set MODEL.ROI_HEADS.NUM_CLASSES "
-        f"{len(thing_classes)}"
+        f"MODEL.ROI_HEADS.NUM_CLASSES is {num_classes}; {advice}"
     )
 
 
@@ -237,8 +243,10 @@ def _check_coco(name: str, use: Use, findings: Findings) -> list[str] | None:
             f"data set {name!r} was registered with the classes {names}, but 'categories' of "
             f"{json_file} are {', '.join(content.thing_classes)}"
         )
-    _check_files(name, content.image_entries(root), use, findings)
-    return content.thing_classes
+    entries, thing_classes = content.image_entries(root), content.thing_classes
+    del content  # other processes would get a copy of it
+    _check_files(name, entries, use, findings)
+    return thing_classes
 
 
 def _check_dicts(name: str, use: Use, findings: Findings) -> list[str] | None:
@@ -250,8 +258,7 @@ def _check_dicts(name: str, use: Use, findings: Findings) -> list[str] | None:
         return thing_classes  # a torch Dataset, which only reading it would tell about
     valid = check_dicts(dicts, name, findings=findings, use=use)
     entries = [
-        ImageEntry(str(x["file_name"]), x["width"], x["height"], x.get("image_id"))
-        for x in valid
+        ImageEntry(str(x["file_name"]), x["width"], x["height"], x.get("image_id")) for x in valid
     ]
     _check_files(name, entries, use, findings)
     if use.evaluated and not findings.count("error"):

@@ -87,13 +87,14 @@ def check_coco_file(
     json_file: str, image_root: str, findings: Findings, use: Use
 ) -> CocoContent | None:
     """As `check_coco`."""
-    content = _read(json_file, findings)
+    content = read_coco(json_file, findings)
     if content is None:
         return None
     return check_coco_content(content, json_file, image_root, findings=findings, use=use)
 
 
-def _read(json_file: str, findings: Findings) -> Any:
+def read_coco(json_file: str, findings: Findings) -> Any:
+    """What is in a file of JSON; None, and a problem in `findings`, if that cannot be read."""
     try:
         with open(PathManager.get_local_path(json_file), encoding="utf-8") as file:
             text = file.read()
@@ -148,7 +149,7 @@ class _CocoCheck:
         self.rules = id_rules(use.evaluated)
         self.images: dict[Any, Item] = {}
         self.categories: dict[Any, Item] = {}
-        self._listed: set[Any] = set()  # ids of images, valid or not
+        self._listed: dict[Any, Item] = {}  # images by their ids, valid or not
 
     def _add(self, kind: Kind, message: str, image: Item | None = None) -> None:
         id_, name = (image["id"], str(image["file_name"])) if image else (None, "")
@@ -163,7 +164,7 @@ class _CocoCheck:
         found, _ = self._index("images", _IMAGE_KEYS)
         if not self.content["images"]:
             self._add(kinds.NO_IMAGES, "'images' is empty")
-        self._listed = set(found)
+        self._listed = found
         names: dict[str, Any] = {}
         for id_, image in found.items():
             try:

@@ -58,7 +58,12 @@ class IdRule:
     """What the ids of one of the lists must be."""
 
     def __init__(
-        self, is_id: Callable[[Any], bool], needed: str, wrong: Kind, twice: Kind, mixed: Kind | None
+        self,
+        is_id: Callable[[Any], bool],
+        needed: str,
+        wrong: Kind,
+        twice: Kind,
+        mixed: Kind | None,
     ):
         """
         Args:
@@ -157,22 +162,27 @@ class References:
 
     def __init__(
         self,
-        image_ids: Container[Any],
+        images: Mapping[Any, Item],
         categories: Mapping[Any, Item],
         rules: Mapping[str, IdRule],
     ):
-        self._image_ids, self._categories, self._rules = image_ids, categories, rules
+        self._images, self._categories, self._rules = images, categories, rules
+        self._names: dict[str, dict[Any, Any]] = {
+            "images": {str(x["file_name"]): id_ for id_, x in images.items()},
+            "categories": {str(x["name"]): id_ for id_, x in categories.items()},
+        }
 
     def find_problems(self, annotation: Item) -> Iterator[tuple[Kind, str]]:
         """The kind and the text of each, which goes on after "annotation 5 has"."""
         yield from self._find(
-            annotation, "image_id", "images", self._image_ids, kinds.IMAGE_ID_UNKNOWN
+            annotation, "image_id", "images", self._images, kinds.IMAGE_ID_UNKNOWN
         )
         yield from self._find(
             annotation, "category_id", "categories", self._categories, kinds.CATEGORY_ID_UNKNOWN
         )
         if annotation.get("ignore", 0) != 0:
-            yield kinds.IGNORE, f"'ignore' {shorten(annotation['ignore'])}, which Detectron2 does not support"
+            text = f"'ignore' {shorten(annotation['ignore'])}, which Detectron2 does not support"
+            yield kinds.IGNORE, text
         keypoints = annotation.get("keypoints") or []  # Detectron2's loader moves them
         if not isinstance(keypoints, list) or not all(map(is_number, keypoints)):
             text = f"the 'keypoints' {shorten(keypoints)}, which must be a list of numbers"
@@ -186,6 +196,8 @@ class References:
         if is_id and value in known:
             return
         near = find_near(value, known)
+        if near is None and isinstance(value, str):
+            near = self._names[list_name].get(value)  # a name where an id belongs
         if near is not None:
             kind = kinds.IMAGE_ID_TYPE if list_name == "images" else kinds.CATEGORY_ID_TYPE
             yield kind, f"{key} {typed(value)}, but {list_name!r} has {typed(near)}"

@@ -29,7 +29,7 @@ def load_dicts(name: str) -> Any:
 
 
 def check_dicts(dicts: list[Any], name: str, *, findings: Findings, use: Use) -> list[Any]:
-    """Add all problems of a registered data set to `findings`; those of image files are not looked at.
+    """Add all problems of a registered data set to `findings`, without those of image files.
 
     Returns:
         The dicts of images that have none themselves.
@@ -76,7 +76,8 @@ def _find_image_problems(image: Any, use: Use) -> Iterator[tuple[Kind, str]]:
         return
     annotations = image.get("annotations", [])
     if not isinstance(annotations, list) or not all(isinstance(a, dict) for a in annotations):
-        yield kinds.DICTS, f"the 'annotations' {shorten(annotations)}, which must be a list of dicts"
+        text = f"the 'annotations' {shorten(annotations)}, which must be a list of dicts"
+        yield kinds.DICTS, text
     try:
         check_image_entry(image, use.max_pixels)
     except ProblemError as error:

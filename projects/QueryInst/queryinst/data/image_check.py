@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import signal
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -142,15 +143,18 @@ def check_image_files(
     checked = _Checked(entries, pixels, max_pixels)
     if len(entries) < 2 * _LEAST_SHARE[pixels]:
         workers = 0
-    loader = DataLoader(
-        checked,
-        batch_size=_CHUNKS[pixels],
-        num_workers=workers,
-        collate_fn=list,
-        generator=torch.Generator(),  # its own, so that a training's numbers stay as they are
-        # Others would import everything anew in each process.
-        multiprocessing_context="fork" if workers and sys.platform == "linux" else None,
-    )
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "This DataLoader will create .* worker processes")
+        loader = DataLoader(
+            checked,
+            batch_size=_CHUNKS[pixels],
+            num_workers=workers,
+            collate_fn=list,
+            worker_init_fn=_ignore_interrupts,
+            generator=torch.Generator(),  # its own, so that a training's numbers stay as they are
+            # Others would import everything anew in each process.
+            multiprocessing_context="fork" if workers and sys.platform == "linux" else None,
+        )
     left = iter(entries)
     for chunk in loader:
         for entry, facts in zip(islice(left, len(chunk)), chunk):
@@ -160,6 +164,11 @@ def check_image_files(
             yield facts
         if progress:
             progress(len(chunk))
+
+
+def _ignore_interrupts(worker: int) -> None:
+    """Ctrl-C reaches all processes of a terminal; the first one ends the others in good order."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 class _Checked(Dataset[ImageFacts]):

@@ -44,7 +44,8 @@ def parse_crowd(annotation: Annotation) -> bool:
         ProblemError: the flag is neither 0 nor 1, so that each reader takes it for another.
     """
     crowd = annotation.get("iscrowd", 0)
-    if not (isinstance(crowd, Integral) and crowd in (0, 1)):
+    is_whole = type(crowd) is int or isinstance(crowd, Integral)
+    if not is_whole or crowd not in (0, 1):
         raise ProblemError(
             kinds.CROWD_FLAG, f"has the 'iscrowd' {typed(crowd)}, which must be 0 or 1"
         )

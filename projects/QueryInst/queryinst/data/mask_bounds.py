@@ -25,6 +25,7 @@ _FIRST, _LAST = (
 )  # the characters of an RLE text, of six bits: five of a number, one for more
 _MAX_CHARACTERS = 6  # of a number
 
+_PLAIN = frozenset((int, float))  # what JSON's numbers are
 _MAX_TEXT = 160  # characters that a message quotes
 _SHORT = reprlib.Repr()
 _SHORT.maxlevel, _SHORT.maxstring, _SHORT.maxother, _SHORT.maxlong = 3, 60, 60, 60
@@ -114,11 +115,11 @@ def _parse_polygon(polygon: Any) -> np.ndarray:
         )
     coordinates = _as_numbers(polygon)
     if coordinates is None:
-        wrong = [x for x in polygon if not is_coordinate(x)]
+        wrong = [typed(x) for x in polygon if not is_coordinate(x)] or ["this"]
         raise ProblemError(
             kinds.POLYGON_NUMBERS,
             f"has the polygon {shorten(polygon)} in its 'segmentation', which must hold numbers "
-            f"from -{MAX_COORDINATE} to {MAX_COORDINATE}, not {typed(wrong[0]) if wrong else 'this'}",
+            f"from -{MAX_COORDINATE} to {MAX_COORDINATE}, not {wrong[0]}",
         )
     return coordinates
 
@@ -130,12 +131,14 @@ def is_coordinate(value: Any) -> bool:
 
 def is_number(value: Any) -> TypeGuard[float]:
     """Whether it is one in the sense of JSON: a bool is none."""
-    return isinstance(value, Real) and not isinstance(value, bool)
+    kind = type(value)
+    return kind is int or kind is float or (isinstance(value, Real) and kind is not bool)
 
 
 def is_integer(value: Any) -> TypeGuard[int]:
     """Whether it is an integer in the sense of JSON: a bool is none, nor is 3.0."""
-    return isinstance(value, Integral) and not isinstance(value, bool)
+    kind = type(value)
+    return kind is int or (isinstance(value, Integral) and kind is not bool)
 
 
 def typed(value: Any) -> str:
@@ -157,13 +160,16 @@ def _as_numbers(polygon: Any) -> np.ndarray | None:
     if isinstance(polygon, np.ndarray):
         if polygon.dtype.kind not in "iuf":
             return None
-    elif not all(issubclass(t, Real) and t is not bool for t in set(map(type, polygon))):
-        return None
+    elif not _PLAIN.issuperset(kinds_found := set(map(type, polygon))):
+        if not all(issubclass(t, Real) and t is not bool for t in kinds_found):
+            return None
     try:
         coordinates = np.asarray(polygon, dtype=np.float64).ravel()
     except OverflowError:  # an integer of hundreds of digits
         return None
-    return coordinates if np.all(np.abs(coordinates) <= MAX_COORDINATE) else None  # NaN is not
+    if len(coordinates) and not np.abs(coordinates).max() <= MAX_COORDINATE:  # NaN is not
+        return None
+    return coordinates
 
 
 def _bound_outline(coordinates: np.ndarray) -> float:
@@ -244,7 +250,9 @@ def decode_runs(counts: str | bytes) -> np.ndarray:
 
 
 def _as_runs(counts: list[Any]) -> np.ndarray:
-    if not all(issubclass(t, Integral) and t is not bool for t in set(map(type, counts))):
+    if not all(
+        t is int or issubclass(t, Integral) and t is not bool for t in set(map(type, counts))
+    ):
         raise ValueError("must be integers")
     try:
         return _bounded(np.asarray(counts, dtype=np.int64))

@@ -29,7 +29,14 @@ class MaskShape(NamedTuple):
         return self.is_exact and self.area == 0
 
 
-def measure_polygons(polygons: list[np.ndarray], height: int, width: int) -> MaskShape:
+def measure(parsed: list[np.ndarray] | np.ndarray, height: int, width: int) -> MaskShape:
+    """Of what `parse_instance_mask` returns."""
+    if isinstance(parsed, list):
+        return _measure_polygons(parsed, height, width)
+    return _measure_runs(parsed, height)
+
+
+def _measure_polygons(polygons: list[np.ndarray], height: int, width: int) -> MaskShape:
     """Of polygons of which at least one is an area.
 
     A polygon that lies inside of its image, and is as thick as two pixels, is not drawn.
@@ -59,7 +66,7 @@ def _area_of(polygon: np.ndarray) -> float:
     return abs(float(cross)) / 2
 
 
-def measure_runs(runs: np.ndarray, height: int, width: int) -> MaskShape:
+def _measure_runs(runs: np.ndarray, height: int) -> MaskShape:
     """Of runs that fill the image, background first."""
     ends = np.cumsum(runs)[1::2]
     lengths = runs[1::2]

@@ -20,7 +20,7 @@ from .instance_checks import (
     parse_instance_mask,
 )
 from .mask_bounds import is_area, shorten
-from .mask_shapes import MaskShape, drawn_area, measure_polygons, measure_runs
+from .mask_shapes import MaskShape, drawn_area, measure
 
 _AREA_SHARE = 0.5  # of the mask's, by which an area may differ
 
@@ -147,13 +147,11 @@ class SetCheck:
         image: Image,
         position: int,
     ) -> MaskShape:
-        if isinstance(parsed, np.ndarray):
-            return measure_runs(parsed, image["height"], image["width"])
-        if not all(map(is_area, parsed)):
+        if isinstance(parsed, list) and not all(map(is_area, parsed)):
             numbers = shorten([len(x) for x in parsed if not is_area(x)])
             text = f"has polygons of {numbers} numbers in its 'segmentation', beside others"
             self.report(kinds.POLYGON_POINTS, text, annotation, image, position)
-        return measure_polygons(parsed, image["height"], image["width"])
+        return measure(parsed, image["height"], image["width"])
 
     def _compare_area(
         self,
@@ -192,9 +190,7 @@ class SetCheck:
         self._per_image[id(image)] += 1
         self._images[id(image)] = image
 
-    def finish(
-        self, label: str, num_images: int, left_out: str = "", num_errors: int = 0
-    ) -> None:
+    def finish(self, label: str, num_images: int, left_out: str = "", num_errors: int = 0) -> None:
         """Add what only all annotations together tell.
 
         Args:

@@ -89,7 +89,7 @@ def check_data(
     seen: list[Seen] = []
     for number, split in enumerate(result.splits):
         progress(f"{split.name}: annotations", 0)
-        with _without_garbage_collection():
+        with without_garbage_collection():
             read = _read_annotations(split, result, max_pixels)
         if read is None:
             continue
@@ -147,7 +147,7 @@ def _training_first(parts: Sequence[SplitStatistics]) -> list[SplitStatistics]:
 
 
 @contextmanager
-def _without_garbage_collection() -> Iterator[None]:
+def without_garbage_collection() -> Iterator[None]:
     """It would look through millions of new lists and dicts again and again, and find nothing."""
     was_enabled = gc.isenabled()
     gc.disable()

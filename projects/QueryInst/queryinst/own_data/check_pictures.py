@@ -15,7 +15,7 @@ from ..data.instance_checks import find_box_problem
 from ..data.mask_bounds import is_integer, shorten, to_rle
 from ..json_files import parse_json
 from ..report.pictures import COLOURS, EXTRA_COLOUR, IGNORED_COLOUR, draw_objects
-from .check import CheckResult
+from .check import CheckResult, without_garbage_collection
 from .check_text import printable
 from .sources import Split
 
@@ -84,8 +84,9 @@ class _Part:
     @classmethod
     def read(cls, split: Split) -> "_Part | None":
         try:
-            text = Path(split.json_file).read_text(encoding="utf-8-sig")
-            return cls(split, parse_json(text, split.json_file, dict))
+            with without_garbage_collection():
+                text = Path(split.json_file).read_text(encoding="utf-8-sig")
+                return cls(split, parse_json(text, split.json_file, dict))
         except (OSError, ValueError):  # which is among the problems
             return None
 
