@@ -9,7 +9,13 @@ from detectron2.evaluation import DatasetEvaluator
 from detectron2.structures import Boxes, Instances
 from torch import nn
 
-from queryinst.engine.class_order import ByClassName, by_class_name, class_names_of
+from queryinst.engine import class_order, main
+from queryinst.engine.class_order import (
+    ByClassName,
+    by_class_name,
+    class_names_of,
+    warn_of_other_classes,
+)
 from queryinst.testing import tiny_cfg
 
 NAMES = ["circle", "square", "star"]
@@ -128,3 +134,41 @@ def test_class_names_of_a_wrapped_model():
     wrapped = nn.Module()
     wrapped.module = model
     assert class_names_of(model) == class_names_of(wrapped) == ("a", "b")
+
+
+@pytest.mark.parametrize(
+    "known, names, said",
+    [
+        (("a", "b"), ("a", "b"), ""),
+        ((), ("a", "b"), ""),
+        (("a", "b", "c"), ("a", "b"), ""),  # re-initialized, which the checkpointer says
+        (
+            ("a", "b"),
+            ("a", "c"),
+            "class 1 is 'b' in the weights and 'c' in the data, and 1 of 2 na",
+        ),
+        (
+            ("a", "b"),
+            ("b", "a"),
+            "class 0 is 'a' in the weights and 'b' in the data: the same name",
+        ),
+    ],
+)
+def test_warn_of_other_classes_names_both(monkeypatch, known, names, said):
+    lines = []
+    monkeypatch.setattr(class_order.logger, "warning", lines.append)
+    warn_of_other_classes(known, names)
+    assert len(lines) == bool(said) and "".join(lines).startswith(said)
+
+
+def test_fine_tuning_from_other_classes_of_the_same_number_is_a_warning(make_args, tmp_path):
+    main(make_args())
+    output = tmp_path / "output"
+    checkpoint = torch.load(output / "model_final.pth", weights_only=True)
+    checkpoint["meta"]["thing_classes"] = ["ellipse", "square", "star"]
+    torch.save(checkpoint, tmp_path / "other.pth")
+    main(make_args("MODEL.WEIGHTS", tmp_path / "other.pth"))
+    said = "class 1 is 'square' in the weights and 'triangle' in the data, and 1 of 3 names differ"
+    assert (output / "log.txt").read_text().count(said) == 1
+    again = torch.load(output / "model_final.pth", weights_only=True)["meta"]
+    assert again["thing_classes"] == ["ellipse", "triangle", "star"]

@@ -69,6 +69,31 @@ def test_resume_is_exact_without_groups_with_sgd_and_precise_norms(run, tmp_path
     resumes_exactly(run, tmp_path, opts, workers=(1, 0, 2))
 
 
+def test_resume_is_exact_with_averaged_weights(run, tmp_path):
+    """With validation losses, pictures, precise norms and early stopping, which is not reached."""
+    opts = ("SOLVER.EMA.ENABLED", True, "SOLVER.EMA.DECAY", 0.5, "VIS_PERIOD", 2)
+    opts += ("DATASETS.TEST", ("reliability_val",), "TEST.EVAL_PERIOD", 2)
+    opts += ("TEST.VALIDATION_LOSS", True, "TEST.EARLY_STOPPING_PATIENCE", 9)
+    opts += ("TEST.PRECISE_BN.ENABLED", True, "TEST.PRECISE_BN.NUM_ITER", 1)
+    resumes_exactly(run, tmp_path, opts, workers=(0, 1, 0))
+    lines = [json.loads(x) for x in (tmp_path / "whole/metrics.json").read_text().splitlines()]
+    again = [json.loads(x) for x in (tmp_path / "third/metrics.json").read_text().splitlines()]
+    last = {key: value for key, value in lines[-1].items() if key.startswith("val_")}
+    assert last and last.items() <= again[-1].items()
+
+
+def test_new_keys_that_are_off_change_no_step(run, tmp_path):
+    """What watches a training, and averages its weights, does not change them."""
+    opts = ("SOLVER.MAX_ITER", 4, "DATASETS.TEST", ("reliability_val",), "TEST.EVAL_PERIOD", 2)
+    plain = torch.load(run(tmp_path / "plain", *opts))
+    assert "ema" not in plain
+    opts += ("SOLVER.EMA.ENABLED", True, "VIS_PERIOD", 1, "TEST.VALIDATION_LOSS", True)
+    other = torch.load(run(tmp_path / "other", *opts))
+    assert plain["model"].keys() == other["ema"]["trained"].keys()
+    trained = other["ema"]["trained"].items()
+    assert all(torch.equal(plain["model"][name], value) for name, value in trained)
+
+
 def test_resume_is_exact_with_a_drawn_seed(run, tmp_path):
     """SEED -1: the seed that the run drew stands in its checkpoints."""
     opts = ("SEED", -1, "SOLVER.MAX_ITER", 5, "SOLVER.CHECKPOINT_KEEP", 0)

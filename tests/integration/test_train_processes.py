@@ -21,11 +21,11 @@ PREFIX = "train_net.py: error: "
 @pytest.fixture
 def start(make_args, tmp_path, tiny_data):
     """A function that runs a Python program in another folder, as a user would."""
-    flags = ["--config-file", make_args().config_file]
-    for triple in tiny_data.dataset_args:
-        flags += ["--dataset", *triple]
+    train, val = tiny_data.dataset_args
+    flags = ["--config-file", make_args().config_file, "--dataset", *train]
 
     def start(*program, opts=(), ours=flags):
+        ours = [*ours, "--dataset", *val] if val[0] in str(opts) else ours
         environment = {"PYTHONPATH": str(ROOT / "projects" / "QueryInst"), "OMP_NUM_THREADS": "1"}
         return subprocess.run(
             [sys.executable, *map(str, [*program, *ours, *opts])],

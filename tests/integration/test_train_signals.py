@@ -210,7 +210,8 @@ def start(make_args, tmp_path, tiny_data):
     def start(*opts):
         flags = ["--config-file", make_args().config_file]
         for triple in tiny_data.dataset_args:
-            flags += ["--dataset", *triple]
+            if triple[0] == "tiny_train" or triple[0] in str(opts):
+                flags += ["--dataset", *triple]
         environment = {"PYTHONPATH": str(ROOT / "projects" / "QueryInst"), "OMP_NUM_THREADS": "1"}
         with open(tmp_path / "stderr", "w") as stderr, open(tmp_path / "stdout", "w") as stdout:
             process = subprocess.Popen(

@@ -19,6 +19,8 @@ from .trackers import check_writers
 
 logger = logging.getLogger(__name__)
 
+_TASKS = {"mask": "segm", "masks": "segm", "box": "bbox", "boxes": "bbox"}  # in a table's words
+
 
 def check_run(cfg: CfgNode, *, training: bool, resume: bool = False) -> None:
     """Refuse a run that cannot work; `data.checks` checks its data sets.
@@ -76,11 +78,11 @@ def check_best_metric(cfg: CfgNode, class_names: Sequence[str]) -> None:
     metric = best_metric(cfg).removeprefix(f"{cfg.DATASETS.TEST[0]}/")
     if metric in known:
         return
-    near = difflib.get_close_matches(metric.lower(), [name.lower() for name in known], n=3)
-    names = [name for name in known if name.lower() in near]
-    advice = (
-        f"did you mean {' or '.join(names)}" if names else f"set one of {', '.join(known[:20])}"
-    )
+    task, _, rest = metric.lower().partition("/")
+    by_lower = {name.lower(): name for name in known}
+    meant = f"{_TASKS.get(task, task)}/{rest}"
+    near = [by_lower[name] for name in difflib.get_close_matches(meant, by_lower, n=3)]
+    advice = f"did you mean {' or '.join(near)}" if near else f"set one of {', '.join(known[:20])}"
     raise ValueError(
         f"TEST.BEST_METRIC {cfg.TEST.BEST_METRIC!r} is no metric of the data set "
         f"{cfg.DATASETS.TEST[0]!r}; {advice}"
@@ -110,7 +112,7 @@ def _warn_of_schedule(cfg: CfgNode) -> None:
             f"SOLVER.WARMUP_ITERS {solver.WARMUP_ITERS} is not below SOLVER.MAX_ITER "
             f"{solver.MAX_ITER}: the learning rate never reaches SOLVER.BASE_LR {solver.BASE_LR}"
         )
-    late = [step for step in solver.STEPS if step >= solver.MAX_ITER]
+    late = [step for step in solver.STEPS if step > solver.MAX_ITER]
     if late and solver.LR_SCHEDULER_NAME == "WarmupMultiStepLR":
         logger.warning(
             f"SOLVER.STEPS {', '.join(map(str, late))}: behind the last iteration of "

@@ -198,18 +198,6 @@ class _UntaggedCheckpointer(QueryInstCheckpointer):
         pass
 
 
-class Evaluation(hooks.EvalHook):
-    """Detectron2's, which evaluates weights once, though early stopping makes them the last."""
-
-    _num_done = 0  # iterations before the last evaluation
-
-    def _do_eval(self):
-        num_done = min(self.trainer.iter + 1, self.trainer.max_iter)
-        if num_done != self._num_done:
-            super()._do_eval()
-        self._num_done = num_done
-
-
 class BestCheckpointer(hooks.BestCheckpointer):
     """Detectron2's, but its best value survives a resume, and model_best.pth has no optimizer.
 

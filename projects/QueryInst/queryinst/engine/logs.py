@@ -4,6 +4,7 @@ import logging
 import os
 import re
 import sys
+import warnings
 from functools import partial
 
 from detectron2.utils import comm
@@ -34,8 +35,10 @@ def log_to(output_dir: str) -> None:
     setup_logger(output_dir, distributed_rank=rank, name="fvcore")
     setup_logger(output_dir, distributed_rank=rank)
     setup_logger(output_dir, distributed_rank=rank, name="queryinst")
-    # Torch says without being asked that there is no GPU, when default_setup looks at compilers.
+    # Torch says that there is no GPU, when default_setup looks at compilers, and that Detectron2
+    # sets up DistributedDataParallel in an old way.
     logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated")
     for name in _LOGGERS:
         for handler in logging.getLogger(name).handlers:
             if isinstance(handler, logging.StreamHandler):

@@ -7,7 +7,7 @@ from detectron2.utils import comm
 
 from .early_stopping import EarlyStopping
 from .evaluation import best_metric
-from .hooks import BestCheckpointer, Evaluation, FolderWatch, KeepNewest, PeriodicCheckpointer
+from .hooks import BestCheckpointer, FolderWatch, KeepNewest, PeriodicCheckpointer
 from .resuming import precise_bn_from_here
 from .training_pictures import TrainingPictures
 from .tta_evaluation import tta_hooks
@@ -52,7 +52,7 @@ def _checkpointing(trainer) -> list[HookBase]:
 def _evaluating(trainer) -> list[HookBase]:
     cfg = trainer.cfg
     period, patience = cfg.TEST.EVAL_PERIOD, cfg.TEST.EARLY_STOPPING_PATIENCE
-    result: list[HookBase] = [Evaluation(period, trainer.evaluate)]
+    result: list[HookBase] = [hooks.EvalHook(period, trainer.evaluate)]
     if not cfg.DATASETS.TEST:
         return result
     best = None

@@ -1,18 +1,21 @@
 """Signals that end a run: a training finishes its step and writes a checkpoint first."""
 
+import logging
 import os
 import signal
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from detectron2.utils import comm
 from torch import distributed
 from torch.distributed.distributed_c10d import _get_default_store
 from torch.multiprocessing import _prctl_pr_set_pdeathsig  # type: ignore[attr-defined]
+
+logger = logging.getLogger(__name__)
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 # From a launcher to its processes. A signal of its own, since a terminal's reaches both, and must
@@ -48,6 +51,15 @@ def name_of(number: int) -> str:
     """As a person calls the signal."""
     name = signal.Signals(number).name
     return "a signal to the launcher" if number == FORWARDED else name
+
+
+def leave(number: int, num_done: int, max_iter: int) -> NoReturn:
+    """Leave a training after so many iterations, the last of which has a checkpoint."""
+    logger.info(
+        f"Stopped by {name_of(number)} after {num_done} of {max_iter} iterations, with a "
+        "checkpoint; --resume goes on"
+    )
+    raise Stopped(number)
 
 
 class StopSignals:

@@ -3,7 +3,6 @@
 import logging
 import sys
 import weakref
-from typing import NoReturn
 
 from detectron2.config import CfgNode
 from detectron2.data import build_detection_test_loader
@@ -29,7 +28,7 @@ from .own_hooks import arrange_hooks
 from .resumed_config import keeping_rates
 from .resuming import MissedEvaluation, RunSeed, restore_order
 from .steps import StepTrainer
-from .stopping import EvaluationStopped, StoppableLoader, Stopped, name_of, stop
+from .stopping import EvaluationStopped, StoppableLoader, Stopped, leave, stop
 from .trackers import TRACKERS, Tracker
 from .training_checkpoints import TrainingCheckpointer
 from .training_pictures import TrainingPictures
@@ -87,7 +86,7 @@ class Trainer(DefaultTrainer, EndsEarly):
         self.start_iter = 0
         self.max_iter = cfg.SOLVER.MAX_ITER
         self.cfg = cfg
-        self._is_over = False
+        self._is_over, self._evaluated = False, -1
         # Hooks of the main process.
         self.checkpoints: PeriodicCheckpointer | None = None
         self.folder_watch: FolderWatch | None = None
@@ -161,7 +160,14 @@ class Trainer(DefaultTrainer, EndsEarly):
         return evaluate_with_tta(cls.test, cfg, model)
 
     def evaluate(self):
-        """Evaluate within the training: results as `test`'s, and the validation loss if wanted."""
+        """Evaluate within the training: results as `test`'s, and the validation loss if wanted.
+
+        Nothing a second time for the same weights, which early stopping makes the last.
+        """
+        num_done = min(self.iter + 1, self.max_iter)
+        if num_done == self._evaluated:
+            return {}
+        self._evaluated = num_done
         if self._average:
             self._average.agree()
         self._last_eval_results = self.test(self.cfg, self.evaluated_model)
@@ -205,7 +211,7 @@ class Trainer(DefaultTrainer, EndsEarly):
             with stop.deferred(), quiet_tensorboard_thread():
                 results = super().train()
                 if stop.left_evaluation_by:  # the last one
-                    self._leave(stop.left_evaluation_by, num_done=self.max_iter)
+                    leave(stop.left_evaluation_by, self.max_iter, self.max_iter)
                 return results
         except Stopped:
             comm.synchronize()  # no process may end before the checkpoint and the metrics are whole
@@ -222,7 +228,7 @@ class Trainer(DefaultTrainer, EndsEarly):
         if self.iter + 1 < self.max_iter and (number := stop.agreed()):
             if self.checkpoints:
                 self.checkpoints.save_unless_saved()
-            self._leave(number, num_done=self.iter + 1)
+            leave(number, self.iter + 1, self.max_iter)
 
     def end_here(self) -> None:
         """Let the running iteration be the last, with what belongs to that."""
@@ -238,13 +244,6 @@ class Trainer(DefaultTrainer, EndsEarly):
         if self._is_over:
             self.iter = self.max_iter
             raise TrainingOver
-
-    def _leave(self, number: int, num_done: int) -> NoReturn:
-        logger.info(
-            f"Stopped by {name_of(number)} after {num_done} of {self.max_iter} iterations, "
-            "with a checkpoint; --resume goes on"
-        )
-        raise Stopped(number)
 
     def run_step(self):
         """One iteration, whose random numbers depend on the run's seed and the iteration alone.

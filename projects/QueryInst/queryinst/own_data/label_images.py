@@ -68,7 +68,7 @@ def _find_folders(root: Path) -> dict[str, tuple[Path, Path]]:
     """The folders of images and of label images, by the names of the parts.
 
     Raises:
-        ValueError: there are several folders of label images.
+        ValueError: there are several folders of label images, or of one part.
     """
     found: dict[str, tuple[Path, Path]] = {}
     splits = [path for path in sorted(root.glob("*")) if path.is_dir() and split_name(path.name)]
@@ -80,12 +80,13 @@ def _find_folders(root: Path) -> dict[str, tuple[Path, Path]]:
         if len(folders) > 1:
             raise ValueError(f"{folders[0]} and {folders[1]} both have label images; keep one")
         inner = [x.name for x in sorted(images.glob("*")) if split_name(x.name)]
-        for name in inner if top == root else ():
-            if (folders[0] / name).is_dir():
-                found[split_name(name)] = images / name, folders[0] / name
-        if not found or top != root:
-            name = split_name(top.name) if top != root else folder_name(root)
-            found[name] = images, folders[0]
+        inner = [name for name in inner if top == root and (folders[0] / name).is_dir()]
+        own = split_name(top.name) if top != root else folder_name(root)
+        pairs = [(split_name(x), images / x, folders[0] / x) for x in inner]
+        for part, *pair in pairs or [(own, images, folders[0])]:
+            if part in found:
+                raise ValueError(f"{found[part][0]} and {pair[0]} are both of the part {part}")
+            found[part] = pair[0], pair[1]
     return found
 
 

@@ -16,7 +16,7 @@ from ..data.findings import Findings
 from . import label_images, labelme, yolo
 from .image_files import folder_name, read_sizes
 from .labels import Item, LabelledObject, Layout, Picture, to_coco
-from .problems import BAD_FILE, Problems
+from .problems import EMPTY, Problems
 
 _FindLayout = Callable[[str, Problems], Layout]
 _FORMATS: dict[str, tuple[Callable[[Path], bool], _FindLayout]] = {
@@ -110,7 +110,7 @@ def _write(data: str, layout: Layout, folder: Path, problems: Problems) -> list[
     objects = (x for part in pictures.values() for picture in part for x in picture.objects)
     classes = layout.classes or sorted({obj.name for obj in objects})
     if not parts or not classes:
-        problems.add(BAD_FILE, data, f"has no {'annotated objects' if parts else 'images'}")
+        problems.add(EMPTY, data, f"has no {'annotated objects' if parts else 'images'}")
     contents = {name: to_coco(part, classes, data, problems) for name, part in pictures.items()}
     problems.conclude()
     (folder / "annotations").mkdir(parents=True, exist_ok=True)

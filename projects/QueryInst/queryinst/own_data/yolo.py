@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from ..data.coco_folder import SPLITS
+from ..data.coco_folder import SPLIT_WORDS, SPLITS
 from ..data.mask_bounds import shorten
 from ..yaml_files import load_local_yaml
 from .image_files import files_below, folder_name, images_below, is_image
@@ -90,14 +90,14 @@ def _read_yaml(path: Path) -> tuple[dict[str, list[str]], dict[int, str]]:
         raise ValueError(f"{path} has 'kpt_shape': it is of keypoints, which have no masks")
     classes = _classes_of(content, str(path))
     parts = {}
-    for key in SPLITS:
-        places = content.get(key)
-        if places is None or places == "":
+    for key, words in SPLIT_WORDS.items():
+        places = next((content[word] for word in words if content.get(word)), None)
+        if not places:
             continue
-        places = places if isinstance(places, list) else [places]
-        if not all(isinstance(place, str) and place for place in places):
-            raise ValueError(f"{path}: {key} is {shorten(content[key])}, which must be a folder")
-        parts[key] = [image for place in places for image in _images_at(place, content, path, key)]
+        listed = places if isinstance(places, list) else [places]
+        if not all(isinstance(place, str) and place for place in listed):
+            raise ValueError(f"{path}: {key} is {shorten(places)}, which must be a folder")
+        parts[key] = [image for place in listed for image in _images_at(place, content, path, key)]
     if not parts:
         raise ValueError(f"{path} has neither train nor val, a folder of images")
     return parts, classes
