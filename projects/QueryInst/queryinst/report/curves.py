@@ -19,6 +19,7 @@ Curves = Mapping[str, Sequence[tuple[int, float]]]  # name -> (iteration, value)
 _DETAIL = re.compile(r"_stage\d+$|(?<=loss_denoising)_.*")
 _LOSS_NAMES = {
     "total_loss": "total",
+    "val_total_loss": "validation",
     "loss_cls": "class",
     "loss_box_l1": "box L1",
     "loss_box_giou": "box GIoU",
@@ -30,7 +31,7 @@ _WIDTH, _HEIGHT = 640, 300  # points, as all lengths of the figure
 _FRAME = (52 / _WIDTH, 40 / _HEIGHT, 476 / _WIDTH, 244 / _HEIGHT)  # left, bottom, width, height
 _LINE_HEIGHT = 15
 _STEPS = [1, 2, 2.5, 5, 10]
-_COLOURS = ("#1f6feb", "#d1660f", "#1a8754", "#8a3ffc", "#57606a", "#bf3989")
+_COLOURS = ("#1f6feb", "#d1660f", "#1a8754", "#8a3ffc", "#57606a", "#bf3989", "#9a6700")
 _GRAY = "#57606a"
 # Text as text in the page's font; the same identifiers each time; no formulas.
 _STYLE: dict[Any, Any] = {
@@ -44,13 +45,13 @@ _STYLE: dict[Any, Any] = {
 def loss_curves(metrics: Iterable[Mapping[str, float]], max_iter: int) -> Curves:
     """The losses, each summed over the stages, and the total, from lines of metrics.json.
 
-    Those of denoising are one.
+    Those of denoising are one, and of validation there is the total alone.
     """
     curves = defaultdict(list)
     for line in metrics:
         sums: dict[str, float] = defaultdict(float)
         for key, value in line.items():
-            if "loss" in key and "/" not in key:
+            if "loss" in key and "/" not in key and not key.startswith("val_loss"):
                 sums[_DETAIL.sub("", key)] += value
         for key, value in sums.items():
             if math.isfinite(value):
