@@ -110,6 +110,8 @@ FIXED = [
     ),
     (every("category_id", str), {"category-id-type"}, {"references": 12}),
     (every("category_id", float), {"category-id"}, {"references": 12}),
+    (every("category_id", "{:.1f}".format), {"category-id-type"}, {"references": 12}),
+    (every("image_id", "{:.1f}".format), {"image-id-type"}, {"references": 12}),
     (
         together(
             every("id", lambda x: x - 2, of="categories"), every("category_id", lambda x: x - 2)

@@ -46,9 +46,10 @@ def find_near(value: Any, known: Container[Any]) -> Any:
     """What `value` is of another type, if that is known: 1 for "1" and "1" for 1; else None."""
     if isinstance(value, str):
         try:
-            number = float(value) if "." in value else int(value)
+            number = float(value)
         except ValueError:
             return None
+        number = int(value if value.isdigit() else number) if number.is_integer() else number
         return number if number in known else None
     text = str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
     return text if text in known else None
