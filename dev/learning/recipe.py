@@ -64,7 +64,7 @@ _SHARED = (
 
 
 class Task(NamedTuple):
-    """One training: of the recipe (`lr` 0), or of Mask R-CNN; from "trained" or "random" weights."""
+    """A training of the recipe (`lr` 0) or of Mask R-CNN, from "trained" or "random" weights."""
 
     model: str
     data: str

@@ -50,7 +50,7 @@ def make_plan(
     Raises:
         ValueError, KeyError, OSError: no objects, or options that are invalid. One line.
     """
-    notes, splits = parts.notes, (parts.train, parts.val)
+    notes = parts.notes
     content = read_json(parts.train.json_file, dict)
     if parts.val is None:
         held = hold_out(content, parts.train, output, writes=writes)
@@ -58,6 +58,7 @@ def make_plan(
         notes += held.notes
     else:
         contents = content, read_json(parts.val.json_file, dict)
+        splits = parts.train, parts.val
     train, val = map(statistics_of, contents)
     _require_objects(train, val, *(split.json_file for split in splits))
     base, start = start_from(request.model, max(train.most_objects, val.most_objects), request.opts)
