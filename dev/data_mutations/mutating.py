@@ -1,4 +1,4 @@
-"""Seeded mutations of COCO JSON: at any place of one entry, or at the same place of all entries."""
+"""Seeded mutations of COCO JSON, of one entry or of all, and habits of other formats."""
 
 import copy
 import json
@@ -14,18 +14,58 @@ OTHERS += [float("nan"), float("inf"), [], {}, [0, 0, 0, 0], [[]], [None], {"a":
 _SCALES = (-1, 0, 0.01, 0.5, 2, 10, 1000, 1 / 64, 1 / 96, 1e6)
 _SHARE_OF_ALL = 0.3  # of the mutations are of all entries
 _SHARE_OF_TEXT = 0.04  # are of the text
+_SHARE_OF_HABITS = 0.1  # are those of other formats, of the whole file
+_IDS: list[Callable[[int], Any]] = [str, float, lambda x: -x, lambda x: x - 1, lambda x: 2**60 + x]
+_IDS += [lambda x: f"3f{x}-b", lambda x: x + 0.5, lambda x: [x], lambda x: str(x) if x % 2 else x]
+_BOXES: list[Callable[[list[float]], list[Any]]] = [
+    lambda b: [b[0], b[1], b[0] + b[2], b[1] + b[3]],
+    lambda b: [b[1], b[0], b[3], b[2]],
+    lambda b: [b[1], b[0], b[1] + b[3], b[0] + b[2]],
+    lambda b: [b[0] + b[2] / 2, b[1] + b[3] / 2, b[2], b[3]],
+    lambda b: [b[0] / 96, b[1] / 64, b[2] / 96, b[3] / 64],
+    lambda b: [b[0] + b[2], b[1] + b[3], -b[2], -b[3]],
+    lambda b: [str(x) for x in b],
+]
 
 
 def mutate(content: Any, rng: random.Random) -> tuple[str, str]:
     """The text of a file with one to two mutations, and what they are."""
     content, said = copy.deepcopy(content), []
     for _ in range(rng.choice((1, 1, 1, 2))):
-        said.append(_mutate_tree(content, rng))
+        is_habit = not said and rng.random() < _SHARE_OF_HABITS
+        said.append((_take_habit if is_habit else _mutate_tree)(content, rng))
     text = json.dumps(content)
     if rng.random() < _SHARE_OF_TEXT:
         name, text = _mutate_text(text, rng)
         said.append(name)
     return text, "; ".join(said)
+
+
+def _take_habit(content: Any, rng: random.Random) -> str:
+    """Write ids, with their references, or boxes or polygons as other formats do."""
+    habit = rng.choice(("images", "categories", "annotations", "bbox", "segmentation"))
+    annotations = content["annotations"]
+    if habit == "bbox":
+        convert = rng.choice(_BOXES)
+        for annotation in annotations:
+            annotation["bbox"] = convert(annotation["bbox"])
+    elif habit == "segmentation":
+        swap = rng.random() < 0.5
+        for annotation in annotations:
+            if isinstance(annotation["segmentation"], list):
+                (flat,) = annotation["segmentation"]
+                points = zip(flat[1::2], flat[::2]) if swap else zip(flat[::2], flat[1::2])
+                scale = (1, 1) if swap else (96, 64)
+                changed = [x / side for point in points for x, side in zip(point, scale)]
+                annotation["segmentation"] = [changed]
+    else:
+        convert = rng.choice(_IDS)
+        for item in content[habit]:
+            item["id"] = convert(item["id"])
+        key = {"images": "image_id", "categories": "category_id"}.get(habit)
+        for annotation in annotations if key else ():
+            annotation[key] = convert(annotation[key])
+    return f"habit of {habit}"
 
 
 def _mutate_tree(content: Any, rng: random.Random) -> str:

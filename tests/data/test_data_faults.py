@@ -170,6 +170,7 @@ ERRORS = [
     (category(id="1"), "category-id", "categories[0] has the id '1' (str)"),
     (category(id=-1), "category-id", "-1 (int), which must be an integer of at least 0"),
     (category(id=2**63), "category-id", "9223372036854775808 (int)"),
+    (category(id=2**53), "category-id", "9007199254740992 (int), which must be an integer of at"),
     (category(id=2), "category-id-twice", "the id 2 occurs twice in 'categories'"),
     (image(width="96"), "image-sides", "image 11 has the 'height' 64 (int) and 'width' '96' (str)"),
     (image(width=96.0), "image-sides", "'width' 96.0 (float)"),

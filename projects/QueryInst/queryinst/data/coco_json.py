@@ -27,11 +27,11 @@ def is_category_id(value: Any, *, evaluated: bool) -> bool:
     """Whether it can be the id of a category.
 
     Args:
-        evaluated: then it is one that C code takes, an integer of 63 bits; else any integer, text,
-            or 3.0, which other languages write for 3.
+        evaluated: then it is one that C code takes, also as a float, an integer of 53 bits; else
+            any integer, text, or 3.0, which other languages write for 3.
     """
     if evaluated:
-        return is_integer(value) and 0 <= value < 2**63
+        return is_integer(value) and 0 <= value < 2**53
     if isinstance(value, float) and value.is_integer():
         value = int(value)
     return isinstance(value, str) or (is_integer(value) and abs(value) < 2**63)
@@ -76,7 +76,7 @@ class IdRule:
 
 def id_rules(evaluated: bool) -> dict[str, IdRule]:
     """The rules by the names of the lists."""
-    category = "an integer of at least 0" if evaluated else "an integer or text"
+    category = "an integer of at least 0, and below 2**53" if evaluated else "an integer or text"
     return {
         "images": IdRule(
             is_image_id,
