@@ -28,8 +28,9 @@ DOCUMENTS += sorted(str(path.relative_to(ROOT)) for path in (ROOT / "docs").glob
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 # What is made by running something, so that it is not in the repository.
 MADE = ("datasets/", "output/", "mine/")
-# Files of Detectron2, one that a run writes, and one of YOLO.
-ELSEWHERE = {"model_zoo/model_zoo.py", "data/common.py", "config.yaml", "data.yaml"}
+# Files of Detectron2, one that a run writes, and those of YOLO's format and of label images.
+ELSEWHERE = {"model_zoo/model_zoo.py", "data/common.py", "config.yaml"}
+ELSEWHERE |= {"data.yaml", "classes.txt", "names.csv", "names.json", "names.txt"}
 
 
 def read(name: str) -> str:

@@ -98,7 +98,9 @@ def bad(tmp_path):
     shutil.copy(tmp_path / "train" / "0.png", tmp_path / "train" / "4.png")
     (tmp_path / "val").mkdir()
     shutil.copy(tmp_path / "train" / "0.png", tmp_path / "val" / "copy.png")
-    names = {i: f"{i}.png" for i in range(8)} | {8: HOSTILE, 9: "line\nend \x1b[31m.png"}
+    os.mkfifo(tmp_path / "train" / "pipe.png")
+    names = {i: f"{i}.png" for i in range(8)}
+    names |= {8: HOSTILE, 9: "line\nend \x1b[31m.png", 10: "pipe.png"}
     categories = {1: "<b>Cup</b> & $\\frac$", 2: "dish", 3: "Dish "}
     objects = [box_object(i + 1, i, 1 + i % 2, 20) for i in range(9)]
     objects[5]["segmentation"] = [[float("nan"), 1, 2, 3, 4, 5]]
@@ -164,6 +166,7 @@ def test_check_data_finds_each_problem(bad, fast):
         "polygon-numbers": 1,
         "crowd-flag": 1,
         "image-missing": 1,
+        "image-not-readable": 1,
         "image-broken": 1,
         "image-size": 1,
         "images-in-parts": 1,
@@ -180,7 +183,7 @@ def test_check_data_finds_each_problem(bad, fast):
     assert "4.png equals" in first["images-equal"].message
     assert first["images-in-parts"].source == bad[1].json_file
     assert "val has no category 'dish', which train has" in first["categories-differ"].message
-    assert verdict(result).startswith("not ready: 9 errors of 8 kinds, 4 warnings of 4 kinds")
+    assert verdict(result).startswith("not ready: 10 errors of 9 kinds, 4 warnings of 4 kinds")
     text = problems_text(result) + statistics_text(result)
     assert all(line.isprintable() for line in text.splitlines())
     assert first["crowd-flag"].message in text
@@ -198,6 +201,18 @@ def test_check_data_goes_on_after_a_file_that_is_no_json(good, tmp_path):
     result = check_data([good[0], Split("val", str(broken), str(tmp_path))], workers=1)
     assert counts(result) == {"json": 1}
     assert [part.name for part in result.statistics] == ["train"]
+
+
+@pytest.mark.parametrize("name", [None, 3, {}, "", "x" * 5000, "two\nlines", "\ud800"])
+def test_run_takes_names_of_any_kind(good, name, tmp_path):
+    content = json.loads(open(good[1].json_file).read())
+    content["categories"][0]["name"] = name
+    path = tmp_path / "val.json"
+    path.write_text(json.dumps(content))
+    out = tmp_path / "page.html"
+    data = f"{path}:{good[1].image_root}"
+    assert check_command.run(arguments(data, html=str(out), fast=True)) == 1
+    assert "category-name" in out.read_text()
 
 
 def test_check_data_ends_at_once_with_its_processes(good, monkeypatch):
@@ -319,7 +334,7 @@ def test_run_writes_json_of_the_public_form(bad, tmp_path, capsys):
     assert by_kind["crowd-flag"]["examples"][0]["annotation_id"] == "<i>id</i>"
     assert by_kind["crowd-flag"]["examples"][0]["file"] == "6.png"
     train, val = content["statistics"]["splits"]
-    assert (train["name"], train["num_images"], val["num_objects"]) == ("train", 9, 1)
+    assert (train["name"], train["num_images"], val["num_objects"]) == ("train", 10, 1)
     assert content["statistics"]["equal_images"]["across"] == [
         {"split": "val", "other": "train", "count": 1}
     ]
@@ -363,3 +378,23 @@ def test_run_ends_well_without_errors(good, capsys):
     folder = os.path.dirname(good[0].image_root)
     assert check_command.run(arguments(folder)) == 0
     assert capsys.readouterr().out.strip().splitlines()[-1] == "ready to train: 1 note"
+
+
+def test_run_writes_mended_copies_and_counts_the_mends(bad, tmp_path, capsys):
+    before = [open(split.json_file).read() for split in bad]
+    folder = tmp_path / "new" / "fixed"
+    assert check_command.run(arguments(tmp_path, fix=str(folder), fast=True)) == 1
+    lines = [x for x in capsys.readouterr().out.splitlines() if x.startswith("mended copy")]
+    assert len(lines) == 2 and "crowd-flags 1" in lines[0]
+    assert lines[1].endswith("val.json: nothing to mend without a guess")
+    assert [open(split.json_file).read() for split in bad] == before
+    mended = json.loads((folder / "train.json").read_text())
+    assert {x["iscrowd"] for x in mended["annotations"]} == {0}
+    assert check_command.run(arguments(tmp_path, fix=str(folder), fast=True)) == 2  # it exists
+
+
+def test_run_writes_one_mended_copy_as_a_file(bad, tmp_path, capsys):
+    one, target = f"{bad[0].json_file}:{bad[0].image_root}", tmp_path / "fixed.json"
+    assert check_command.run(arguments(one, fix=str(target), fast=True)) == 1
+    assert json.loads(target.read_text())["annotations"][7]["bbox"] == [8, 8, 20, 20]
+    assert "mended copy" in capsys.readouterr().out

@@ -158,6 +158,10 @@ def test_folders_that_the_images_have_too_are_no_classes(write, read_objects):
         ({"masks/cat/a.png": 1, "names.txt": "1 a"}, "a folder of the class cat, and d/names.txt"),
         ({"masks/cat/a.png": 1, "masks/a.png": 1}, "has folders of classes"),
         ({"masks/a.png": 1, "labels/a.png": 1}, "both have label images; keep one"),
+        (
+            {f"{x}/{y}/a.png": 1 for x in ("images", "masks") for y in ("val", "valid")},
+            "d/images/val and d/images/valid are both of the part val",
+        ),
     ],
 )
 def test_what_is_wrong_is_named_in_one_line(write, files, text):

@@ -206,6 +206,26 @@ def test_a_broken_json_is_named(labelme, tmp_path):
         read_data("d")
 
 
+def test_an_image_of_two_json_files_is_an_error(labelme):
+    for name in ("a.json", "b.json"):
+        labelme(shape(TRIANGLE), json_file=name)
+    with pytest.raises(ValueError, match="d/b.json is of d/a.png, as d/a.json is"):
+        read_data("d")
+
+
+def test_links_and_hidden_folders_do_no_harm(labelme, read_objects, tmp_path):
+    labelme(
+        shape(TRIANGLE), image="elsewhere/a.png", json_file="elsewhere/a.json", imagePath="a.png"
+    )
+    (tmp_path / "d" / "elsewhere").rename(tmp_path / "elsewhere")
+    (tmp_path / "d" / "train").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "elsewhere" / "loop").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "d" / ".cache").mkdir()
+    (tmp_path / "d" / ".cache" / "a.json").write_text((tmp_path / "elsewhere/a.json").read_text())
+    (split,) = read_data("d")
+    assert split.name == "train" and list(read_objects(split.json_file)) == ["a.png"]
+
+
 def test_nothing_annotated_is_an_error(labelme):
     labelme()
     with pytest.raises(ValueError, match="d has no annotated objects"):

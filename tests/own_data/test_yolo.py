@@ -71,6 +71,17 @@ def test_read_data_reads_lists_of_images(yolo, read_objects):
     assert found == {"train": {"a.png": [], "b.png": ["cat"]}, "val": {"c.png": []}}
 
 
+def test_read_data_turns_images_by_their_exif_orientation(yolo, read_objects, tmp_path):
+    yolo({"a.txt": "0 0 0 1 0 1 0.25 0 0.25"}, names=["cat"], train=".")
+    exif = Image.Exif()
+    exif[274] = 6  # a quarter
+    Image.new("RGB", (20, 10)).save(tmp_path / "d" / "a.jpg", exif=exif)
+    (split,) = read_data("d")
+    ((_, mask),) = read_objects(split.json_file)["a.jpg"]
+    mask = np.frombuffer(mask, bool).reshape(20, 10)
+    assert mask[:5].all() and not mask[5:].any()
+
+
 def test_read_data_reads_names_without_a_data_yaml(yolo, read_objects):
     yolo({"images/a.png": "", "labels/a.txt": f"1 {SQUARE}", "classes.txt": "cat\ndog\n"})
     assert names_of(read_data("d"), read_objects) == {"d": {"a.png": ["dog"]}}
@@ -111,6 +122,12 @@ def test_read_data_names_a_wrong_line(yolo, read_objects, line, text):
     findings = Findings()
     found = names_of(read_data("d", findings=findings), read_objects)
     assert found == {"train": {"a.png": ["cat", "dog"]}} and findings.count("error") == 1
+
+
+def test_read_data_counts_empty_lines_as_well(yolo):
+    yolo({"a.png": "", "a.txt": f"\n\n0 {SQUARE}\n\n0 1\n"}, names=["cat"], train=".")
+    with pytest.raises(ValueError, match="d/a.txt: line 5 has 1 numbers"):
+        read_data("d")
 
 
 def test_read_data_takes_coordinates_that_were_rounded_over_the_edge(yolo, read_objects):

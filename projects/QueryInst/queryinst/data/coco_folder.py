@@ -15,12 +15,12 @@ _LISTS = re.compile(r'"(images|annotations|categories)"\s*:\s*\[')
 _FILE_NAME = re.compile(r'"file_name"\s*:\s*("(?:[^"\\]|\\.)+")')
 _NUM_NAMES = 100  # of images that are looked for
 _HEAD = 1_000_000  # bytes of a JSON in which their names mostly are
-_WORDS = {
+SPLIT_WORDS = {
     "train": ("train", "training"),
     "val": ("val", "valid", "validation"),
     "test": ("test", "testing"),
 }
-SPLITS = tuple(_WORDS)
+SPLITS = tuple(SPLIT_WORDS)
 
 
 def find_coco(data: str) -> list[tuple[str, str, str]]:
@@ -66,7 +66,7 @@ def has_coco(folder: str) -> bool:
 def split_name(words: str) -> str:
     """ "train", "val" or "test" if one of them is a word of a file's or folder's name; else ""."""
     parts = [x.rstrip("0123456789") for x in re.split(r"[^a-z0-9]+", words.lower())]
-    found = [split for split, names in _WORDS.items() if any(name in parts for name in names)]
+    found = [split for split, names in SPLIT_WORDS.items() if any(name in parts for name in names)]
     return found[0] if len(found) == 1 else ""
 
 
@@ -103,7 +103,7 @@ def _split_of(path: Path, root: Path | None = None) -> str:
 
 def _is_plain(path: Path) -> bool:
     """Whether a file has the name of a part, a year maybe, and nothing else."""
-    return any(_own_name(path).rstrip("0123456789") in names for names in _WORDS.values())
+    return any(_own_name(path).rstrip("0123456789") in names for names in SPLIT_WORDS.values())
 
 
 def _own_name(path: Path) -> str:

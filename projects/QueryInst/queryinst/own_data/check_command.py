@@ -11,6 +11,7 @@ from types import ModuleType
 from tqdm import tqdm
 
 from ..data.findings import Findings
+from ..data.fixing import fix_coco
 from .check import Advance, CheckResult, check_data
 from .check_json import as_json
 from .check_outputs import OutputError, check_outputs, fixed_files, write_text
@@ -87,8 +88,6 @@ def _fix(splits: Sequence[Split], targets: dict[str, str]) -> bool:
     for split in splits:
         if (target := targets.get(split.json_file)) is None:
             continue
-        from ..data.fixing import fix_coco
-
         try:
             os.makedirs(os.path.dirname(target) or ".", exist_ok=True)
             counts = fix_coco(split.json_file, target)
@@ -96,7 +95,7 @@ def _fix(splits: Sequence[Split], targets: dict[str, str]) -> bool:
             print(f"queryinst data check: error: {printable(str(error))}", file=sys.stderr)
             is_whole = False
             continue
-        done = ", ".join(f"{count:,} {mend}" for mend, count in counts.items() if count)
+        done = ", ".join(f"{mend} {count:,}" for mend, count in counts.items() if count)
         print(f"mended copy {printable(target)}: {done or 'nothing to mend without a guess'}")
     return is_whole
 

@@ -76,7 +76,7 @@ class _Part:
         self.images = [x for x in _items(content, "images") if isinstance(x.get("file_name"), str)]
         self.annotations = content.get("annotations")
         categories = _items(content, "categories")
-        self.names = {_key(x.get("id")): str(x.get("name")) for x in categories}
+        self.names = {_key(x.get("id")): _text(x.get("name")) for x in categories}
         self.by_image: dict[Any, list[Item]] = defaultdict(list)
         for annotation in _items(content, "annotations"):
             self.by_image[_key(annotation.get("image_id"))].append(annotation)
@@ -142,8 +142,10 @@ class _Part:
 
     def _pixels(self, image: Item) -> tuple[np.ndarray | None, str]:
         """Those of the file, or gray ones in their place; and a remark."""
+        path = self.root / image["file_name"]
         try:
-            return read_image(self.root / image["file_name"], "RGB", MAX_PIXELS), ""
+            if path.is_file():  # a pipe would never end
+                return read_image(path, "RGB", MAX_PIXELS), ""
         except (OSError, ValueError):  # which is among the problems
             pass
         height, width = image.get("height"), image.get("width")
@@ -162,6 +164,10 @@ class _Part:
 def _items(content: Mapping[str, Any], key: str) -> list[Item]:
     items = content.get(key)
     return [x for x in items if isinstance(x, dict)] if isinstance(items, list) else []
+
+
+def _text(value: Any) -> str:
+    return value[: 2 * _MAX_LABEL] if isinstance(value, str) else shorten(value)
 
 
 def _key(id_: Any) -> Any:

@@ -11,7 +11,7 @@ import pycocotools.mask as mask_util
 from queryinst_runtime.images import open_image
 
 from ..data.coco_folder import split_name
-from .image_files import images_below
+from .image_files import files_below, folder_name, images_below
 from .label_names import find_table, read_table
 from .labels import Item, LabelledObject, Layout, as_text, is_class_name
 from .problems import BAD_FILE, NO_IMAGE, NO_LABELS, ONE_ID, UNKNOWN_CLASS, Problems
@@ -68,31 +68,30 @@ def _find_folders(root: Path) -> dict[str, tuple[Path, Path]]:
     """The folders of images and of label images, by the names of the parts.
 
     Raises:
-        ValueError: there are several folders of label images.
+        ValueError: there are several folders of label images, or of one part.
     """
     found: dict[str, tuple[Path, Path]] = {}
     splits = [path for path in sorted(root.glob("*")) if path.is_dir() and split_name(path.name)]
     for top in (root, *splits):
         images = top / _IMAGES
-        folders = [top / name for name in _LABELS if any(_label_images(top / name))]
+        folders = [top / name for name in _LABELS if _label_images(top / name)]
         if not images.is_dir() or not folders:
             continue
         if len(folders) > 1:
             raise ValueError(f"{folders[0]} and {folders[1]} both have label images; keep one")
         inner = [x.name for x in sorted(images.glob("*")) if split_name(x.name)]
-        for name in inner if top == root else ():
-            if (folders[0] / name).is_dir():
-                found[split_name(name)] = images / name, folders[0] / name
-        if not found or top != root:
-            name = split_name(top.name) if top != root else root.absolute().name
-            found[name] = images, folders[0]
+        inner = [name for name in inner if top == root and (folders[0] / name).is_dir()]
+        own = split_name(top.name) if top != root else folder_name(root)
+        pairs = [(split_name(x), images / x, folders[0] / x) for x in inner]
+        for part, *pair in pairs or [(own, images, folders[0])]:
+            if part in found:
+                raise ValueError(f"{found[part][0]} and {pair[0]} are both of the part {part}")
+            found[part] = pair[0], pair[1]
     return found
 
 
-def _label_images(folder: Path) -> Iterator[Path]:
-    for path in folder.rglob("*"):
-        if path.suffix.lower() in _SUFFIXES and not path.name.startswith("."):
-            yield path
+def _label_images(folder: Path) -> list[Path]:
+    return list(map(Path, files_below(folder, _SUFFIXES)))
 
 
 def _class_folders(images: Path, labels: Path) -> dict[str, Path]:
@@ -104,7 +103,7 @@ def _class_folders(images: Path, labels: Path) -> dict[str, Path]:
     found = {
         path.name: path
         for path in sorted(labels.glob("*"))
-        if path.is_dir() and any(_label_images(path)) and not (images / path.name).is_dir()
+        if path.is_dir() and _label_images(path) and not (images / path.name).is_dir()
     }
     beside = [x for x in labels.glob("*") if x.suffix.lower() in _SUFFIXES and x.is_file()]
     if found and beside:
@@ -113,7 +112,9 @@ def _class_folders(images: Path, labels: Path) -> dict[str, Path]:
         )
     for name in found:
         if not is_class_name(name):
-            raise ValueError(f"the folder {labels / name!r} of a class has no line of text as name")
+            raise ValueError(
+                f"the folder {labels / name!r} of a class must have a line of text as name"
+            )
     return found
 
 
@@ -123,7 +124,7 @@ def _find_items(
     """The images with their label images, which have the same place and stem; fills `class_of`."""
     labels: dict[str, list[str]] = {}
     for name, folder in by_class.items():
-        for path in sorted(_label_images(folder)):
+        for path in _label_images(folder):
             class_of[str(path)] = name
             labels.setdefault(str(path.relative_to(folder).with_suffix("")), []).append(str(path))
     items = []

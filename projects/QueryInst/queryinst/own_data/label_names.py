@@ -41,7 +41,7 @@ class NameTable:
                 )
             if not is_class_name(name):
                 raise ValueError(
-                    f"{label}: the name of {number} is {shorten(name)}, not a line of text"
+                    f"{label}: the name of {number} is {shorten(name)}; it must be a line of text"
                 )
             if self._names.setdefault((file, number), name) != name:
                 raise ValueError(

@@ -19,7 +19,7 @@ from PIL import Image
 from ..data.coco_folder import split_name
 from ..data.mask_bounds import MAX_COORDINATE, is_number, shorten
 from ..json_files import read_head, read_json
-from .image_files import by_stem, images_below
+from .image_files import by_stem, files_below, folder_name, images_below
 from .labels import Item, LabelledObject, Layout, as_text, is_class_name
 from .problems import BAD_FILE, BAD_VALUE, NO_AREA, NO_IMAGE, NO_LABELS, Problems
 
@@ -38,12 +38,15 @@ def find_layout(data: str, problems: Problems) -> Layout:
     images = images_below(root)
     beside = by_stem(images)
     parts: dict[str, list[Item]] = {}
+    known: dict[str, Path] = {}  # images with their JSON files
     for path in filter(_is_of_labelme, _json_files(root)):
         image = _find_image(path, beside, problems)
-        if image:
-            part = _part_of(path, root) or _part_of(Path(image), root) or root.absolute().name
+        if image and known.setdefault(os.path.realpath(image), path) != path:
+            other = known[os.path.realpath(image)]
+            problems.add(BAD_FILE, str(path), f"is of {image}, as {other} is; join them", image)
+        elif image:
+            part = _part_of(path, root) or _part_of(Path(image), root) or folder_name(root)
             parts.setdefault(part, []).append(Item(image, (str(path),)))
-    known = {os.path.realpath(item.image) for items in parts.values() for item in items}
     for image in images:
         if os.path.realpath(image) not in known:
             problems.add(NO_LABELS, image, "no JSON file names it")
@@ -55,7 +58,7 @@ def find_layout(data: str, problems: Problems) -> Layout:
 
 
 def _json_files(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.rglob("*.json") if path.is_file())
+    return list(map(Path, files_below(folder, (".json",))))
 
 
 def _is_of_labelme(path: Path) -> bool:
@@ -146,7 +149,9 @@ def _outline_of(shape: Any, height: int, width: int) -> Any:
     if not isinstance(shape, dict):
         raise ValueError(f"is {shorten(shape)}, not an object")
     if not is_class_name(shape.get("label")):
-        raise ValueError(f"has the label {shorten(shape.get('label'))}, not a line of text")
+        raise ValueError(
+            f"has the label {shorten(shape.get('label'))}, which must be a line of text"
+        )
     kind = shape.get("shape_type") or "polygon"
     if kind in _WITHOUT_AREA:
         return None

@@ -36,6 +36,12 @@ NO_LABELS = Kind(
     "images without a label file, which are left out",
     "annotate them; an image without objects needs a label file too",
 )
+EMPTY = Kind(
+    "data-empty",
+    "error",
+    "data sets without images or without objects",
+    "name the folder that has them",
+)
 NO_AREA = Kind(
     "label-shape",
     "warning",

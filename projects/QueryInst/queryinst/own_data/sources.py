@@ -14,9 +14,9 @@ from tqdm import tqdm
 from ..data.coco_folder import SPLITS, find_coco, has_coco
 from ..data.findings import Findings
 from . import label_images, labelme, yolo
-from .image_files import read_sizes
+from .image_files import folder_name, read_sizes
 from .labels import Item, LabelledObject, Layout, Picture, to_coco
-from .problems import BAD_FILE, Problems
+from .problems import EMPTY, Problems
 
 _FindLayout = Callable[[str, Problems], Layout]
 _FORMATS: dict[str, tuple[Callable[[Path], bool], _FindLayout]] = {
@@ -86,10 +86,11 @@ def _choose(data: str) -> _FindLayout | None:
     found: dict[str, _FindLayout | None] = {"COCO's JSON": None} if has_coco(data) else {}
     found |= {name: find for name, (fits, find) in _FORMATS.items() if fits(Path(data))}
     if not found:
+        others = sorted(Path(data).glob("*.json"))
         raise FileNotFoundError(
             f"no annotations are recognised in {data}: there is no COCO JSON (*.json,"
             " annotations/*.json), no data.yaml of YOLO's, no LabelMe JSON an image, and no images/"
-            " with label images in masks/"
+            " with label images in masks/" + (f"; {others[0]} is none of these" if others else "")
         )
     if len(found) > 1:
         raise ValueError(
@@ -103,12 +104,13 @@ def _write(data: str, layout: Layout, folder: Path, problems: Problems) -> list[
     found = [(name, layout.parts[name]) for name in sorted(layout.parts, key=_order)]
     parts = {name: (items, _root_of(items)) for name, items in found if items}
     pictures = {
-        name: _read_pictures(items, root, layout, problems) for name, (items, root) in parts.items()
+        name: _read_pictures(data, items, root, layout, problems)
+        for name, (items, root) in parts.items()
     }
     objects = (x for part in pictures.values() for picture in part for x in picture.objects)
     classes = layout.classes or sorted({obj.name for obj in objects})
     if not parts or not classes:
-        problems.add(BAD_FILE, data, f"has no {'annotated objects' if parts else 'images'}")
+        problems.add(EMPTY, data, f"has no {'annotated objects' if parts else 'images'}")
     contents = {name: to_coco(part, classes, data, problems) for name, part in pictures.items()}
     problems.conclude()
     (folder / "annotations").mkdir(parents=True, exist_ok=True)
@@ -125,11 +127,11 @@ def _order(name: str) -> tuple[int, str]:
 
 
 def _read_pictures(
-    items: list[Item], root: str, layout: Layout, problems: Problems
+    data: str, items: list[Item], root: str, layout: Layout, problems: Problems
 ) -> list[Picture]:
     paths = [item.image for item in items]
     with tqdm(total=len(paths), unit="image", disable=None, leave=False) as bar:
-        sizes = read_sizes(paths, problems, bar.update)
+        sizes = read_sizes(paths, data, problems, bar.update)
     pictures = []
     for item, facts in zip(tqdm(items, unit="image", disable=None, leave=False), sizes):
         if not facts.problem:
@@ -157,4 +159,4 @@ def write_json(path: Path, content: dict) -> None:
 def _temporary(data: str) -> str:
     folder = tempfile.mkdtemp(prefix="queryinst-")
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    return os.path.join(folder, Path(data).absolute().stem)
+    return os.path.join(folder, folder_name(data))

@@ -9,10 +9,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from ..data.coco_folder import SPLITS
+from ..data.coco_folder import SPLIT_WORDS, SPLITS
 from ..data.mask_bounds import shorten
 from ..yaml_files import load_local_yaml
-from .image_files import images_below, is_image
+from .image_files import files_below, folder_name, images_below, is_image
 from .labels import Item, LabelledObject, Layout, is_class_name
 from .problems import BAD_FILE, BAD_VALUE, NO_IMAGE, NO_MASK, UNKNOWN_CLASS, Problems
 
@@ -38,9 +38,10 @@ def find_layout(data: str, problems: Problems) -> Layout:
     if yaml:
         parts, classes = _read_yaml(yaml)
     else:
-        parts = {path.absolute().name: images_below(path / "images")}
-        classes = dict(enumerate(_lines(path / _names_file(path))))
-        _check_names(list(classes.values()), str(path / _names_file(path)))
+        parts = {folder_name(path): images_below(path / "images")}
+        names_file = path / _names_file(path)
+        classes = dict(enumerate(_lines(names_file)))
+        _check_names(list(classes.values()), str(names_file))
     items = {name: [_item(image) for image in dict.fromkeys(x)] for name, x in parts.items()}
     for part in items.values():
         _find_lost_labels(part, problems)
@@ -75,7 +76,7 @@ def _is_data(path: Path) -> bool:
 
 
 def _names_file(folder: Path) -> str:
-    if not (folder / "images").is_dir() or not any((folder / "labels").rglob("*.txt")):
+    if not (folder / "images").is_dir() or not files_below(folder / "labels", (".txt",)):
         return ""
     return next((name for name in _NAMES if (folder / name).is_file()), "")
 
@@ -89,14 +90,14 @@ def _read_yaml(path: Path) -> tuple[dict[str, list[str]], dict[int, str]]:
         raise ValueError(f"{path} has 'kpt_shape': it is of keypoints, which have no masks")
     classes = _classes_of(content, str(path))
     parts = {}
-    for key in SPLITS:
-        places = content.get(key)
-        if places is None or places == "":
+    for key, words in SPLIT_WORDS.items():
+        places = next((content[word] for word in words if content.get(word)), None)
+        if not places:
             continue
-        places = places if isinstance(places, list) else [places]
-        if not all(isinstance(place, str) and place for place in places):
-            raise ValueError(f"{path}: {key} is {shorten(content[key])}, which must be a folder")
-        parts[key] = [image for place in places for image in _images_at(place, content, path, key)]
+        listed = places if isinstance(places, list) else [places]
+        if not all(isinstance(place, str) and place for place in listed):
+            raise ValueError(f"{path}: {key} is {shorten(places)}, which must be a folder")
+        parts[key] = [image for place in listed for image in _images_at(place, content, path, key)]
     if not parts:
         raise ValueError(f"{path} has neither train nor val, a folder of images")
     return parts, classes
@@ -121,9 +122,10 @@ def _classes_of(content: dict[str, Any], label: str) -> dict[int, str]:
 def _check_names(names: list[Any], label: str) -> None:
     for index, name in enumerate(names):
         if not is_class_name(name):
+            advice = "; put it in quotes" if isinstance(name, bool) else ""
             raise ValueError(
                 f"{label}: the name of class {index} is {shorten(name)}, which must be a line of"
-                f" text{'; put it in quotes' if isinstance(name, bool) else ''}"
+                f" text without spaces at its ends{advice}"
             )
         if name in names[:index]:
             raise ValueError(f"{label}: two classes have the name {shorten(name)}; rename one")
@@ -165,7 +167,7 @@ def _lines(path: Path) -> list[str]:
         text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} is not a text file ({error.reason})") from error
-    return [line.strip() for line in text.strip().split("\n")]
+    return [line.strip() for line in text.rstrip().split("\n")]
 
 
 def _item(image: str) -> Item:
