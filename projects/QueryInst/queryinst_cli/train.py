@@ -43,6 +43,7 @@ def run(args: argparse.Namespace) -> int:
     parts = find_parts(args.data, args.val, None if args.dry_run or resumes else args.output)
     if resumes:
         return _go_on(args, parts)
+    _say(*[f"nothing to go on with in {args.output}: this training begins"] * args.resume)
     checked = check_parts(parts, args.opts)
     _say(*filter(None, [checked.text]))
     if checked.num_errors:

@@ -1,6 +1,7 @@
 """A training of one's own data, from DATA and options to what `train_net.py` takes."""
 
 import os
+import re
 from dataclasses import dataclass
 
 from detectron2.config import CfgNode
@@ -63,7 +64,7 @@ def make_plan(
     _require_objects(train, val, *(split.json_file for split in splits))
     base, start = start_from(request.model, max(train.most_objects, val.most_objects), request.opts)
     derived = derive(train, val, start, machine, wishes_of(base, request))
-    own = os.path.basename(os.path.abspath(data.rpartition(":")[2] or data)).partition(".")[0]
+    own = re.sub(r"\W+", "_", os.path.basename(os.path.abspath(data.rpartition(":")[2]))) or "data"
     triples = tuple(
         name_dataset(f"{own}_{role}", split.json_file, split.image_root)
         for role, split in zip(("train", "val"), splits)
