@@ -120,7 +120,10 @@ def _evaluation(val: DataStatistics, iterations: int, batch: int, wishes: Wishes
     if wishes.eval_period is not None:
         period = wishes.eval_period or iterations
     times = ceil(iterations / period)
-    patience, about = max(3, ceil(_PATIENCE * times)), "evaluations in a row that are not better end it"
+    patience, about = (
+        max(3, ceil(_PATIENCE * times)),
+        "evaluations in a row that are not better end it",
+    )
     if times < 2:
         patience, about = 0, "nothing is evaluated before the end"
     return [
