@@ -58,7 +58,7 @@ def test_colours_are_for_terminals_alone(say, kind):
     line, log = say(kind(), "queryinst.test", logging.WARNING, "careful")
     assert (ESCAPE in line) == (kind is Terminal)
     plain = re.sub(r"\x1b\[\d+m", "", line)
-    assert re.fullmatch(r"WARNING \[\d\d/\d\d [\d:]{8}\] careful\n", plain)
+    assert re.fullmatch(r"WARNING \[\d\d/\d\d [\d:]{8}\]: careful\n", plain)
     assert ESCAPE not in log and "queryinst.test WARNING: careful" in log
 
 
@@ -81,6 +81,7 @@ def test_no_color_is_heard(say, monkeypatch):
             "\nCategory ids in annotations are not in",
             False,
         ),
+        ("detectron2.engine.train_loop", "INFO", "Starting training from iteration 0", True),
         ("detectron2.utils.events", "INFO", " iter: 1", True),
         ("detectron2.evaluation.evaluator", "INFO", "Inference done 11/200.", True),
         ("detectron2.evaluation.evaluator", "INFO", "Start inference", False),

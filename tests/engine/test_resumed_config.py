@@ -1,3 +1,5 @@
+import shutil
+
 import pytest
 import torch
 import yaml
@@ -19,11 +21,23 @@ def test_changed_keys_are_those_that_both_know():
     assert changed_keys(None, now) == changed_keys(before, {}) == {}
 
 
+@pytest.fixture(scope="module")
+def trained(tiny_run, tmp_path_factory):
+    """The folder of a training of 4 iterations."""
+    folder = tmp_path_factory.mktemp("trained")
+    with tiny_run(folder) as make:
+        main(make(*SCHEDULE))
+    return folder / "output"
+
+
 @pytest.fixture
-def stopped(make_args, tmp_path):
-    """Arguments of runs that resume a training of 4 iterations behind the second."""
-    main(make_args(*SCHEDULE))
-    (tmp_path / "output" / "last_checkpoint").write_text("model_0000001.pth")
+def stopped(trained, make_args, tmp_path):
+    """Arguments of runs that resume this training behind the second iteration."""
+    output = tmp_path / "output"
+    output.mkdir()
+    for name in ("model_0000001.pth", "model_final.pth"):
+        shutil.copy(trained / name, output)
+    (output / "last_checkpoint").write_text("model_0000001.pth")
     return lambda *opts: make_args(*SCHEDULE, *opts, resume=True)
 
 
@@ -78,7 +92,7 @@ def test_resume_refuses_another_optimizer_before_it_changes_anything(stopped, ca
     assert said in capsys.readouterr().err.splitlines()[-1]
 
 
-def test_resume_of_a_run_that_is_done_says_so(stopped, make_args, tmp_path):
+def test_resume_of_a_run_that_is_done_says_so(stopped, tmp_path):
     (tmp_path / "output" / "last_checkpoint").write_text("model_final.pth")
     before = torch.load(tmp_path / "output" / "model_final.pth")["model"]
     main(stopped())

@@ -3,8 +3,11 @@ import sys
 from types import ModuleType, SimpleNamespace
 
 import pytest
+from detectron2.utils.events import EventStorage
 
-from queryinst.engine import main, run
+from queryinst.engine import main, run, trackers
+from queryinst.engine.trackers import TRACKERS
+from queryinst.testing import tiny_cfg
 
 
 class Fake(ModuleType):
@@ -71,12 +74,24 @@ def test_trackers_get_the_metrics_and_go_on_on_resume(fake, make_args, tmp_path)
 
 
 @pytest.mark.parametrize("where", ["start", "metrics", "end"])
-def test_trackers_that_fail_say_so_once_and_end_no_training(fake, make_args, tmp_path, where):
+def test_trackers_that_fail_say_so_once_and_are_silent(fake, tmp_path, where, monkeypatch):
+    lines = []
+    monkeypatch.setattr(trackers.logger, "warning", lines.append)
     fake.fails_in = where
-    assert run(make_args(*options(fake, 21))) == 0
-    log = (tmp_path / "output" / "log.txt").read_text()
-    assert log.count("gets nothing more from this training") == 1
-    assert f"{fake.__name__} gets nothing more" in log and "no route to host" in log
+    tracker = TRACKERS[fake.__name__](tiny_cfg(OUTPUT_DIR=str(tmp_path)))
+    tracker.trainer = SimpleNamespace(start_iter=0)
+    tracker.close()  # of a run that failed before it began
+    tracker.before_train()
+    with EventStorage() as storage:
+        for storage.iter in range(3):
+            storage.put_scalars(total_loss=1.0, of_nothing=float("nan"))
+            tracker.write()
+    tracker.close()
+    tracker.close()
+    (line,) = lines
+    assert line.startswith(f"{fake.__name__} gets nothing more") and "no route to host" in line
+    sent = [values for what, _, *rest in fake.calls if what == "metrics" for values in rest]
+    assert sent == ([{"total_loss": 1.0}] * 3 if where == "end" else [])
 
 
 def test_trackers_learn_of_a_failure(fake, make_args, monkeypatch):

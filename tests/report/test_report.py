@@ -264,8 +264,10 @@ def test_make_report_matches_masks_of_each_kind(run, tmp_path, kind):
 
 def test_loss_curves_sum_over_the_stages():
     line = {"iteration": 19, "loss_mask_stage0": 1.0, "loss_mask_stage1": 2.5, "total_loss": 3.5}
-    curves = loss_curves([line, {"iteration": 39, "lr": 0.1}], 40)
-    assert list(curves.items()) == [("total", [(20, 3.5)]), ("mask", [(20, 3.5)])]
+    later = {"iteration": 39, "lr": 0.1, "val_total_loss": 5.0, "val_loss_mask_stage0": 5.0}
+    curves = loss_curves([line, later], 40)
+    total, mask = ("total", [(20, 3.5)]), ("mask", [(20, 3.5)])
+    assert list(curves.items()) == [total, ("validation", [(40, 5.0)]), mask]
 
 
 def test_ap_curves_of_one_or_of_several_test_sets():

@@ -175,8 +175,8 @@ def add_convert_options(parser: argparse.ArgumentParser) -> None:
         "--ema",
         action="store_true",
         help="of a file of MMDetection with two sets of weights, as EMAHook leaves them, take the"
-        " second: the keys 'ema_...', or 'ema_state_dict'; of a training with SOLVER.EMA the averages,"
-        " which are taken without it too",
+        " second: the keys 'ema_...', or 'ema_state_dict'; of a training with SOLVER.EMA the"
+        " averages, which are taken without it too",
     )
     parser.add_argument(
         "--allow-pickle",

@@ -270,7 +270,7 @@ class QueryInstCheckpointer(DetectionCheckpointer):
             self.model.make_inference_only()
 
     def _restore(self, key: str, state: Any, label: str) -> None:
-        logger.info("Loading %s", key)
+        logger.debug("Loading %s", key)
         try:
             self.checkpointables[key].load_state_dict(state)
             check_optimizer(self.checkpointables[key])

@@ -60,7 +60,7 @@ class EarlyStopping(HookBase):
             known = f"was never better than {best.best_metric:.4g} of iteration {best.best_iter}"
         logger.info(
             f"Early stopping: {best.metric} {known} in {num_evaluations} evaluations "
-            f"(TEST.EARLY_STOPPING_PATIENCE {self._patience}); the training is done after {num_done} "
-            f"of {self.trainer.max_iter} iterations"
+            f"(TEST.EARLY_STOPPING_PATIENCE {self._patience}); the training is done after "
+            f"{num_done} of {self.trainer.max_iter} iterations"
         )
         return True

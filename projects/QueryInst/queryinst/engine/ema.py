@@ -3,9 +3,12 @@
 from typing import Any
 
 import torch
+from detectron2.config import CfgNode
 from detectron2.utils import comm
 from torch import Tensor, distributed, nn
 from torch.optim.swa_utils import AveragedModel
+
+Tensors = list[Tensor] | tuple[Tensor, ...]
 
 
 class WeightAverage:
@@ -39,7 +42,7 @@ class WeightAverage:
     def _add_step(self, *_: Any) -> None:
         self._average.update_parameters(self._model)
 
-    def _blend(self, averages: list[Tensor], values: list[Tensor], _: Tensor) -> None:
+    def _blend(self, averages: Tensors, values: Tensors, _: Tensor | int) -> None:
         """Tensors of one type and device; the number of steps is read on the CPU."""
         if not averages[0].is_floating_point():
             for average, value in zip(averages, values, strict=True):
@@ -80,6 +83,14 @@ class WeightAverage:
         self.start_anew()
         self._average.n_averaged.fill_(num)
         self._model.load_state_dict(trained)
+
+
+def build_average(
+    cfg: CfgNode, model: nn.Module, optimizer: torch.optim.Optimizer
+) -> WeightAverage | None:
+    """None unless SOLVER.EMA.ENABLED."""
+    ema = cfg.SOLVER.EMA
+    return WeightAverage(model, optimizer, ema.DECAY) if ema.ENABLED else None
 
 
 def trained_weights(state: Any) -> dict[str, Tensor]:

@@ -15,8 +15,12 @@ from .writing import cannot_write, discard
 _LOGGERS = ("fvcore", "detectron2", "queryinst")
 _COLOR = re.compile(r"\x1b\[[0-9;]*m")
 _RED, _GREEN, _PLAIN = "\x1b[31m", "\x1b[32m", "\x1b[0m"
-# Of what Detectron2 says at level INFO: progress of a training and of an evaluation.
-_PROGRESS = {"detectron2.utils.events": "", "detectron2.evaluation.evaluator": "Inference done"}
+# Of what Detectron2 says at level INFO: progress, by how the lines of a logger begin.
+_PROGRESS = {
+    "detectron2.engine.train_loop": "Starting training",
+    "detectron2.utils.events": "",
+    "detectron2.evaluation.evaluator": "Inference done",
+}
 # How warnings of Detectron2 begin that mean nothing to a user, or that this package words itself.
 _NEEDLESS = ("Category ids in annotations are not in", "SOLVER.STEPS contains values larger")
 
@@ -64,7 +68,7 @@ class _TerminalFormatter(logging.Formatter):
     def __init__(self, *, in_color: bool):
         self._red, self._green, self._plain = (_RED, _GREEN, _PLAIN) if in_color else ("", "", "")
         super().__init__(
-            f"{self._green}[%(asctime)s]{self._plain} %(message)s", datefmt="%m/%d %H:%M:%S"
+            f"{self._green}[%(asctime)s]:{self._plain} %(message)s", datefmt="%m/%d %H:%M:%S"
         )
 
     def formatMessage(self, record: logging.LogRecord) -> str:
@@ -106,7 +110,7 @@ def log_at_least_to_terminal() -> None:
 def _shorten_the_terminal(*names: str) -> None:
     for name in names:
         for handler in logging.getLogger(name).handlers:
-            if getattr(handler, "stream", None) is sys.stdout:
-                in_color = sys.stdout.isatty() and "NO_COLOR" not in os.environ
+            if isinstance(handler, logging.StreamHandler) and handler.stream is sys.stdout:
+                in_color = handler.stream.isatty() and "NO_COLOR" not in os.environ
                 handler.setFormatter(_TerminalFormatter(in_color=in_color))
                 handler.addFilter(_is_for_terminal)

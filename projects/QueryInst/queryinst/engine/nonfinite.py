@@ -118,7 +118,7 @@ class NonFiniteSteps:
         self._in_a_row = 0
         self._buffers: list[Tensor] = []
         if limit and comm.get_world_size() > 1 and hasattr(model, "matcher"):
-            model.matcher = AgreeingMatcher(model.matcher)
+            setattr(model, "matcher", AgreeingMatcher(model.matcher))
 
     @torch.no_grad()
     def before_step(self) -> None:

@@ -1,7 +1,5 @@
 """What a training is, on one screen before its first step."""
 
-import os
-
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.utils import comm
 

@@ -3,6 +3,7 @@
 import logging
 import sys
 import weakref
+from collections.abc import Sequence
 
 from detectron2.config import CfgNode
 from detectron2.data import build_detection_test_loader
@@ -18,7 +19,7 @@ from .amp import inference_autocast, training_precision
 from .batches import MEMORY_OF_TEST, MEMORY_OF_TRAINING, LastBatch, saying_what_to_lower
 from .class_order import by_class_name, warn_of_other_classes
 from .early_stopping import EarlyStopping, EndsEarly, TrainingOver
-from .ema import WeightAverage
+from .ema import build_average
 from .evaluation import build_evaluator, by_dataset, write_results
 from .finite_scores import NotNumberWatch, warn_of_not_numbers
 from .hooks import BestCheckpointer, FolderWatch, PeriodicCheckpointer
@@ -47,7 +48,13 @@ class Trainer(DefaultTrainer, EndsEarly):
         evaluated_model: not wrapped for distributed training if it is the average of SOLVER.EMA,
             else `model`; what evaluation and files get.
         meta: of its checkpoints.
+        checkpoints, folder_watch, pictures, trackers: hooks of the main process, as far as wanted.
     """
+
+    checkpoints: PeriodicCheckpointer | None = None
+    folder_watch: FolderWatch | None = None
+    pictures: TrainingPictures | None = None
+    trackers: Sequence[Tracker] = ()
 
     def __init__(self, cfg: CfgNode):
         """
@@ -60,8 +67,7 @@ class Trainer(DefaultTrainer, EndsEarly):
         cfg = DefaultTrainer.auto_scale_workers(cfg, comm.get_world_size())
         model = self.build_model(cfg)
         optimizer = self.build_optimizer(cfg, model)
-        ema = cfg.SOLVER.EMA
-        self._average = WeightAverage(model, optimizer, ema.DECAY) if ema.ENABLED else None
+        self._average = build_average(cfg, model, optimizer)
         self._seed = RunSeed(cfg.SEED)
         loader = self.build_train_loader(self._seed.in_cfg(cfg))
         self._last_batch = LastBatch(model)
@@ -87,11 +93,6 @@ class Trainer(DefaultTrainer, EndsEarly):
         self.max_iter = cfg.SOLVER.MAX_ITER
         self.cfg = cfg
         self._is_over, self._evaluated = False, -1
-        # Hooks of the main process.
-        self.checkpoints: PeriodicCheckpointer | None = None
-        self.folder_watch: FolderWatch | None = None
-        self.pictures: TrainingPictures | None = None
-        self.trackers: list[Tracker] = []
         self.register_hooks(self.build_hooks())
         if cfg.DATASETS.TEST:
             kinds = (hooks.EvalHook, BestCheckpointer, EarlyStopping)

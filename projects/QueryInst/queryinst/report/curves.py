@@ -18,6 +18,7 @@ Curves = Mapping[str, Sequence[tuple[int, float]]]  # name -> (iteration, value)
 _DETAIL = re.compile(r"_stage\d+$|(?<=loss_denoising)_.*")
 _LOSS_NAMES = {
     "total_loss": "total",
+    "val_total_loss": "validation",
     "loss_cls": "class",
     "loss_box_l1": "box L1",
     "loss_box_giou": "box GIoU",
@@ -34,13 +35,13 @@ _STEPS = [1, 2, 2.5, 5, 10]
 def loss_curves(metrics: Iterable[Mapping[str, float]], max_iter: int) -> Curves:
     """The losses, each summed over the stages, and the total, from lines of metrics.json.
 
-    Those of denoising are one.
+    Those of denoising are one, and of validation there is the total alone.
     """
     curves = defaultdict(list)
     for line in metrics:
         sums: dict[str, float] = defaultdict(float)
         for key, value in line.items():
-            if "loss" in key and "/" not in key:
+            if "loss" in key and "/" not in key and not key.startswith("val_loss"):
                 sums[_DETAIL.sub("", key)] += value
         for key, value in sums.items():
             if math.isfinite(value):

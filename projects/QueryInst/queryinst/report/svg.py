@@ -7,7 +7,7 @@ import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-COLOURS = ("#1f6feb", "#d1660f", "#1a8754", "#8a3ffc", "#57606a", "#bf3989")
+COLOURS = ("#1f6feb", "#d1660f", "#1a8754", "#8a3ffc", "#57606a", "#bf3989", "#9a6700")
 GRAY, GRID = "#57606a", "#e4e8ec"
 # Text as text in the page's font; the same identifiers each time; no formulas.
 STYLE: dict[Any, Any] = {
