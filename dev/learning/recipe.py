@@ -64,7 +64,7 @@ _SHARED = (
 
 
 class Task(NamedTuple):
-    """One training: of the recipe (`lr` 0), or of Mask R-CNN; from "trained" or "random" weights."""
+    """A training of the recipe (`lr` 0) or of Mask R-CNN, from "trained" or "random" weights."""
 
     model: str
     data: str
@@ -140,9 +140,7 @@ def plan_of(task: Task, data: DataSet, args: argparse.Namespace, output: Path) -
     )
     model = "none" if task.start == "random" else args.weights
     request = Request(("", ""), model, None, args.iterations, None, ("SEED", str(task.seed)))
-    return make_plan(
-        parts, find_machine("cpu"), request, data=data.name, output=str(output), writes=False
-    )
+    return make_plan(parts, find_machine("cpu"), request, data=data.name, output=str(output))
 
 
 def train_recipe(task: Task, args: argparse.Namespace, output: Path) -> dict[str, Any]:

@@ -6,9 +6,9 @@ from typing import Any
 from .tables import mean_and_range
 
 _NAMES = {
-    "recipe": "QueryInst, the recipe from the demo's weights",
+    "recipe": "QueryInst, recipe from the demo's weights",
     "raw": "the same without the average",
-    "random": "QueryInst, the recipe from random weights",
+    "random": "QueryInst, recipe from random weights",
     "random raw": "the same without the average",
     "maskrcnn trained": "Mask R-CNN from weights of shapes",
     "maskrcnn random": "Mask R-CNN from random weights",

@@ -44,7 +44,7 @@ def test_recipe_table_has_means_with_and_without_the_average(tmp_path):
     for seed, rate, mask_ap in ((1, RATES[0], 30.0), (1, RATES[1], 40.0), (2, RATES[1], 44.0)):
         finish(tmp_path, Task("maskrcnn", "coins", "random", seed, rate), mask_ap)
     assert recipe_table(runs.records()).splitlines()[2:] == [
-        "| coins | QueryInst, the recipe from the demo's weights | 10 | 5 | 2 | 54.0 (49.0 to 59.0) "
+        "| coins | QueryInst, recipe from the demo's weights | 10 | 5 | 2 | 54.0 (49.0 to 59.0) "
         "| 55.0 (50.0 to 60.0) |",
         "| coins | the same without the average | 10 | 5 | 2 | 52.0 (47.0 to 57.0) "
         "| 53.0 (48.0 to 58.0) |",

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from queryinst.own_data.sources import Split
-from queryinst.recipe.holding_out import held_out_before, hold_out
+from queryinst.recipe.holding_out import held_out_before, hold_out, write_held
 
 
 @pytest.fixture
@@ -43,7 +43,9 @@ def names(content):
 
 def test_hold_out_divides_images_and_their_objects(source, tmp_path):
     content, split = source([0, 1, 2, 3, 3, 3, 4, 5, 6, 7])
-    held = hold_out(content, split, str(tmp_path / "out"), writes=True)
+    (tmp_path / "out").mkdir()
+    held = hold_out(content, split, str(tmp_path / "out"))
+    write_held(held)
     train, val = held.train, held.val
     assert names(train) | names(val) == names(content) and not names(train) & names(val)
     assert 1 <= len(names(val)) <= 4
@@ -65,9 +67,11 @@ def test_hold_out_divides_images_and_their_objects(source, tmp_path):
 
 def test_hold_out_is_the_same_each_time_and_found_again(source, tmp_path):
     content, split = source(range(10))
-    first = hold_out(content, split, str(tmp_path / "out"), writes=True)
-    again = hold_out(content, split, str(tmp_path / "other"), writes=False)
-    assert names(first.val) == names(again.val) and not (tmp_path / "other").exists()
+    (tmp_path / "out").mkdir()
+    first = hold_out(content, split, str(tmp_path / "out"))
+    write_held(first)
+    again = hold_out(content, split, str(tmp_path / "other"))
+    assert names(first.val) == names(again.val)
     assert held_out_before(split, str(tmp_path / "out")) == (first.train_split, first.val_split)
     shutil.rmtree(tmp_path / "out")
     assert held_out_before(split, str(tmp_path / "out")) == (split, split)
@@ -75,7 +79,8 @@ def test_hold_out_is_the_same_each_time_and_found_again(source, tmp_path):
 
 def test_hold_out_gives_the_whole_twice_where_nothing_can_be_held_out(source, tmp_path):
     content, split = source([0])
-    held = hold_out(content, split, str(tmp_path / "out"), writes=True)
-    assert held.train is held.val is content and not (tmp_path / "out").exists()
+    held = hold_out(content, split, str(tmp_path))
+    write_held(held)
+    assert held.train is held.val is content and not (tmp_path / "val.json").exists()
     assert held.train_split.json_file == held.val_split.json_file == split.json_file
     assert "none of the 1 image can be held out" in held.notes[0]

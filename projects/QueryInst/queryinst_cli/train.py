@@ -5,6 +5,7 @@ import os
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from queryinst.engine import train_net
 from queryinst.engine.checks import check_output_dir
@@ -21,15 +22,24 @@ from queryinst.recipe.folder import (
     weights_to_predict,
     write_recipe,
 )
+from queryinst.recipe.holding_out import write_held
 from queryinst.recipe.machine import find_machine
 from queryinst.recipe.parts import Parts, find_parts
-from queryinst.recipe.planning import Plan, Triple, make_plan, triples_of
+from queryinst.recipe.planning import Plan, Triple, check_request, make_plan, triples_of
 from queryinst.recipe.situation import Machine, Request
 from queryinst.report import make_report, report_text
 
 _PROGRAM = "queryinst train"
-_DRY = "--dry-run: nothing was trained or written"
 _DEVICE = "MODEL.DEVICE"
+
+
+class _Run(NamedTuple):
+    """What train_net.py takes."""
+
+    config_file: str
+    triples: Sequence[Triple]
+    resumes: bool = False
+    opts: Sequence[str] = ()
 
 
 def run(args: argparse.Namespace) -> int:
@@ -40,9 +50,22 @@ def run(args: argparse.Namespace) -> int:
     """
     refuse_finished(args.output, resume=args.resume)
     resumes = args.resume and Path(args.output, RECIPE).exists()
-    parts = find_parts(args.data, args.val, None if args.dry_run or resumes else args.output)
-    if resumes:
-        return _go_on(args, parts)
+    prepare = _go_on if resumes else _begin
+    if args.dry_run:
+        prepare(args)
+        _say("--dry-run: nothing was trained or written")
+        return 0
+    check_output_dir(args.output)
+    with locked(args.output):  # so that no other run's files are replaced
+        prepared = prepare(args)
+    return _train(args.output, prepared)
+
+
+def _begin(args: argparse.Namespace) -> _Run:
+    _say(*[f"nothing to go on with in {args.output}: this training begins"] * args.resume)
+    check_request(_request(args))
+    machine = find_machine(args.device or dict(zip(args.opts[::2], args.opts[1::2])).get(_DEVICE))
+    parts = find_parts(args.data, args.val, None if args.dry_run else args.output)
     checked = check_parts(parts, args.opts)
     _say(*filter(None, [checked.text]))
     if checked.num_errors:
@@ -50,18 +73,16 @@ def run(args: argparse.Namespace) -> int:
             f"{counted(checked.num_errors, 'error')} in the data, see above; `queryinst data check"
             f" {args.data}` has more, and its --fix mends what needs no guess"
         )
-    machine = find_machine(args.device or dict(zip(args.opts[::2], args.opts[1::2])).get(_DEVICE))
     request = _request(args, parts)
-    writes = not args.dry_run
-    plan = make_plan(parts, machine, request, data=args.data, output=args.output, writes=writes)
+    plan = make_plan(parts, machine, request, data=args.data, output=args.output)
     _say_plan(args, plan, machine)
-    if args.dry_run:
-        return 0
-    check_output_dir(plan.cfg.OUTPUT_DIR)
-    with locked(plan.cfg.OUTPUT_DIR):
-        path = write_recipe(plan.cfg, request, plan.derived)
-    _say("the same training without the recipe:", f"  {text.same_run(path, plan.triples)}", "")
-    return _train(args.output, path, plan.triples)
+    path = os.path.join(args.output, CONFIG)
+    if not args.dry_run:
+        if plan.held:
+            write_held(plan.held)
+        write_recipe(plan.cfg, request, plan.derived)
+        _say("the same training without the recipe:", f"  {text.same_run(path, plan.triples)}", "")
+    return _Run(path, plan.triples)
 
 
 def _say_plan(args: argparse.Namespace, plan: Plan, machine: Machine) -> None:
@@ -72,53 +93,41 @@ def _say_plan(args: argparse.Namespace, plan: Plan, machine: Machine) -> None:
     }
     _say(*(f"{name:7} {line}" for name, line in rows.items()), *(f"note: {x}" for x in plan.notes))
     _say("", text.keys_table(plan.derived, plan.cfg, args.opts), "")
-    _say(*[_DRY] * args.dry_run)
 
 
-def _go_on(args: argparse.Namespace, parts: Parts) -> int:
+def _go_on(args: argparse.Namespace) -> _Run:
+    parts = find_parts(args.data, args.val, None)
     cfg, opts = resume(args.output, _request(args, parts))
     opts += [_DEVICE, args.device] if args.device else []
     path = os.path.join(args.output, CONFIG)
-    triples = triples_of(parts, cfg, args.output)
     _say(f"going on with {path}")
-    if args.dry_run:
-        _say(_DRY)
-        return 0
-    return _train(args.output, path, triples, resumes=True, opts=opts)
+    return _Run(path, triples_of(parts, cfg, args.output), True, opts)
 
 
-def _train(
-    output: str,
-    config_file: str,
-    triples: Sequence[Triple],
-    *,
-    resumes: bool = False,
-    opts: Sequence[str] = (),
-) -> int:
+def _train(output: str, prepared: _Run) -> int:
     run_args = argparse.Namespace(
-        config_file=config_file,
-        opts=list(opts),
-        resume=resumes,
+        config_file=prepared.config_file,
+        opts=list(prepared.opts),
+        resume=prepared.resumes,
         eval_only=False,
-        dataset=[list(triple) for triple in triples],
+        dataset=[list(triple) for triple in prepared.triples],
         num_gpus=1,
     )
     if status := train_net.run(run_args, _PROGRAM):
         return status
     report = make_report(output)
-    weights = weights_to_predict(output)
-    words = ["queryinst", "predict", triples[1][2], "--model", weights]
+    images = prepared.triples[1][2]
+    words = ["queryinst", "predict", images, "--model", weights_to_predict(output)]
     words += ["--score", f"{report.counts.min_score:g}"]
     _say("", report_text(report), f"predict: {shlex.join(words)}")
     return 0
 
 
-def _request(args: argparse.Namespace, parts: Parts) -> Request:
+def _request(args: argparse.Namespace, parts: Parts | None = None) -> Request:
+    splits = parts and (parts.train, parts.val)
+    train, val = (digest_of(x.json_file if x else "") for x in splits or (None, None))
     return Request(
-        digests=(
-            digest_of(parts.train.json_file),
-            digest_of(parts.val.json_file if parts.val else ""),
-        ),
+        digests=(train, val),
         model=args.model,
         epochs=args.epochs,
         iterations=args.iterations,

@@ -6,6 +6,7 @@ from typing import NamedTuple
 from ..config_files import merge_opts
 from ..model_zoo import get_config
 from ..own_data.check import DEFAULT_CONFIG, check_data
+from ..own_data.check_command import Bars
 from ..own_data.check_text import problems_text
 from ..own_data.equal_images import SHARED
 from .parts import Parts
@@ -42,6 +43,7 @@ def check_parts(parts: Parts, opts: Sequence[str] = ()) -> Checked:
     splits = [parts.train._replace(name="train")]
     if parts.val:
         splits.append(parts.val._replace(name="val"))
-    result = check_data(splits, fast=True, cfg=cfg)
+    with Bars(hidden=False) as bars:
+        result = check_data(splits, fast=True, cfg=cfg, progress=bars)
     shared = sum(x.count for x in result.findings.groups("error") if x.kind.name == SHARED.name)
     return Checked(problems_text(result), result.num_errors - shared)

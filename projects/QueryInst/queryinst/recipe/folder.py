@@ -53,14 +53,12 @@ def refuse_finished(output: str, *, resume: bool) -> None:
     )
 
 
-def write_recipe(cfg: CfgNode, request: Request, derived: Sequence[Derived]) -> str:
-    """Write config.yaml, which is the run, and recipe.json, which says why; the former's path."""
-    path = Path(cfg.OUTPUT_DIR, CONFIG)
-    path.write_text(cfg.dump(), encoding="utf-8")
+def write_recipe(cfg: CfgNode, request: Request, derived: Sequence[Derived]) -> None:
+    """Write config.yaml, which is the run, and recipe.json, which says why."""
+    Path(cfg.OUTPUT_DIR, CONFIG).write_text(cfg.dump(), encoding="utf-8")
     keys = [{"key": x.key, "value": get_key(cfg, x.key), "reason": x.reason} for x in derived]
     content = {"version": _VERSION, "request": asdict(request), "keys": keys}
     Path(cfg.OUTPUT_DIR, RECIPE).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    return str(path)
 
 
 def resume(output: str, request: Request) -> tuple[CfgNode, list[str]]:

@@ -27,18 +27,16 @@ class Held(NamedTuple):
     notes: tuple[str, ...]
 
 
-def hold_out(content: Mapping[str, Any], source: Split, output: str, *, writes: bool) -> Held:
+def hold_out(content: Mapping[str, Any], source: Split, output: str) -> Held:
     """Split the images of a data set, the same way each time; equal images stay on one side.
 
-    Nothing is copied. Where no part can be held out, both are the whole, which a note says.
+    Where no part can be held out, both are the whole, which a note says.
 
     Args:
         content: of `source`.
-        output: folder for train.json and val.json.
-        writes: whether they are written.
+        output: folder for train.json and val.json, which `write_held` writes.
 
     Raises:
-        OSError: the files cannot be written.
         ValueError: an image cannot be read, or all are equal.
     """
     num = len(content["images"])
@@ -52,14 +50,17 @@ def hold_out(content: Mapping[str, Any], source: Split, output: str, *, writes: 
         split = source._replace(name="train")
         return Held(content, content, split, split._replace(name="val"), (note,))
     train_split, val_split = _splits(source, output)
-    if writes:
-        os.makedirs(output, exist_ok=True)
-        for split, part in ((train_split, train), (val_split, val)):
-            write_json(Path(split.json_file), part)
     names = [str(image["file_name"]) for image in val["images"]]
     first = ", ".join(names[:_NAMED]) + (", ..." if len(names) > _NAMED else "")
     note = f"held out: {len(names):,} of {counted(num, 'image')} ({val_split.json_file}): {first}"
     return Held(train, val, train_split, val_split, (note,))
+
+
+def write_held(held: Held) -> None:
+    """Write the JSON files of both parts; nothing if they are the whole. Nothing is copied."""
+    if held.train is not held.val:
+        for split, part in ((held.train_split, held.train), (held.val_split, held.val)):
+            write_json(Path(split.json_file), part)
 
 
 def held_out_before(source: Split, output: str) -> tuple[Split, Split]:

@@ -1,6 +1,7 @@
 """A training of one's own data, from DATA and options to what `train_net.py` takes."""
 
 import os
+import re
 from dataclasses import dataclass
 
 from detectron2.config import CfgNode
@@ -10,7 +11,7 @@ from ..json_files import read_json
 from .configuring import configure, wishes_of
 from .derived import Derived, counted
 from .deriving import derive
-from .holding_out import held_out_before, hold_out
+from .holding_out import Held, held_out_before, hold_out
 from .parts import Parts
 from .situation import Machine, Request, Start
 from .starting import start_from
@@ -26,6 +27,7 @@ class Plan:
     Attributes:
         triples: the data sets to train and to evaluate on, as --dataset takes them.
         notes: lines about the data.
+        held: what is to be written of parts that were split off; None if there were two.
     """
 
     cfg: CfgNode
@@ -35,34 +37,43 @@ class Plan:
     val: DataStatistics
     triples: tuple[Triple, ...]
     notes: tuple[str, ...]
+    held: Held | None
 
 
-def make_plan(
-    parts: Parts, machine: Machine, request: Request, *, data: str, output: str, writes: bool
-) -> Plan:
+def check_request(request: Request) -> None:
+    """Refuse options before the data are read, which may take minutes.
+
+    Raises:
+        ValueError, KeyError, OSError: there is no such model, or keys or values are invalid.
+    """
+    base, _ = start_from(request.model, 0, request.opts)
+    wishes_of(base, request)
+
+
+def make_plan(parts: Parts, machine: Machine, request: Request, *, data: str, output: str) -> Plan:
     """Hold images out if need be, and derive the configuration.
 
     Args:
         parts: checked.
         data: DATA, which names the data sets.
-        writes: whether the JSON files of a part that is held out are written to `output`.
 
     Raises:
         ValueError, KeyError, OSError: no objects, or options that are invalid. One line.
     """
-    notes, splits = parts.notes, (parts.train, parts.val)
+    held, notes = None, parts.notes
     content = read_json(parts.train.json_file, dict)
     if parts.val is None:
-        held = hold_out(content, parts.train, output, writes=writes)
+        held = hold_out(content, parts.train, output)
         contents, splits = (held.train, held.val), (held.train_split, held.val_split)
         notes += held.notes
     else:
         contents = content, read_json(parts.val.json_file, dict)
+        splits = parts.train, parts.val
     train, val = map(statistics_of, contents)
     _require_objects(train, val, *(split.json_file for split in splits))
     base, start = start_from(request.model, max(train.most_objects, val.most_objects), request.opts)
     derived = derive(train, val, start, machine, wishes_of(base, request))
-    own = os.path.basename(os.path.abspath(data.rpartition(":")[2] or data)).partition(".")[0]
+    own = re.sub(r"\W+", "_", os.path.basename(os.path.abspath(data.rpartition(":")[2]))) or "data"
     triples = tuple(
         name_dataset(f"{own}_{role}", split.json_file, split.image_root)
         for role, split in zip(("train", "val"), splits)
@@ -76,7 +87,8 @@ def make_plan(
         train=triples[0][0],
         val=triples[1][0],
     )
-    return Plan(cfg, derived, start, train, val, triples, (*notes, *_missing_classes(train)))
+    notes = (*notes, *_missing_classes(train))
+    return Plan(cfg, derived, start, train, val, triples, notes, held)
 
 
 def _require_objects(

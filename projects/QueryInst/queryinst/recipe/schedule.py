@@ -10,6 +10,7 @@ from .statistics import DataStatistics
 _SHORT = 600  # iterations, of which random weights need a higher rate
 _MOST_WARMUP = 1000
 _MOST_EVALUATIONS = 10
+_PATIENCE = 0.7  # of the evaluations: the falling rate makes the last ones the best
 
 
 def derive_schedule(
@@ -119,7 +120,10 @@ def _evaluation(val: DataStatistics, iterations: int, batch: int, wishes: Wishes
     if wishes.eval_period is not None:
         period = wishes.eval_period or iterations
     times = ceil(iterations / period)
-    patience, about = max(3, ceil(times / 2)), "evaluations in a row that are not better end it"
+    patience, about = (
+        max(3, ceil(_PATIENCE * times)),
+        "evaluations in a row that are not better end it",
+    )
     if times < 2:
         patience, about = 0, "nothing is evaluated before the end"
     return [

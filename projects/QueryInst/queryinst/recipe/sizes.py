@@ -116,8 +116,8 @@ def _without_window(
     train: DataStatistics, val: DataStatistics, scale: float, start: Start, limits: _Limits
 ) -> tuple[Sizes, list[Derived]]:
     side = train.short_side * scale
-    (largest,) = _distinct([side], limits.multiple)
-    sides, why = (largest,), "one size: the model's, or what smaller objects need"
+    (largest,) = sides = _distinct([side], limits.multiple)
+    why = "one size: the model's, or what smaller objects need"
     if not start.is_small:
         sides = _distinct([largest * x for x in np.linspace(0.6, 1.0, 11)], limits.multiple)
         why = f"several sizes, up to {largest} for images of {_size(train)}"
