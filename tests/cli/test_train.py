@@ -194,6 +194,7 @@ def test_train_on_one_image_evaluates_on_it_and_says_so(train, tmp_path, tiny_da
     data = f"{tmp_path / 'one.json'}:{folder}"
     status, out, _ = train(data, "--model", model_file, "--output", tmp_path / "o", "--dry-run")
     assert status == 0 and "none of the 1 image can be held out" in out
+    assert "1 image to train on with" in out and "none held out" in out
 
 
 def without(coco, what):

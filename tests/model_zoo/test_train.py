@@ -36,7 +36,7 @@ def test_train_starts_from_published_weights(
     address = f"queryinst://mmdet/{entry['name']}/{entry['sha256_prefix']}.pth"
     assert address in (out / "config.yaml").read_text()
     (dataset,) = json.loads((out / "results.json").read_text())
-    assert dataset == "train_val" and (out / "val.json").exists()  # an image was held out
+    assert dataset.startswith("shapes_val") and (out / "val.json").exists()  # an image was held out
     trained = torch.load(out / "model_final.pth", weights_only=False)["model"]
     published = dict(make_model().named_parameters())
     assert len(published) > 100

@@ -5,9 +5,10 @@ import os
 from pathlib import Path
 
 from detectron2.config import CfgNode
-from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data import DatasetCatalog
 
 import queryinst
+from queryinst.data.registration import name_dataset
 from queryinst.engine.errors import failing_in_one_line
 from queryinst.engine.predictor import cfg_from_checkpoint
 from queryinst.engine.train_net import run_with
@@ -69,12 +70,5 @@ def dataset_of(json_file: str, image_folder: str) -> tuple[str, bool]:
     path = Path(json_file).absolute()
     folder = path.parent.parent if path.parent.name == "annotations" else path.parent
     own = f"{folder.name}_{path.stem.removeprefix('instances_')}"
-    name, count = own, 1
-    while name in DatasetCatalog:
-        metadata = MetadataCatalog.get(name)
-        known = metadata.get("json_file", ""), metadata.get("image_root", "")
-        if [*map(os.path.realpath, known)] == [*map(os.path.realpath, (json_file, image_folder))]:
-            return name, False
-        count += 1
-        name = f"{own}_{count}"
-    return name, True
+    name, *_ = name_dataset(own, json_file, image_folder)
+    return name, name not in DatasetCatalog

@@ -86,8 +86,9 @@ def _begin(args: argparse.Namespace) -> _Run:
 
 
 def _say_plan(args: argparse.Namespace, plan: Plan, machine: Machine) -> None:
+    is_same = plan.triples[0][1:] == plan.triples[1][1:]
     rows = {
-        "data": f"{args.data}: {text.data_line(plan.train, plan.val)}",
+        "data": f"{args.data}: {text.data_line(plan.train, plan.val, is_same=is_same)}",
         "model": text.model_line(plan.start, machine),
         "output": args.output,
     }

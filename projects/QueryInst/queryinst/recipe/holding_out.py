@@ -20,14 +20,14 @@ _NAMED = 5  # images that the note names
 class Held(NamedTuple):
     """Both parts, as COCO JSON's content and where it is."""
 
-    train: Mapping[str, Any]
-    val: Mapping[str, Any]
+    train: dict[str, Any]
+    val: dict[str, Any]
     train_split: Split
     val_split: Split
     notes: tuple[str, ...]
 
 
-def hold_out(content: Mapping[str, Any], source: Split, output: str) -> Held:
+def hold_out(content: dict[str, Any], source: Split, output: str) -> Held:
     """Split the images of a data set, the same way each time; equal images stay on one side.
 
     Where no part can be held out, both are the whole, which a note says.

@@ -1,8 +1,8 @@
 """A training of one's own data, from DATA and options to what `train_net.py` takes."""
 
-import os
 import re
 from dataclasses import dataclass
+from pathlib import Path
 
 from detectron2.config import CfgNode
 
@@ -73,7 +73,7 @@ def make_plan(parts: Parts, machine: Machine, request: Request, *, data: str, ou
     _require_objects(train, val, *(split.json_file for split in splits))
     base, start = start_from(request.model, max(train.most_objects, val.most_objects), request.opts)
     derived = derive(train, val, start, machine, wishes_of(base, request))
-    own = re.sub(r"\W+", "_", os.path.basename(os.path.abspath(data.rpartition(":")[2]))) or "data"
+    own = _name_of(data)
     triples = tuple(
         name_dataset(f"{own}_{role}", split.json_file, split.image_root)
         for role, split in zip(("train", "val"), splits)
@@ -89,6 +89,15 @@ def make_plan(parts: Parts, machine: Machine, request: Request, *, data: str, ou
     )
     notes = (*notes, *_missing_classes(train))
     return Plan(cfg, derived, start, train, val, triples, notes, held)
+
+
+def _name_of(data: str) -> str:
+    """Of the folder; of JSON:IMAGE_FOLDER the folder that the JSON, or its "annotations", is in."""
+    folder = Path(data).absolute()
+    if not folder.is_dir():
+        folder = Path(data.rpartition(":")[0] or data).absolute().parent
+        folder = folder.parent if folder.name == "annotations" else folder
+    return re.sub(r"\W+", "_", folder.name) or "data"
 
 
 def _require_objects(

@@ -15,12 +15,18 @@ from .situation import Machine, Start
 from .statistics import DataStatistics
 
 
-def data_line(train: DataStatistics, val: DataStatistics) -> str:
-    """Images, objects and classes in one line."""
+def data_line(train: DataStatistics, val: DataStatistics, *, is_same: bool) -> str:
+    """Images, objects and classes in one line.
+
+    Args:
+        is_same: evaluation is on the images that are trained on.
+    """
+    objects = counted(train.num_objects, "object")
+    held = f"{val.num_images:,} held out with {val.num_objects:,}"
     return (
-        f"{counted(train.num_images, 'image')} to train on with"
-        f" {counted(train.num_objects, 'object')}, {val.num_images:,} held out with"
-        f" {val.num_objects:,}; {counted(len(train.class_names), 'class', 'classes')}"
+        f"{counted(train.num_images, 'image')} to train on with {objects},"
+        f" {'none held out' if is_same else held};"
+        f" {counted(len(train.class_names), 'class', 'classes')}"
     )
 
 
