@@ -86,7 +86,7 @@ def test_add_queryinst_config_adds_only_keys_that_are_read():
                     read.add(node.value)
     own = leaves(defaults()).keys() - leaves(get_cfg()).keys()
     assert "MODEL.QUERYINST.NUM_QUERIES" in own
-    assert [key for key in sorted(own) if key.rsplit(".", 1)[1] not in read] == []
+    assert [key for key in sorted(own) if key.rsplit(".", 1)[-1] not in read] == []
 
 
 @pytest.mark.parametrize(

@@ -50,7 +50,7 @@ class Mutations:
         path = folder / "mutated.json"
         path.write_text(given["text"], encoding="utf-8")
         _register(path, self._images)
-        cfg, warnings = _cfg(folder), _Warnings()
+        cfg, warnings = _cfg(folder), _Warnings(logging.WARNING)
         logger = logging.getLogger("queryinst.data.checks")
         logger.addHandler(warnings)
         try:
