@@ -1,3 +1,4 @@
+import errno
 import json
 import os
 from pathlib import Path
@@ -201,6 +202,13 @@ def test_new_folder_leaves_what_is_there_if_it_is_interrupted(tmp_path, monkeypa
         with new_folder(str(tmp_path / "a")):
             pass
     assert [str(x.relative_to(tmp_path)) for x in tmp_path.rglob("*")] == ["a", "a/old"]
+
+
+def test_new_folder_names_itself_if_the_disk_is_full(tmp_path):
+    with pytest.raises(OSError, match=r"cannot write .*/a \(No space left on device\); nothing"):
+        with new_folder(str(tmp_path / "a")):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    assert not os.listdir(tmp_path)
 
 
 def test_new_folder_takes_the_place_of_what_is_there(tmp_path):

@@ -1,5 +1,6 @@
 """Folders that are written whole, or not at all."""
 
+import errno
 import os
 import shutil
 import tempfile
@@ -9,6 +10,7 @@ from pathlib import Path
 
 # At the top of what this package writes.
 _OWN = {"annotations", "data.yaml", "images", "labels", "train", "val", "test"}
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def check_target(
@@ -63,6 +65,10 @@ def new_folder(target: str) -> Iterator[Path]:
         yield part
         part.chmod(0o777 & ~_umask())
         _replace(path, part)
+    except OSError as error:
+        if error.errno not in _NO_ROOM:
+            raise
+        raise OSError(f"cannot write {target} ({error.strerror}); nothing of it is left") from error
     finally:
         shutil.rmtree(part, ignore_errors=True)
 
