@@ -39,7 +39,7 @@ from queryinst.recipe.configuring import get_key
 from queryinst.recipe.machine import find_machine
 from queryinst.recipe.parts import Parts
 from queryinst.recipe.planning import Plan, make_plan
-from queryinst.recipe.situation import Request
+from queryinst.recipe.structures import Request
 from queryinst.speedups import malloc
 
 from . import detectron2_side

@@ -95,13 +95,14 @@ def test_a_mask_is_drawn_from_its_picture(labelme, read_objects):
         ("a.png", "a.json", "C:\\Users\\me\\photos\\a.png"),
         ("a.png", "a.json", "/home/me/photos/a.png"),
         ("img/a.png", "ann/a.json", "a.png"),
+        ("a.PNG", "a.json", "a.png"),
     ],
 )
 def test_an_image_is_found_by_its_path_or_its_name(labelme, read_objects, image, json_file, named):
     labelme(
         shape([[2, 2], [9, 9]], kind="rectangle"), image=image, json_file=json_file, imagePath=named
     )
-    ((_, mask),) = masks_of(read_objects)
+    ((_, mask),) = masks_of(read_objects, image.rpartition("/")[2])
     assert np.array_equal(mask, box_mask(2, 2, 9, 9))
 
 
@@ -162,6 +163,7 @@ TRIANGLE = [[1, 1], [9, 1], [9, 9]]
         (shape(TRIANGLE, kind="cube"), "has the shape_type 'cube', which must be one of polygon"),
         (shape(TRIANGLE, label=""), "has the label ''"),
         (shape(TRIANGLE, label=3), "has the label 3"),
+        (shape(TRIANGLE, label="a "), "has the label 'a ', which must be a line of text without"),
         (shape([[1, 1], [9, 9]], kind="mask", mask="no"), "has a mask that cannot be read"),
         ("cat", "is 'cat', not an object"),
     ],
@@ -195,6 +197,8 @@ def test_a_wrong_file_is_named(labelme, fields, text):
 
 def test_sizes_may_be_missing(labelme, read_objects):
     labelme(shape([[2, 2], [9, 9]], kind="rectangle"), imageHeight=None, imageWidth=None)
+    assert len(masks_of(read_objects)) == 1
+    labelme(shape([[2, 2], [9, 9]], kind="rectangle"), imageHeight=None)
     assert len(masks_of(read_objects)) == 1
 
 
@@ -230,3 +234,5 @@ def test_nothing_annotated_is_an_error(labelme):
     labelme()
     with pytest.raises(ValueError, match="d has no annotated objects"):
         read_data("d")
+    findings = Findings()
+    assert read_data("d", findings=findings) == [] and findings.count("error") == 1

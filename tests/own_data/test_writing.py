@@ -1,3 +1,4 @@
+import errno
 import json
 import os
 from pathlib import Path
@@ -164,6 +165,50 @@ def test_nothing_is_left_of_a_writing_that_failed(content, tmp_path):
         write_content(data, str(tmp_path / "out"), "yolo")
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
     assert (tmp_path / "out" / "data.yaml").read_text() == "before"
+
+
+def test_images_that_links_lead_to_are_not_replaced(content, tmp_path):
+    write_content(content(), str(tmp_path / "first"), "coco")
+    first = load_content(read_data(str(tmp_path / "first")))
+    write_content(first, str(tmp_path / "second"), "coco", link=True)
+    second = load_content(read_data(str(tmp_path / "second")))
+    with pytest.raises(ValueError, match="first would replace .*second/.*photo.png, which is read"):
+        write_content(second, str(tmp_path / "first"), "coco", link=True)
+    assert (tmp_path / "second" / "train" / "photo.png").is_file()
+
+
+def test_new_folder_replaces_what_a_link_leads_to(tmp_path):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "old").touch()
+    (tmp_path / "b").symlink_to(tmp_path / "a")
+    with new_folder(str(tmp_path / "b")) as folder:
+        (folder / "new").touch()
+    assert (tmp_path / "b").is_symlink() and os.listdir(tmp_path / "a") == ["new"]
+    assert sorted(os.listdir(tmp_path)) == ["a", "b"]
+
+
+def test_new_folder_leaves_what_is_there_if_it_is_interrupted(tmp_path, monkeypatch):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "old").touch()
+    rename = Path.rename
+
+    def interrupted(path, target):
+        if path.suffix == ".part":
+            raise KeyboardInterrupt
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        with new_folder(str(tmp_path / "a")):
+            pass
+    assert [str(x.relative_to(tmp_path)) for x in tmp_path.rglob("*")] == ["a", "a/old"]
+
+
+def test_new_folder_names_itself_if_the_disk_is_full(tmp_path):
+    with pytest.raises(OSError, match=r"cannot write .*/a \(No space left on device\); nothing"):
+        with new_folder(str(tmp_path / "a")):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    assert not os.listdir(tmp_path)
 
 
 def test_new_folder_takes_the_place_of_what_is_there(tmp_path):

@@ -49,6 +49,7 @@ def names_of(splits, read_objects):
         ("images/train", "labels/train", {"train": ["images/train"], "val": ""}),
         ("images", "labels", {"train": "images"}),
         ("train/images", "train/labels", {"train": "../train/images"}),  # Roboflow's
+        ("images/train", "labels/train", {"train": "images\\train", "path": "C:\\d"}),
         ("photos", "photos", {"train": "photos"}),
         ("images/more/images", "images/more/labels", {"train": "images"}),
     ],
@@ -69,6 +70,24 @@ def test_read_data_reads_lists_of_images(yolo, read_objects):
     yolo(files, names={0: "cat"}, train="train.txt", val="val.txt")
     found = names_of(read_data("d/data.yaml"), read_objects)
     assert found == {"train": {"a.png": [], "b.png": ["cat"]}, "val": {"c.png": []}}
+
+
+def test_read_data_reads_lists_that_windows_wrote(yolo, read_objects):
+    yolo({"a/b.png": "", "train.txt": ".\\a\\b.png\r\n"}, names=["cat"], train="train.txt")
+    assert names_of(read_data("d"), read_objects) == {"train": {"b.png": []}}
+
+
+def test_read_data_warns_of_a_test_part_that_is_not_there(yolo, read_objects, caplog):
+    yolo({"train/images/a.png": ""}, names=["cat"], train="../train/images", test="../test/images")
+    assert names_of(read_data("d"), read_objects) == {"train": {"a.png": []}}
+    assert "d/data.yaml: test names ../test/images" in caplog.text
+
+
+def test_read_data_warns_of_images_that_share_their_labels(yolo, caplog):
+    yolo({"a.png": "", "a.txt": f"0 {SQUARE}"}, names=["cat"], train=".")
+    Image.new("RGB", (20, 10)).save("d/a.jpg")
+    read_data("d")
+    assert "d/a.txt is of d/a.jpg, and of d/a.png" in caplog.text
 
 
 def test_read_data_turns_images_by_their_exif_orientation(yolo, read_objects, tmp_path):

@@ -7,10 +7,10 @@ import pytest
 
 from queryinst.recipe.configuring import configure, get_key, wishes_of
 from queryinst.recipe.deriving import derive
-from queryinst.recipe.situation import Machine, Request, Wishes
 from queryinst.recipe.sizes import WANTED
 from queryinst.recipe.starting import start_from
 from queryinst.recipe.statistics import DataStatistics, statistics_of
+from queryinst.recipe.structures import Machine, Request, Wishes
 
 CPU = Machine("cpu", 16_000_000_000, 8)
 GPU = Machine("cuda", 24_000_000_000, 8)

@@ -7,8 +7,16 @@ from pathlib import Path
 import queryinst
 
 FOLDER = Path(queryinst.__file__).parent / "recipe"
-PURE = ("derived", "deriving", "memory", "queries", "sampling", "schedule", "situation", "sizes")
-PURE += ("statistics",)
+PURE = (
+    "deriving",
+    "memory",
+    "queries",
+    "sampling",
+    "schedule",
+    "sizes",
+    "statistics",
+    "structures",
+)
 
 
 def imported_by(path):

@@ -45,7 +45,7 @@ def read_head(path: str, num_bytes: int = 65_536) -> str:
 def parse_json(text: str, label: str, kind: type | None = None) -> Any:
     """Parse a text of JSON; the rest is as in `read_json`."""
     try:
-        with _without_garbage_collection():
+        with without_garbage_collection():
             content = json.loads(text, object_pairs_hook=_as_dict)
     except json.JSONDecodeError as error:
         raise ValueError(
@@ -70,7 +70,7 @@ def _as_dict(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 @contextmanager
-def _without_garbage_collection() -> Iterator[None]:
+def without_garbage_collection() -> Iterator[None]:
     """Python looks through all objects each time that their number has grown; here none is left."""
     was_enabled = gc.isenabled()
     gc.disable()

@@ -12,7 +12,6 @@ from queryinst.engine.checks import check_output_dir
 from queryinst.engine.run_lock import locked
 from queryinst.recipe import text
 from queryinst.recipe.checking import check_parts
-from queryinst.recipe.derived import counted
 from queryinst.recipe.folder import (
     CONFIG,
     RECIPE,
@@ -26,7 +25,7 @@ from queryinst.recipe.holding_out import write_held
 from queryinst.recipe.machine import find_machine
 from queryinst.recipe.parts import Parts, find_parts
 from queryinst.recipe.planning import Plan, Triple, check_request, make_plan, triples_of
-from queryinst.recipe.situation import Machine, Request
+from queryinst.recipe.structures import Machine, Request, counted
 from queryinst.report import make_report, report_text
 
 _PROGRAM = "queryinst train"

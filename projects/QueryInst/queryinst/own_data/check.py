@@ -1,9 +1,7 @@
 """Checks all of a data set: annotations, image files, and its parts beside each other."""
 
-import gc
 import os
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -14,6 +12,7 @@ from ..data.coco_check import check_coco
 from ..data.findings import Findings
 from ..data.image_check import ImageEntry, check_image_files
 from ..data.mask_bounds import shorten
+from ..json_files import without_garbage_collection
 from ..model_zoo import get_config
 from .categories import check_categories
 from .equal_images import EqualCounts, Seen, find_equal
@@ -146,15 +145,3 @@ def _classes(content: Any) -> dict[Any, str]:
 
 def _training_first(parts: Sequence[SplitStatistics]) -> list[SplitStatistics]:
     return sorted(parts, key=lambda part: part.name != _FOR_TRAINING)
-
-
-@contextmanager
-def without_garbage_collection() -> Iterator[None]:
-    """It would look through millions of new lists and dicts again and again, and find nothing."""
-    was_enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_enabled:
-            gc.enable()

@@ -13,9 +13,9 @@ from ..data.findings import Finding
 from ..data.images import read_image
 from ..data.instance_checks import find_box_problem
 from ..data.mask_bounds import is_integer, shorten, to_rle
-from ..json_files import parse_json
+from ..json_files import parse_json, without_garbage_collection
 from ..report.pictures import COLOURS, EXTRA_COLOUR, IGNORED_COLOUR, draw_objects
-from .check import CheckResult, without_garbage_collection
+from .check import CheckResult
 from .check_text import printable
 from .sources import Split
 

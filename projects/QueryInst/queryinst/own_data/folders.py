@@ -1,5 +1,6 @@
 """Folders that are written whole, or not at all."""
 
+import errno
 import os
 import shutil
 import tempfile
@@ -9,6 +10,7 @@ from pathlib import Path
 
 # At the top of what this package writes.
 _OWN = {"annotations", "data.yaml", "images", "labels", "train", "val", "test"}
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def check_target(
@@ -46,10 +48,12 @@ def check_target(
 def new_folder(target: str) -> Iterator[Path]:
     """A folder beside the target, which takes its place, and that of what is there, at the end.
 
+    A link to a folder stays, and the folder is replaced.
+
     Raises:
         OSError: it cannot be written. One line.
     """
-    path = Path(os.path.abspath(target))
+    path = Path(os.path.realpath(target))
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         part = Path(
@@ -60,13 +64,26 @@ def new_folder(target: str) -> Iterator[Path]:
     try:
         yield part
         part.chmod(0o777 & ~_umask())
-        old = part.with_suffix(".old")
+        _replace(path, part)
+    except OSError as error:
+        if error.errno not in _NO_ROOM:
+            raise
+        raise OSError(f"cannot write {target} ({error.strerror}); nothing of it is left") from error
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+
+
+def _replace(path: Path, part: Path) -> None:
+    old = part.with_suffix(".old")
+    try:
         if path.exists():
             path.rename(old)
         part.rename(path)
-        shutil.rmtree(old, ignore_errors=True)
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
+    except BaseException:  # an interrupt between the two as well
+        if old.exists() and not path.exists():
+            old.rename(path)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def _umask() -> int:

@@ -90,6 +90,9 @@ def _find_image(path: Path, images: dict[str, list[str]], problems: Problems) ->
         if os.path.isfile(candidate):
             return os.path.normpath(candidate)
     same_name = [x for x in images.get(Path(name).stem, ()) if os.path.basename(x) == name]
+    if not same_name:  # Windows takes a.JPG for a.jpg
+        own = [x for x in images.get(Path(name).stem, ()) if Path(x).parent == path.parent]
+        same_name = [x for x in own if os.path.basename(x).lower() == name.lower()]
     if len(same_name) == 1:
         return same_name[0]
     problems.add(NO_IMAGE, str(path), f"its image {shorten(named)} is not there")
@@ -106,7 +109,7 @@ def _read_shapes(
     if not isinstance(shapes, list):
         problems.add(BAD_FILE, path, f"has the shapes {shorten(shapes)}, not a list", item.image)
         return
-    if sides not in ([width, height], [None, None]):
+    if any(side not in (None, own) for side, own in zip(sides, (width, height))):
         text = f"is of an image of {shorten(sides[0])} x {shorten(sides[1])} pixels"
         problems.add(BAD_FILE, path, f"{text}, {item.image} has {width} x {height}", item.image)
         return
@@ -150,7 +153,8 @@ def _outline_of(shape: Any, height: int, width: int) -> Any:
         raise ValueError(f"is {shorten(shape)}, not an object")
     if not is_class_name(shape.get("label")):
         raise ValueError(
-            f"has the label {shorten(shape.get('label'))}, which must be a line of text"
+            f"has the label {shorten(shape.get('label'))}, which must be a line of text without"
+            " spaces at its ends"
         )
     kind = shape.get("shape_type") or "polygon"
     if kind in _WITHOUT_AREA:

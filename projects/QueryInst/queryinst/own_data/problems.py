@@ -30,6 +30,18 @@ NO_IMAGE = Kind(
     "label files whose image is missing",
     "put the images there, or remove the label files",
 )
+NO_TEST = Kind(
+    "test-part-missing",
+    "warning",
+    "parts for testing that are named, but not there",
+    "remove 'test' from data.yaml, or put its images there",
+)
+SHARED_LABELS = Kind(
+    "label-shared",
+    "warning",
+    "images whose names differ by the suffix alone, so that they have the same label file",
+    "rename the images, or remove those that are not meant",
+)
 NO_LABELS = Kind(
     "image-without-labels",
     "warning",

@@ -16,7 +16,7 @@ from ..data.findings import Findings
 from . import label_images, labelme, yolo
 from .image_files import folder_name, read_sizes
 from .labels import Item, LabelledObject, Layout, Picture, to_coco
-from .problems import EMPTY, Problems
+from .problems import EMPTY, SHARED_LABELS, Problems
 
 _FindLayout = Callable[[str, Problems], Layout]
 _FORMATS: dict[str, tuple[Callable[[Path], bool], _FindLayout]] = {
@@ -101,6 +101,7 @@ def _choose(data: str) -> _FindLayout | None:
 
 
 def _write(data: str, layout: Layout, folder: Path, problems: Problems) -> list[Split]:
+    _find_shared_labels(layout, problems)
     found = [(name, layout.parts[name]) for name in sorted(layout.parts, key=_order)]
     parts = {name: (items, _root_of(items)) for name, items in found if items}
     pictures = {
@@ -111,6 +112,8 @@ def _write(data: str, layout: Layout, folder: Path, problems: Problems) -> list[
     classes = layout.classes or sorted({obj.name for obj in objects})
     if not parts or not classes:
         problems.add(EMPTY, data, f"has no {'annotated objects' if parts else 'images'}")
+        problems.conclude()
+        return []
     contents = {name: to_coco(part, classes, data, problems) for name, part in pictures.items()}
     problems.conclude()
     (folder / "annotations").mkdir(parents=True, exist_ok=True)
@@ -139,6 +142,14 @@ def _read_pictures(
             name = os.path.relpath(item.image, root)
             pictures.append(Picture(name, facts.height, facts.width, objects))
     return pictures
+
+
+def _find_shared_labels(layout: Layout, problems: Problems) -> None:
+    first: dict[str, str] = {}
+    for item in (item for part in layout.parts.values() for item in part if item.labels):
+        other = first.setdefault(item.labels[0], item.image)
+        if other != item.image:
+            problems.add(SHARED_LABELS, item.labels[0], f"is of {other}, and of {item.image}")
 
 
 def _root_of(items: list[Item]) -> str:

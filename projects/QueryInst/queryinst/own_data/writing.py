@@ -33,8 +33,14 @@ def write_content(content: Content, target: str, format: str, *, link: bool = Fa
 
     Raises:
         OSError: an image is missing, or there is no room. One line.
-        ValueError: the format cannot hold the data.
+        ValueError: the format cannot hold the data, or the target holds an image, maybe by a link.
     """
+    top = os.path.join(os.path.realpath(target), "")
+    for photo in content.photos:
+        if os.path.realpath(photo.path).startswith(top):
+            raise ValueError(
+                f"{target} would replace {photo.path}, which is read; name another folder"
+            )
     write = {"coco": _write_coco, "yolo": _write_yolo}[format]
     with new_folder(target) as folder:
         return write(content, folder, _bring(link))

@@ -14,7 +14,7 @@ from ..data.mask_bounds import shorten
 from ..yaml_files import load_local_yaml
 from .image_files import files_below, folder_name, images_below, is_image
 from .labels import Item, LabelledObject, Layout, is_class_name
-from .problems import BAD_FILE, BAD_VALUE, NO_IMAGE, NO_MASK, UNKNOWN_CLASS, Problems
+from .problems import BAD_FILE, BAD_VALUE, NO_IMAGE, NO_MASK, NO_TEST, UNKNOWN_CLASS, Problems
 
 _YAML_NAMES = ("data.yaml", "data.yml", "dataset.yaml", "dataset.yml")
 _NAMES = ("classes.txt", "labels/classes.txt")  # of tools that write no data.yaml
@@ -36,7 +36,7 @@ def find_layout(data: str, problems: Problems) -> Layout:
     path = Path(data)
     yaml = _find_yaml(path) if path.is_dir() else path
     if yaml:
-        parts, classes = _read_yaml(yaml)
+        parts, classes = _read_yaml(yaml, problems)
     else:
         parts = {folder_name(path): images_below(path / "images")}
         names_file = path / _names_file(path)
@@ -81,7 +81,7 @@ def _names_file(folder: Path) -> str:
     return next((name for name in _NAMES if (folder / name).is_file()), "")
 
 
-def _read_yaml(path: Path) -> tuple[dict[str, list[str]], dict[int, str]]:
+def _read_yaml(path: Path, problems: Problems) -> tuple[dict[str, list[str]], dict[int, str]]:
     """The images of each part, and the classes by their numbers."""
     content = load_local_yaml(str(path))
     if not isinstance(content, dict):
@@ -97,7 +97,12 @@ def _read_yaml(path: Path) -> tuple[dict[str, list[str]], dict[int, str]]:
         listed = places if isinstance(places, list) else [places]
         if not all(isinstance(place, str) and place for place in listed):
             raise ValueError(f"{path}: {key} is {shorten(places)}, which must be a folder")
-        parts[key] = [image for place in listed for image in _images_at(place, content, path, key)]
+        try:
+            parts[key] = [x for place in listed for x in _images_at(place, content, path, key)]
+        except FileNotFoundError as error:
+            if key != "test" or not parts:
+                raise
+            problems.add(NO_TEST, str(path), str(error).removeprefix(f"{path}: "))
     if not parts:
         raise ValueError(f"{path} has neither train nor val, a folder of images")
     return parts, classes
@@ -135,8 +140,8 @@ def _check_names(names: list[Any], label: str) -> None:
 
 def _images_at(place: str, content: dict[str, Any], yaml: Path, key: str) -> list[str]:
     """The images in a folder, or in a list of files, that data.yaml names."""
-    base, path = content.get("path") or "", Path(place)
-    tops = [yaml.parent / str(base), *([Path(str(base))] if base else []), yaml.parent]
+    base, path = _slashes(str(content.get("path") or "")), Path(_slashes(place))
+    tops = [yaml.parent / base, *([Path(base)] if base else []), yaml.parent]
     candidates = [top / path for top in tops]
     if path.parts[:1] == ("..",):  # Roboflow writes paths of a folder beside
         candidates += [top / Path(*path.parts[1:]) for top in tops]
@@ -152,9 +157,14 @@ def _listed(path: Path, tops: list[Path]) -> list[str]:
     """The images that a text file names, relative to its folder or to that of the data."""
     images = []
     for line in filter(None, _lines(path)):
-        candidates = [top / line for top in (path.parent, *tops)]
+        candidates = [top / _slashes(line) for top in (path.parent, *tops)]
         images.append(str(next((x for x in candidates if x.is_file()), candidates[0])))
     return images
+
+
+def _slashes(path: str) -> str:
+    """A path that Windows may have written."""
+    return path.replace("\\", "/")
 
 
 def _lines(path: Path) -> list[str]:

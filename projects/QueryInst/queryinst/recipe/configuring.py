@@ -10,8 +10,7 @@ from detectron2.config import CfgNode
 from ..config_files import merge_keys, merge_opts
 from ..config_limits import check_limits
 from ..solver import check_solver
-from .derived import Derived
-from .situation import Request, Wishes
+from .structures import Derived, Request, Wishes
 
 # Keys that options of the command line set, and which.
 _OF_OPTIONS = {

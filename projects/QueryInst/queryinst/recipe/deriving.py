@@ -2,14 +2,13 @@
 
 import numpy as np
 
-from .derived import Derived, counted
 from .memory import fixed_bytes, image_bytes
 from .queries import derive_queries
 from .sampling import derive_sampling
 from .schedule import derive_schedule
-from .situation import Machine, Start, Wishes
 from .sizes import derive_sizes
 from .statistics import DataStatistics
+from .structures import Derived, Machine, Start, Wishes, counted
 
 
 def derive(

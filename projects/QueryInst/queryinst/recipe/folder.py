@@ -15,8 +15,7 @@ from ..config_files import merge_opts
 from ..engine.setup import setup_cfg
 from ..json_files import read_json
 from .configuring import as_text, get_key
-from .derived import Derived
-from .situation import Request
+from .structures import Derived, Request
 
 RECIPE = "recipe.json"
 CONFIG = "config.yaml"

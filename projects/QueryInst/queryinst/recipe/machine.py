@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from ..devices import resolve_device
-from .situation import Machine
+from .structures import Machine
 
 _MEMINFO = Path("/proc/meminfo")
 # Limits of a container, and what it uses of them: control groups, version 2 and 1.

@@ -4,8 +4,8 @@ The figures are this project's measurements: docs/scaling.md for a GPU, docs/con
 processor, of the published sizes; they shrink with the model's width.
 """
 
-from .situation import Machine, Start
 from .sizes import Sizes
+from .structures import Machine, Start
 
 _FULL_WIDTH, _FULL_STAGES = 256, 6
 _MODEL = 2.8e9  # weights, gradients and moments

@@ -9,13 +9,12 @@ from detectron2.config import CfgNode
 from ..data.registration import name_dataset
 from ..json_files import read_json
 from .configuring import configure, wishes_of
-from .derived import Derived, counted
 from .deriving import derive
 from .holding_out import Held, held_out_before, hold_out
 from .parts import Parts
-from .situation import Machine, Request, Start
 from .starting import start_from
 from .statistics import DataStatistics, statistics_of
+from .structures import Derived, Machine, Request, Start, counted
 
 Triple = tuple[str, str, str]  # name, JSON file, image folder
 

@@ -4,10 +4,9 @@ from math import ceil
 
 import numpy as np
 
-from .derived import Derived
-from .situation import Start, Wishes
 from .sizes import Sizes
 from .statistics import DataStatistics
+from .structures import Derived, Start, Wishes
 
 MANY_OBJECTS = 60  # in an image, from which on the published model with 300 queries is chosen
 MOST_QUERIES = 900

@@ -2,9 +2,8 @@
 
 import numpy as np
 
-from .derived import Derived, counted
-from .situation import Machine
 from .statistics import DataStatistics
+from .structures import Derived, Machine, counted
 
 _RARE = 0.1  # of the median class's images, below which a class is rare
 _MOST_REPEATS = 4

@@ -2,10 +2,9 @@
 
 from math import ceil, sqrt
 
-from .derived import Derived, counted
 from .memory import images_in_memory
-from .situation import Machine, Start, Wishes
 from .statistics import DataStatistics
+from .structures import Derived, Machine, Start, Wishes, counted
 
 _SHORT = 600  # iterations, of which random weights need a higher rate
 _MOST_WARMUP = 1000

@@ -4,9 +4,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .derived import Derived, counted
-from .situation import Machine, Start
 from .statistics import DataStatistics
+from .structures import Derived, Machine, Start, counted
 
 # Pixels that all but the smallest quarter of the objects should measure where the model sees them:
 # what COCO calls small ends there.

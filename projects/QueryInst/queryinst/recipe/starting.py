@@ -15,7 +15,7 @@ from ..predict.exported import is_exported
 from ..predict.loading import find_weights
 from ..yaml_files import is_remote
 from .queries import MANY_OBJECTS
-from .situation import SMALL_WIDTH, Start, StartKind
+from .structures import SMALL_WIDTH, Start, StartKind
 
 NONE = "none"  # --model of random weights
 SMALL_CONFIG = "Shapes-InstanceSegmentation/queryinst_R_18_FPN.yaml"

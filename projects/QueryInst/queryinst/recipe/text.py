@@ -10,9 +10,8 @@ from typing import Any
 from detectron2.config import CfgNode
 
 from .configuring import get_key
-from .derived import Derived, counted
-from .situation import Machine, Start
 from .statistics import DataStatistics
+from .structures import Derived, Machine, Start, counted
 
 
 def data_line(train: DataStatistics, val: DataStatistics, *, is_same: bool) -> str:

@@ -1,7 +1,7 @@
-"""What the recipe knows besides the data: where the weights come from, the machine, the wishes."""
+"""What the modules of the recipe hand to each other: what it starts from, what it says of a key."""
 
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 StartKind = Literal["zoo", "file", "none"]
 SMALL_WIDTH = 128  # channels, up to which a model is small
@@ -82,3 +82,20 @@ class Request:
     iterations: int | None
     batch: int | None
     opts: tuple[str, ...] = field(default=())
+
+
+class Derived(NamedTuple):
+    """A key of the configuration, the value that suits the data, and why.
+
+    Attributes:
+        reason: a few words for a person, without the value.
+    """
+
+    key: str
+    value: Any
+    reason: str
+
+
+def counted(number: int, what: str, plural: str = "") -> str:
+    """Such as "1 image" or "2,000 images"."""
+    return f"{number:,} {what if number == 1 else plural or f'{what}s'}"
