@@ -75,13 +75,14 @@ class Suspicions:
         corners = _corners(box)
         self._read(box, shape is not None, frame)
         is_inside = _has_area(_clip(corners, frame))
-        if causes := _causes(box, shape, runs, frame):
+        fits = shape is None or _fits(_clip(corners, frame), _clip(shape.bounds, frame))
+        if shape is not None and (causes := _causes(box, shape, runs, frame, fits)):
             text = self._say(causes, box, shape)
             self._differing.append(_Suspect(position, causes, (), text))
         elif not is_inside:
             found = (kinds.BOX_NOWHERE,)
             self._outside.append(_Suspect(position, (), found, self._say(found, box, shape, size)))
-        elif shape is not None and not _fits(_clip(corners, frame), _clip(shape.bounds, frame)):
+        elif not fits:
             found = (kinds.BOX_DIFFERS,)
             self._differing.append(_Suspect(position, (), found, self._say(found, box, shape)))
         elif found := _find_outside(corners, shape, frame):
@@ -153,13 +154,13 @@ def _find_outside(corners: Bounds, shape: MaskShape | None, frame: Bounds) -> Ca
     return found
 
 
-def _causes(box: Box, shape: MaskShape | None, runs: np.ndarray | None, frame: Bounds) -> Causes:
-    """Each reading of the box or the mask with which they agree; none if they agree as they are."""
-    if shape is None:
-        return ()
+def _causes(
+    box: Box, shape: MaskShape, runs: np.ndarray | None, frame: Bounds, fits: bool
+) -> Causes:
+    """Each reading of the box or the mask with which they agree, unless they do as they are."""
     x, y, width, height = box
     bounds = _clip(shape.bounds, frame)
-    if _fits(_clip(_corners(box), frame), bounds):
+    if fits:
         return (kinds.RLE_ORDER,) if _is_row_order(_corners(box), bounds, runs, frame) else ()
     swapped = [(y, x, y + height, x + width), (y, x, height, width)]
     found = []
