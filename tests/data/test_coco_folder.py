@@ -153,3 +153,12 @@ def test_find_image_ids_passes_over_other_files(write, text):
 def test_find_image_ids_wants_one_image_of_a_name(write):
     write("d/x.json", "d/a.jpg", images=["one/a.jpg", "two/a.jpg"])
     assert find_image_ids(["d/a.jpg"]) == ("", [])
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"images": ['])
+@pytest.mark.parametrize("name", ["valid/_annotations.coco.json", "annotations/instances_val.json"])
+def test_find_coco_does_not_pass_over_a_damaged_part(write, name, text):
+    write("d/train/_annotations.coco.json", "d/train/a.jpg", f"d/{name}")
+    Path("d", name).write_text(text)
+    with pytest.raises(ValueError, match=f"d/{name} (is not valid JSON|has no list 'images')"):
+        find_coco("d")

@@ -97,6 +97,13 @@ def row_order(content):
         annotation["segmentation"] = {"size": [HEIGHT, WIDTH], "counts": counts}
 
 
+def large_in_row_order(content):
+    """As long as nearly all of the image, so that it lies about right in either order."""
+    counts = [4 * WIDTH + 6, *[84, WIDTH - 84] * 55, 84, 6 + 4 * WIDTH]
+    rle = {"size": [HEIGHT, WIDTH], "counts": counts}
+    content["annotations"][RLE].update(bbox=[6, 4, 84, 56], area=84 * 56, segmentation=rle)
+
+
 def everything_swapped(content):
     swapped_polygons(content)
     for annotation in content["annotations"]:
@@ -168,6 +175,7 @@ ERRORS = [
         "category_id 0 (int), which is not in 'categories'",
     ),
     (category(id="1"), "category-id", "categories[0] has the id '1' (str)"),
+    (category(id="1"), "category-id-type", "category_id 1 (int), but 'categories' has '1' (str)"),
     (category(id=-1), "category-id", "-1 (int), which must be an integer of at least 0"),
     (category(id=2**63), "category-id", "9223372036854775808 (int)"),
     (category(id=2**53), "category-id", "9007199254740992 (int), which must be an integer of at"),
@@ -272,6 +280,12 @@ WARNINGS = [
         "annotation 2 of image 0.png has the 'bbox' [54.0, 6.0, 0.0, 20.0]",
     ),
     (of(RLE, bbox=[9, 26, 0, 0]), "box-empty", 1, "annotation 1"),
+    (
+        of(POLYGON, bbox=[96, 64, 5, 5]),
+        "box-nowhere",
+        1,
+        "annotation 2 of image 0.png has the 'bbox' [96, 64, 5, 5], and a mask in [54, 6, 30, 20]",
+    ),
     # 8: contradictions
     (
         each("bbox", as_corners),
@@ -302,6 +316,7 @@ WARNINGS = [
     (everything_swapped, "axes-swapped", 6, "has the 'bbox' [6, 54, 20, 30]"),
     (scaled_polygons, "polygon-normalized", 6, "a mask in [0.5625, 0.09375, 0.3125, 0.3125]"),
     (row_order, "rle-order", 12, "annotation 1 of image 0.png"),
+    (large_in_row_order, "rle-order", 1, "'bbox' [6, 4, 84, 56], and a mask in [6, 0, 84, 64]"),
     (
         of(POLYGON, bbox=[10, 30, 30, 20]),
         "box-differs",
@@ -357,6 +372,13 @@ def test_check_coco_finds_what_is_hardly_meant(tmp_path, change, kind, count, sa
     assert kind in found, found
     severity, number, first = found[kind]
     assert severity == "warning" and number == count and said in first.line
+
+
+@pytest.mark.parametrize("list_name, key", [("images", "width"), ("categories", "name")])
+def test_check_coco_knows_what_is_listed_with_an_error(tmp_path, list_name, key):
+    content = make_content()
+    del content[list_name][1][key]
+    assert [*find(tmp_path, content)] == ["key-missing"]
 
 
 def test_check_coco_finds_nothing_in_a_valid_set(tmp_path):
@@ -464,6 +486,11 @@ def test_check_datasets_looks_at_all_images(registered):
     with pytest.raises(FileNotFoundError, match="image .*5.png does not exist"):
         check_datasets(make_cfg(), training=True)
     image.write_bytes(pixels)
+    content = make_content()
+    content["images"][5]["file_name"] = "s3://bucket/5.png"  # below the folder of images
+    registered(url=content)
+    with pytest.raises(FileNotFoundError, match="images/s3://bucket/5.png does not exist"):
+        check_datasets(make_cfg(("url",)), training=True)
     content = make_content()
     content["images"][5]["width"] = 97
     content["annotations"] = content["annotations"][:10]

@@ -19,6 +19,8 @@ _SLACK, _SHARE = 2.0, 0.1  # pixels, and share of a side, by which a box may mis
 _OUTSIDE = 1.0  # pixels that boxes and polygons may reach out of their image
 _LEAST_SIDE = 8  # pixels of an image, below which 0..1 may be meant
 _NUM_TEXTS = 3  # of contradictions of one sort that are kept
+_TIGHT = 1.0  # pixels, by which a box that was drawn around a mask misses it
+LEAST_SIZE = 1e-5  # pixels, below which Detectron2 takes a box for empty
 _MOST = 0.95  # of a file's boxes, which another reading must fit without masks
 
 Causes = tuple[Kind, ...]
@@ -72,13 +74,20 @@ class Suspicions:
             return False
         corners = _corners(box)
         self._read(box, shape is not None, frame)
-        if shape is not None and not _fits(_clip(corners, frame), _clip(shape.bounds, frame)):
-            causes = _causes(box, shape, runs, frame)
-            text = self._say(causes or (kinds.BOX_DIFFERS,), box, shape)
-            self._differing.append(_Suspect(position, causes, (kinds.BOX_DIFFERS,), text))
+        is_inside = _has_area(_clip(corners, frame))
+        fits = shape is None or _fits(_clip(corners, frame), _clip(shape.bounds, frame))
+        if shape is not None and (causes := _causes(box, shape, runs, frame, fits)):
+            text = self._say(causes, box, shape)
+            self._differing.append(_Suspect(position, causes, (), text))
+        elif not is_inside:
+            found = (kinds.BOX_NOWHERE,)
+            self._outside.append(_Suspect(position, (), found, self._say(found, box, shape, size)))
+        elif not fits:
+            found = (kinds.BOX_DIFFERS,)
+            self._differing.append(_Suspect(position, (), found, self._say(found, box, shape)))
         elif found := _find_outside(corners, shape, frame):
             self._outside.append(_Suspect(position, (), found, self._say(found, box, shape, size)))
-        return _has_area(_clip(corners, frame))
+        return is_inside
 
     def findings(self) -> Iterator[tuple[int, Kind, str]]:
         """Position, kind and text of each contradiction."""
@@ -145,10 +154,14 @@ def _find_outside(corners: Bounds, shape: MaskShape | None, frame: Bounds) -> Ca
     return found
 
 
-def _causes(box: Box, shape: MaskShape, runs: np.ndarray | None, frame: Bounds) -> Causes:
-    """Each reading of the box or the mask with which they agree."""
+def _causes(
+    box: Box, shape: MaskShape, runs: np.ndarray | None, frame: Bounds, fits: bool
+) -> Causes:
+    """Each reading of the box or the mask with which they agree, unless they do as they are."""
     x, y, width, height = box
     bounds = _clip(shape.bounds, frame)
+    if fits:
+        return (kinds.RLE_ORDER,) if _is_row_order(_corners(box), bounds, runs, frame) else ()
     swapped = [(y, x, y + height, x + width), (y, x, height, width)]
     found = []
     if width > x and height > y and _fits(_clip(box, frame), bounds):
@@ -160,6 +173,18 @@ def _causes(box: Box, shape: MaskShape, runs: np.ndarray | None, frame: Bounds) 
     if runs is not None and _fits(_corners(box), row_order_bounds(runs, int(frame[2]))):
         found.append(kinds.RLE_ORDER)
     return tuple(found)
+
+
+def _is_row_order(corners: Bounds, bounds: Bounds, runs: np.ndarray | None, frame: Bounds) -> bool:
+    """Whether a box that fits a large mask is exactly around it in row order alone."""
+    if runs is None or _distance(corners, bounds) <= _TIGHT:
+        return False
+    in_rows = row_order_bounds(runs, int(frame[2]))
+    return in_rows != frame and _distance(corners, in_rows) < _TIGHT
+
+
+def _distance(corners: Bounds, bounds: Bounds) -> float:
+    return max(abs(corner - bound) for corner, bound in zip(corners, bounds))
 
 
 def _readings(box: Box) -> list[Bounds]:
@@ -205,7 +230,7 @@ def _clip(corners: Bounds, frame: Bounds) -> Bounds:
 
 
 def _has_area(corners: Bounds) -> bool:
-    return corners[2] > corners[0] and corners[3] > corners[1]
+    return min(corners[2] - corners[0], corners[3] - corners[1]) > LEAST_SIZE
 
 
 def _numbers(values: Bounds) -> str:

@@ -4,6 +4,7 @@ import difflib
 import importlib.util
 import logging
 import os
+import re
 import sys
 from collections import deque
 from typing import NamedTuple
@@ -21,6 +22,9 @@ from .set_checks import Use
 
 logger = logging.getLogger(__name__)
 
+_URL = re.compile(
+    r"[A-Za-z][A-Za-z0-9+.-]*://"
+)  # at the beginning; a folder before it makes it a file
 _MAX_WORKERS = 16  # processes that read headers of images
 # Packages that read published data sets, by evaluator type. They are slow and strict: only files
 # and classes of these data sets are checked, not annotations.
@@ -268,7 +272,7 @@ def _check_dicts(name: str, use: Use, findings: Findings) -> list[str] | None:
 
 def _check_files(name: str, entries: list[ImageEntry], use: Use, findings: Findings) -> None:
     """Read the headers of all files; those of remote ones take too long."""
-    local = [entry for entry in entries if "://" not in entry.path]
+    local = [entry for entry in entries if not _URL.match(entry.path)]
     checked = check_image_files(
         local,
         pixels=False,

@@ -21,7 +21,7 @@ _IMAGE_KEYS = ("id", "file_name", "height", "width")
 _CATEGORY_KEYS = ("id", "name")
 _ANNOTATION_KEYS = ("id", "image_id", "category_id", "bbox")
 _EVALUATION_KEYS = ("area", "iscrowd")  # without them pycocotools fails, after the training
-_MAX_CLASS_NAME = 256  # characters
+MAX_CLASS_NAME = 256  # characters
 
 
 class CocoContent(NamedTuple):
@@ -186,9 +186,9 @@ class _CocoCheck:
         names: dict[str, Any] = {}
         for id_, category in found.items():
             name = category["name"]
-            if not is_text(name, _MAX_CLASS_NAME):
+            if not is_text(name, MAX_CLASS_NAME):
                 text = f"category {shorten(id_)} has the name {typed(name)}, which must be one line"
-                text += f" of text of 1 to {_MAX_CLASS_NAME} characters"
+                text += f" of text of 1 to {MAX_CLASS_NAME} characters"
                 self._add(kinds.CATEGORY_NAME, text)
             elif name in names:
                 text = f"the categories {shorten(names[name])} and {shorten(id_)} have the same "
@@ -204,7 +204,7 @@ class _CocoCheck:
         _, annotations = self._index("annotations", keys, is_unique)
         num_errors = len(self.content["annotations"]) - len(annotations)
         check, valid, num_unknown = SetCheck(self.source, self.findings, self.use), [], 0
-        references = References(self._listed, self.categories, self.rules)
+        references = References(self.content, self._listed, self.categories, self.rules)
         for position, annotation in annotations:
             problems = [*references.find_problems(annotation)]
             for kind, text in problems:
@@ -212,7 +212,8 @@ class _CocoCheck:
                 num_unknown += kind is kinds.IMAGE_ID_UNKNOWN
                 self._report(kind, text, annotation, position)
             image = None if problems else self.images.get(annotation["image_id"])
-            if image is None:
+            if image is None or annotation["category_id"] not in self.categories:
+                num_errors += not problems  # that of the image or category
                 continue
             if check.add(annotation, image, position, area=self.use.evaluated):
                 valid.append(annotation)

@@ -75,9 +75,16 @@ def _coco_files(folder: Path) -> list[Path]:
     for patterns in (("*.json", "annotations/*.json", "*/_annotations.coco.json"), ("*/*.json",)):
         found = sorted(x for pattern in patterns for x in folder.glob(pattern))
         files = [x for x in found if x.is_file() and not x.name.startswith(_OTHER_TASKS)]
-        if coco := [x for x in files if _LISTS.search(read_head(str(x)))]:
+        if coco := [x for x in files if _is_named(x) or _LISTS.search(read_head(str(x)))]:
             return coco
     return []
+
+
+def _is_named(path: Path) -> bool:
+    """Whether a file is of COCO's format by its name, so that a damaged one is not passed over."""
+    if path.name == "_annotations.coco.json" or path.name.startswith("instances_"):
+        return True
+    return path.parent.name == "annotations" and _is_plain(path)
 
 
 def _named(data: str, files: Sequence[Path]) -> dict[str, Path]:

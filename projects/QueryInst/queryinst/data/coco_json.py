@@ -163,11 +163,18 @@ class References:
 
     def __init__(
         self,
+        content: Mapping[str, list[Any]],
         images: Mapping[Any, Item],
         categories: Mapping[Any, Item],
         rules: Mapping[str, IdRule],
     ):
-        self._images, self._categories, self._rules = images, categories, rules
+        """
+        Args:
+            content: with all entries, those too that have errors of their own.
+            images, categories: that have none, by their ids.
+        """
+        self._rules = rules
+        self._listed = {x: _ids_of(content[x]) for x in ("images", "categories")}
         self._names: dict[str, dict[Any, Any]] = {
             "images": {str(x["file_name"]): id_ for id_, x in images.items()},
             "categories": {str(x["name"]): id_ for id_, x in categories.items()},
@@ -175,12 +182,8 @@ class References:
 
     def find_problems(self, annotation: Item) -> Iterator[tuple[Kind, str]]:
         """The kind and the text of each, which goes on after "annotation 5 has"."""
-        yield from self._find(
-            annotation, "image_id", "images", self._images, kinds.IMAGE_ID_UNKNOWN
-        )
-        yield from self._find(
-            annotation, "category_id", "categories", self._categories, kinds.CATEGORY_ID_UNKNOWN
-        )
+        yield from self._find(annotation, "image_id", "images", kinds.IMAGE_ID_UNKNOWN)
+        yield from self._find(annotation, "category_id", "categories", kinds.CATEGORY_ID_UNKNOWN)
         if annotation.get("ignore", 0) != 0:
             text = f"'ignore' {shorten(annotation['ignore'])}, which Detectron2 does not support"
             yield kinds.IGNORE, text
@@ -190,9 +193,9 @@ class References:
             yield kinds.KEYPOINTS, text
 
     def _find(
-        self, annotation: Item, key: str, list_name: str, known: Container[Any], unknown: Kind
+        self, annotation: Item, key: str, list_name: str, unknown: Kind
     ) -> Iterator[tuple[Kind, str]]:
-        value, rule = annotation[key], self._rules[list_name]
+        value, rule, known = annotation[key], self._rules[list_name], self._listed[list_name]
         is_id = rule.is_id(value)
         if is_id and value in known:
             return
@@ -206,3 +209,9 @@ class References:
             yield rule.wrong, f"the {key} {typed(value)}, which must be {rule.needed}"
         else:
             yield unknown, f"{key} {typed(value)}, which is not in {list_name!r}"
+
+
+def _ids_of(items: list[Any]) -> set[Any]:
+    """All ids that can be one of any list."""
+    ids = (item.get("id") for item in items if isinstance(item, dict))
+    return {id_ for id_ in ids if is_image_id(id_)}

@@ -25,7 +25,8 @@ def fix_image_ids(content: Item, mends: Counter[str]) -> None:
         numbers = [*range(1, len(ids) + 1)]
         _renumber(images, annotations, "image_id", numbers, mends, "image-ids")
     elif len(set(ids)) == len(ids):
-        _match(annotations, "image_id", set(ids), is_image_id, mends)
+        names = _by_name(images, "file_name")
+        _match(annotations, "image_id", set(ids), names, is_image_id, mends)
 
 
 def fix_category_ids(content: Item, mends: Counter[str]) -> None:
@@ -41,8 +42,8 @@ def fix_category_ids(content: Item, mends: Counter[str]) -> None:
     ids = [category.get("id") for category in categories]
     if all(is_category_id(id_, evaluated=True) for id_ in ids):
         if len(set(ids)) == len(ids):
-            known = set(ids)
-            _match(annotations, "category_id", known, lambda x: _is_integer_id(x), mends)
+            names = _by_name(categories, "name")
+            _match(annotations, "category_id", set(ids), names, _is_integer_id, mends)
         return
     numbers = [as_integer(id_) for id_ in ids]
     is_plain = all(is_category_id(number, evaluated=True) for number in numbers)
@@ -65,7 +66,7 @@ def fix_annotation_ids(content: Item, mends: Counter[str]) -> None:
     if all(map(is_usual_annotation_id, ids)) and len(set(ids)) == len(ids):
         return
     for number, annotation in enumerate(annotations, start=1):
-        mends["annotation-ids"] += _key(annotation.get("id")) != _key(number)
+        mends["annotation-ids"] += repr(annotation.get("id")) != repr(number)
         annotation["id"] = number
 
 
@@ -114,10 +115,17 @@ def _text(value: Any) -> str:
     return value if isinstance(value, str) else _key(value)
 
 
+def _by_name(items: list[Item], key: str) -> dict[str, Any]:
+    """The ids of items by their names, of which none occurs twice."""
+    names = Counter(item[key] for item in items if isinstance(item.get(key), str))
+    return {item[key]: item["id"] for item in items if names.get(str(item.get(key))) == 1}
+
+
 def _match(
     annotations: list[Item],
     reference: str,
     known: set[Any],
+    names: dict[str, Any],
     is_id: Callable[[Any], bool],
     mends: Counter[str],
 ) -> None:
@@ -130,6 +138,8 @@ def _match(
         whole = as_integer(value)
         if near is None and is_id(whole) and whole in known:
             near = whole
+        if near is None and isinstance(value, str):
+            near = names.get(value)
         if near is not None:
             annotation[reference] = near
             mends["references"] += 1

@@ -7,8 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 _NUMBER = re.compile(r"\s*[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d{1,3})?\s*")
-_NO_CROWD = (None, "", "0")
-_CROWD = ("1",)
+_FLAGS: dict[Any, int] = {None: 0, "": 0, "false": 0, "true": 1}
 
 Item = dict[str, Any]
 
@@ -78,11 +77,12 @@ def _types(value: Any) -> list[type]:
 
 
 def _fix_crowd(annotation: Item) -> bool:
-    flag = annotation.get("iscrowd", "")
-    if flag in _NO_CROWD or (isinstance(flag, float) and flag == 0):
-        annotation["iscrowd"] = 0
-    elif flag in _CROWD or (isinstance(flag, float) and flag == 1):
-        annotation["iscrowd"] = 1
-    else:
+    flag = annotation.get("iscrowd")
+    if isinstance(flag, str):
+        flag = flag.strip().lower()
+    number = _FLAGS.get(flag) if flag is None or isinstance(flag, str) else None
+    number = as_integer(flag) if number is None else number
+    if isinstance(flag, int) or number not in (0, 1):
         return False
+    annotation["iscrowd"] = number
     return True

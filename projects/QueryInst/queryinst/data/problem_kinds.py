@@ -7,6 +7,8 @@ from .findings import Kind
 
 _FIX = "`queryinst data check --fix` writes a mended copy"
 _TOOL = "correct it where the file was made"
+_MENDS = "`queryinst data check --fix` mends numbers written as texts, and integers as floats"
+_NUMBERS = f"{_TOOL} ({_MENDS})"
 
 
 def _error(name: str, title: str, advice: str) -> Kind:
@@ -25,11 +27,20 @@ FORMAT = _error(
     "a file that is not in COCO's format",
     "export it as COCO with instance segmentation",
 )
-KEY_MISSING = _error("key-missing", "entries without a key that COCO's format needs", _TOOL)
+KEY_MISSING = _error(
+    "key-missing",
+    "entries without a key that COCO's format needs",
+    "add it where the file was made (`queryinst data check --fix` adds 'id', 'bbox', 'area' and"
+    " 'iscrowd')",
+)
 NO_IMAGES = _error("images-none", "no images", "export the file again, with images")
 
 # Of ids
-IMAGE_ID = _error("image-id", "ids of images that are none", _TOOL)
+IMAGE_ID = _error(
+    "image-id",
+    "ids of images that are none",
+    f"{_TOOL} (`queryinst data check --fix` numbers images whose ids differ)",
+)
 IMAGE_ID_TWICE = _error("image-id-twice", "ids that several images have", "give each its own")
 IMAGE_ID_MIXED = _error("image-id-mixed", "ids of images that are numbers and texts, mixed", _FIX)
 IMAGE_ID_TYPE = _error(
@@ -111,6 +122,12 @@ BOX_EMPTY = _warning(
     f"{_FIX} with boxes of the masks; without masks draw them again",
 )
 BOX_OUTSIDE = _warning("box-outside", "boxes that reach out of their image", _FIX)
+BOX_NOWHERE = _warning(
+    "box-nowhere",
+    "boxes of which no part is in the image: training leaves these objects out, evaluation counts"
+    " them as missed",
+    "look at box and mask, and correct one",
+)
 BOX_XYXY = _warning(
     "box-xyxy",
     "boxes that fit as [x1, y1, x2, y2]; they must be [x, y, width, height]",
@@ -156,7 +173,7 @@ MASK_EMPTY = _warning(
     "draw them again, or remove them",
 )
 POLYGON_NUMBERS = _error(
-    "polygon-numbers", "polygons with what are no coordinates in pixels", _TOOL
+    "polygon-numbers", "polygons with what are no coordinates in pixels", _NUMBERS
 )
 POLYGON_NONE = _error(
     "polygon-none",
@@ -179,8 +196,12 @@ POLYGON_NORMALIZED = _warning(
     "polygons in 0..1; they must be in pixels",
     "multiply x by the image's width, y by its height",
 )
-RLE_SIZE = _error("rle-size", "RLE whose 'size' is not its image's [height, width]", _TOOL)
-RLE_COUNTS = _error("rle-counts", "RLE whose 'counts' are damaged", "encode the masks again")
+RLE_SIZE = _error("rle-size", "RLE whose 'size' is not its image's [height, width]", _NUMBERS)
+RLE_COUNTS = _error(
+    "rle-counts",
+    "RLE whose 'counts' are damaged",
+    f"encode the masks again ({_MENDS})",
+)
 RLE_ORDER = _warning(
     "rle-order",
     "RLE that fits its box if pixels are counted row by row; COCO counts column by column",

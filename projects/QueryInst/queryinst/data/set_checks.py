@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from . import problem_kinds as kinds
-from .box_suspicions import Suspicions
+from .box_suspicions import LEAST_SIZE, Suspicions
 from .findings import Finding, Findings, Kind, ProblemError
 from .instance_checks import (
     Annotation,
@@ -122,7 +122,7 @@ class SetCheck:
         place = annotation, image, position
         sides = image["height"], image["width"]
         shape = None if parsed is None else self._measure(parsed, *place)
-        is_usable = box[2] > 0 and box[3] > 0
+        is_usable = min(box[2:]) > LEAST_SIZE
         if not is_usable:
             self.report(kinds.BOX_EMPTY, f"has the 'bbox' {shorten(list(box))}", *place)
         else:

@@ -8,9 +8,10 @@ from typing import Any, Protocol
 from detectron2.config import CfgNode
 
 from ..config import MAX_PIXELS
-from ..data.coco_check import check_coco
+from ..data.coco_check import MAX_CLASS_NAME, check_coco
 from ..data.findings import Findings
 from ..data.image_check import ImageEntry, check_image_files
+from ..data.instance_checks import is_text
 from ..data.mask_bounds import shorten
 from ..json_files import without_garbage_collection
 from ..model_zoo import get_config
@@ -138,9 +139,9 @@ def _read_annotations(
 
 
 def _classes(content: Any) -> dict[Any, str]:
-    """The names by category ids, as Detectron2 numbers them; those that are no text, as such."""
+    """The names by category ids, as Detectron2 numbers them; those that are no names, as such."""
     names = {id_: content.categories[id_]["name"] for id_ in sorted(content.categories)}
-    return {id_: x if isinstance(x, str) else shorten(x) for id_, x in names.items()}
+    return {id_: x if is_text(x, MAX_CLASS_NAME) else shorten(x) for id_, x in names.items()}
 
 
 def _training_first(parts: Sequence[SplitStatistics]) -> list[SplitStatistics]:
