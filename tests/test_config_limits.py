@@ -326,3 +326,17 @@ def test_check_limits_lets_gray_images_have_one_channel_or_three(num_values):
 def test_check_limits_wants_means_of_the_images_channels():
     cfg = tiny_cfg(MODEL__PIXEL_MEAN=(1.0,), MODEL__PIXEL_STD=(1.0,))
     assert "must hold 3 values (equally many" in refusal(check_limits, cfg)
+
+
+@pytest.mark.parametrize(
+    "groups, norm, fails", [(2, "BN", True), (0, "BN", False), (2, "FrozenBN", False)]
+)
+def test_check_limits_refuses_precise_statistics_of_layers_that_denoising_reuses(
+    groups, norm, fails
+):
+    keys = {"TEST__PRECISE_BN__ENABLED": True, "MODEL__ROI_MASK_HEAD__NORM": norm}
+    cfg = tiny_cfg(**keys, MODEL__QUERYINST__DENOISING_GROUPS=groups)
+    if fails:
+        assert "MODEL.QUERYINST.DENOISING_GROUPS 0 instead of 2" in refusal(check_limits, cfg)
+    else:
+        check_limits(cfg)

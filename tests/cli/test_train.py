@@ -1,6 +1,7 @@
 import json
 import re
 import shlex
+import sys
 from argparse import Namespace
 from contextlib import redirect_stdout
 from io import StringIO
@@ -235,6 +236,7 @@ def test_train_refuses_data_that_cannot_work(
         (["--device", "cuda:99"], "torch finds no GPU"),
         (["--opts", "OUTPUT_DIR", "x"], "--opts OUTPUT_DIR is set by --output"),
         (["--opts", "SOLVER.BASE_LR", "-1.0"], "set SOLVER.BASE_LR"),
+        (["--opts", "WRITERS", "('wandb',)"], "WRITERS names 'wandb', whose package cannot be"),
         (["--val", "nowhere"], "nowhere is neither a folder nor"),
     ],
 )
@@ -243,6 +245,7 @@ def test_train_says_what_is_wrong_with_options(
     tmp_path, monkeypatch, tiny_data, capfd, words, text
 ):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(sys.modules, "wandb", None)
     (tmp_path / "model.onnx").touch()
     status = main(["train", str(tiny_data.root / "shapes"), "--output", "out", *words])
     out, err = capfd.readouterr()

@@ -12,7 +12,7 @@ from detectron2.config import CfgNode
 from detectron2.modeling import BACKBONE_REGISTRY, META_ARCH_REGISTRY
 
 from .config import CHECKPOINTED_PARTS
-from .config_relations import CHANNELS, RELATIONS, copy_paste, pixels
+from .config_relations import CHANNELS, RELATIONS, copy_paste, pixels, precise_bn
 from .value_limits import Because, Each, Fits, OneOf, OrNone, real, text, whole
 
 
@@ -239,7 +239,10 @@ def check_limits(cfg: CfgNode, *sections: str) -> None:
         if problem := limit.problem(value):
             raise ValueError(f"{problem}; set {key}")
     if not sections and _is_queryinst(cfg):
-        problems = (pixels(cfg), copy_paste(cfg), *(relation(cfg.MODEL) for relation in RELATIONS))
+        problems = (
+            *(relation(cfg) for relation in (pixels, copy_paste, precise_bn)),
+            *(relation(cfg.MODEL) for relation in RELATIONS),
+        )
         if problem := next(filter(None, problems), None):
             raise ValueError(problem)
 

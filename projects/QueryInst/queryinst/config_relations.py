@@ -4,6 +4,7 @@ from detectron2.config import CfgNode
 
 # Numbers of values that MODEL.PIXEL_MEAN may hold; one channel also makes three by broadcasting.
 CHANNELS = {"RGB": (3,), "BGR": (3,), "YUV-BT.601": (3,), "L": (1, 3)}
+_STATISTICS = ("BN", "SyncBN", "nnSyncBN", "naiveSyncBN", "naiveSyncBN_N")  # norms that have them
 _MAX_WEIGHTS = 4_000_000_000  # 16 GB in float32
 
 
@@ -24,11 +25,26 @@ def copy_paste(cfg: CfgNode) -> str | None:
     """Of the whole configuration: what objects are cut out by, and from which images."""
     value, sampler = cfg.INPUT.COPY_PASTE, cfg.DATALOADER.SAMPLER_TRAIN
     if value and not cfg.MODEL.MASK_ON:
-        return f"INPUT.COPY_PASTE {value} cuts objects out by their masks; set MODEL.MASK_ON True"
+        return (
+            f"INPUT.COPY_PASTE {value} cuts objects out by their masks; set MODEL.MASK_ON True, or"
+            " INPUT.COPY_PASTE 0"
+        )
     if value and sampler == "RandomSubsetTrainingSampler":
         return (
             f"INPUT.COPY_PASTE {value} takes objects of all training images, which {sampler} does "
             "not; set one of them and DATALOADER.SAMPLER_TRAIN"
+        )
+    return None
+
+
+def precise_bn(cfg: CfgNode) -> str | None:
+    """Of the whole configuration: Detectron2's statistics take layers that run once a step."""
+    groups, norm = cfg.MODEL.QUERYINST.DENOISING_GROUPS, cfg.MODEL.ROI_MASK_HEAD.NORM
+    runs_twice = groups and cfg.MODEL.MASK_ON and norm in _STATISTICS
+    if cfg.TEST.PRECISE_BN.ENABLED and runs_twice:
+        return (
+            f"TEST.PRECISE_BN.ENABLED True cannot follow mask heads with {norm} that denoising runs"
+            f" once more; set it False, or MODEL.QUERYINST.DENOISING_GROUPS 0 instead of {groups}"
         )
     return None
 

@@ -1,8 +1,8 @@
 """What a check found, for a terminal."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 
-from ..data.findings import Group
+from ..data.findings import Group, Kind
 from .check import CheckResult
 from .statistics import SIZE_BOUNDS, ClassStatistics, Percentiles, SplitStatistics
 
@@ -12,12 +12,13 @@ _MAX_LINE = 600  # characters of a message
 _SEVERITIES = (("error", "errors"), ("warning", "warnings"), ("note", "notes"))
 
 
-def problems_text(result: CheckResult) -> str:
+def problems_text(result: CheckResult, without: Collection[Kind] = ()) -> str:
     """All problems by kind, the first ones of each, and what to do; empty without any."""
     lines = []
     for severity, _ in _SEVERITIES:
         for group in result.findings.groups(severity):  # type: ignore[arg-type]
-            lines += [*_group_lines(group), ""]
+            if group.kind not in without:
+                lines += [*_group_lines(group), ""]
     return "\n".join(lines)
 
 

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from ..config_files import merge_opts
+from ..data.problem_kinds import MORE_THAN_DETECTIONS, MORE_THAN_QUERIES
 from ..model_zoo import get_config
 from ..own_data.check import DEFAULT_CONFIG, check_data
 from ..own_data.check_command import Bars
@@ -12,13 +13,14 @@ from ..own_data.equal_images import SHARED
 from .parts import Parts
 
 _MAX_PIXELS = "INPUT.MAX_PIXELS"
+_DERIVED = (MORE_THAN_QUERIES, MORE_THAN_DETECTIONS)  # what the recipe chooses by the data
 
 
 class Checked(NamedTuple):
     """What a check found.
 
     Attributes:
-        text: all problems by kind; "" for none.
+        text: all problems by kind, but those that the recipe solves; "" for none.
         num_errors: that a training would end with. Images that are in both parts do not count: it
             would train, to figures that are too good, which the text says.
     """
@@ -46,4 +48,4 @@ def check_parts(parts: Parts, opts: Sequence[str] = ()) -> Checked:
     with Bars(hidden=False) as bars:
         result = check_data(splits, fast=True, cfg=cfg, progress=bars)
     shared = sum(x.count for x in result.findings.groups("error") if x.kind.name == SHARED.name)
-    return Checked(problems_text(result), result.num_errors - shared)
+    return Checked(problems_text(result, _DERIVED), result.num_errors - shared)

@@ -9,6 +9,7 @@ from detectron2.config import CfgNode
 
 from ..config_files import merge_keys, merge_opts
 from ..config_limits import check_limits
+from ..engine.trackers import check_writers
 from ..solver import check_solver
 from .structures import Derived, Request, Wishes
 
@@ -32,6 +33,7 @@ def wishes_of(base: CfgNode, request: Request) -> Wishes:
 
     Raises:
         KeyError, ValueError: `opts` are not keys and values, or have what another option sets.
+        ImportError: a writer needs a package that is not installed.
     """
     opts = request.opts
     for key in opts[::2]:
@@ -40,6 +42,7 @@ def wishes_of(base: CfgNode, request: Request) -> Wishes:
     cfg = base.clone()
     merge_opts(cfg, opts)
     check_limits(cfg)
+    check_writers(cfg.WRITERS)
     wishes = Wishes(request.epochs, request.iterations, request.batch)
     given = {_WISHES[key]: get_key(cfg, key) for key in opts[::2] if key in _WISHES}
     return wishes._replace(**given)
