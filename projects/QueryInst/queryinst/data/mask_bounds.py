@@ -26,7 +26,7 @@ _FIRST, _LAST = (
 _MAX_CHARACTERS = 6  # of a number
 
 _PLAIN = frozenset((int, float))  # what JSON's numbers are
-_MAX_TEXT = 160  # characters that a message quotes
+_MAX_TEXT = 100  # characters that a message quotes
 _SHORT = reprlib.Repr()
 _SHORT.maxlevel, _SHORT.maxstring, _SHORT.maxother, _SHORT.maxlong = 3, 60, 60, 60
 
