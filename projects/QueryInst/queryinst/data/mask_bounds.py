@@ -26,9 +26,9 @@ _FIRST, _LAST = (
 _MAX_CHARACTERS = 6  # of a number
 
 _PLAIN = frozenset((int, float))  # what JSON's numbers are
-_MAX_TEXT = 100  # characters that a message quotes
+_MAX_TEXT = 160  # characters that a message quotes
 _SHORT = reprlib.Repr()
-_SHORT.maxlevel, _SHORT.maxstring, _SHORT.maxother, _SHORT.maxlong = 3, 60, 60, 60
+_SHORT.maxlevel, _SHORT.maxstring, _SHORT.maxother, _SHORT.maxlong = 3, 60, 60, 40
 
 
 def to_rle(segmentation: Any, height: int, width: int, label: str = "a mask") -> dict[str, Any]:
@@ -118,8 +118,8 @@ def _parse_polygon(polygon: Any) -> np.ndarray:
         wrong = [typed(x) for x in polygon if not is_coordinate(x)] or ["this"]
         raise ProblemError(
             kinds.POLYGON_NUMBERS,
-            f"has the polygon {shorten(polygon)} in its 'segmentation', which must hold numbers "
-            f"from -{MAX_COORDINATE} to {MAX_COORDINATE}, not {wrong[0]}",
+            f"has the polygon {shorten(polygon, 50)} in its 'segmentation', which must hold "
+            f"numbers from -{MAX_COORDINATE} to {MAX_COORDINATE}, not {wrong[0]}",
         )
     return coordinates
 
@@ -146,13 +146,13 @@ def typed(value: Any) -> str:
     return "None (null)" if value is None else f"{shorten(value)} ({type(value).__name__})"
 
 
-def shorten(value: Any) -> str:
+def shorten(value: Any, max_length: int = _MAX_TEXT) -> str:
     """A value of unknown kind and size, for a message."""
     try:
         text = " ".join(_SHORT.repr(value).split())
     except ValueError:  # Python's limit of digits
         return f"a {type(value).__name__} of thousands of digits"
-    return text if len(text) <= _MAX_TEXT else f"{text[:_MAX_TEXT]}..."
+    return text if len(text) <= max_length else f"{text[:max_length]}..."
 
 
 def _as_numbers(polygon: Any) -> np.ndarray | None:

@@ -7,7 +7,7 @@ from .findings import Kind
 
 _FIX = "`queryinst data check --fix` writes a mended copy"
 _TOOL = "correct it where the file was made"
-_MENDS = "`queryinst data check --fix` mends numbers written as texts, and integers as floats"
+_MENDS = '`queryinst data check --fix` mends texts like "3" and floats like 3.0'
 _NUMBERS = f"{_TOOL} ({_MENDS})"
 
 
