@@ -5,7 +5,16 @@ from collections.abc import Sequence
 
 from . import values
 from .data_arguments import DATA, DATA_JOB
-from .jobs import Job, add_nothing, add_opts, add_overwrite, list_jobs, parse_job
+from .jobs import (
+    Job,
+    add_device,
+    add_nothing,
+    add_opts,
+    add_output,
+    add_overwrite,
+    list_jobs,
+    parse_job,
+)
 from .train_arguments import TRAIN_JOB
 
 DEFAULT_MODEL = "R_50_FPN_3x_300q"
@@ -36,7 +45,7 @@ def _add_predict(parser: argparse.ArgumentParser) -> None:
         " standard input",
     )
     _add_model(parser, default=DEFAULT_MODEL)
-    _add_output(parser, "output/predict")
+    add_output(parser, "output/predict")
     parser.add_argument(
         "--save",
         nargs="+",
@@ -46,7 +55,7 @@ def _add_predict(parser: argparse.ArgumentParser) -> None:
         help=f"what to write, of {', '.join(values.SAVE_KINDS)} (default: picture)",
     )
     _add_options_of_prediction(parser)
-    _add_device(parser)
+    add_device(parser)
     add_overwrite(parser)
     parser.add_argument("--no-progress", action="store_true", help="show no progress bar")
     add_opts(parser)
@@ -82,9 +91,9 @@ def _add_options_of_prediction(parser: argparse.ArgumentParser) -> None:
 def _add_eval(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("data", metavar="DATA", help=DATA)
     _add_model(parser)
-    _add_output(parser, "output/eval")
+    add_output(parser, "output/eval")
     _add_tta(parser)
-    _add_device(parser)
+    add_device(parser)
     add_opts(parser)
 
 
@@ -196,21 +205,9 @@ def _add_model(parser: argparse.ArgumentParser, default: str | None = None) -> N
     )
 
 
-def _add_output(parser: argparse.ArgumentParser, default: str) -> None:
-    parser.add_argument(
-        "--output", default=default, metavar="DIR", help="folder to write to (default: %(default)s)"
-    )
-
-
 def _add_tta(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--tta", action="store_true", help="test-time augmentation: more accurate, slower"
-    )
-
-
-def _add_device(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--device", metavar="D", help="cuda, cuda:1, cpu (default: a GPU if there is one)"
     )
 
 

@@ -3,7 +3,7 @@
 import argparse
 
 from . import values
-from .jobs import Job, add_nothing, add_opts, add_overwrite
+from .jobs import Job, add_nothing, add_opts, add_output, add_overwrite
 
 DATA = "a folder in COCO's, YOLO's or LabelMe's format or with label images, or JSON:IMAGE_FOLDER"
 FORMATS = ("coco", "yolo")  # that queryinst.own_data.writing has
@@ -62,12 +62,7 @@ def _add_split(parser: argparse.ArgumentParser) -> None:
 
 def _add_show(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("data", metavar="DATA", help=DATA)
-    parser.add_argument(
-        "--output",
-        default="output/show",
-        metavar="DIR",
-        help="folder to write pictures to (default: %(default)s)",
-    )
+    add_output(parser, "output/show", "pictures ")
     parser.add_argument(
         "--num-images",
         type=values.count,

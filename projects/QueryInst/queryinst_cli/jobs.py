@@ -78,5 +78,20 @@ def add_opts(parser: argparse.ArgumentParser, over: str = "the model's") -> None
     )
 
 
+def add_output(parser: argparse.ArgumentParser, default: str, what: str = "") -> None:
+    parser.add_argument(
+        "--output",
+        default=default,
+        metavar="DIR",
+        help=f"folder to write {what}to (default: %(default)s)",
+    )
+
+
+def add_device(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--device", metavar="D", help="cuda, cuda:1, cpu (default: a GPU if there is one)"
+    )
+
+
 def add_overwrite(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--overwrite", action="store_true", help="replace what is there already")

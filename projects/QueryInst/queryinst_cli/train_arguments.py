@@ -4,7 +4,7 @@ import argparse
 
 from . import values
 from .data_arguments import DATA
-from .jobs import Job, add_opts
+from .jobs import Job, add_device, add_opts, add_output
 
 
 def _add_train(parser: argparse.ArgumentParser) -> None:
@@ -21,16 +21,9 @@ def _add_train(parser: argparse.ArgumentParser) -> None:
         help="weights to start from: a name of the model zoo, or a checkpoint; none for a small"
         " model with random weights (default: R_50_FPN_3x, with 300 queries for many objects)",
     )
-    parser.add_argument(
-        "--output",
-        default="output/train",
-        metavar="DIR",
-        help="folder to write to (default: %(default)s)",
-    )
+    add_output(parser, "output/train")
     _add_schedule(parser)
-    parser.add_argument(
-        "--device", metavar="D", help="cuda, cuda:1, cpu (default: a GPU if there is one)"
-    )
+    add_device(parser)
     parser.add_argument(
         "--resume", action="store_true", help="go on with the training in the output folder"
     )
