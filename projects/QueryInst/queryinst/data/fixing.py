@@ -19,6 +19,7 @@ from .mask_bounds import draw, is_integer
 from .mask_shapes import MaskShape, measure
 from .polygon_clipping import clip_polygons
 from .set_checks import Use
+from .whole_files import whole_file
 
 _USE = Use(False, True, False, None, 10**9, 0, MAX_PIXELS)
 # If a file has these, its masks may be other ones than those that are meant.
@@ -59,7 +60,8 @@ def fix_coco(json_file: str, out_file: str) -> dict[str, int]:
     fix_category_ids(content, mends)
     fix_annotation_ids(content, mends)
     _fix_shapes(content, json_file, mends)
-    _write(content, out_file)
+    with whole_file(out_file) as file:
+        json.dump(content, file)
     return {name: number for name, number in mends.items() if number}
 
 
@@ -197,15 +199,3 @@ def _clip_mask(annotation: Item, images: dict[Any, Item]) -> bool:
         segmentation = {"size": [height, width], "counts": before["counts"].decode()}
     annotation["segmentation"] = segmentation
     return True
-
-
-def _write(content: Any, out_file: str) -> None:
-    """Whole or not at all."""
-    partial = f"{out_file}.partial"
-    try:
-        with open(partial, "w", encoding="utf-8") as file:
-            json.dump(content, file)
-        os.replace(partial, out_file)
-    finally:
-        if os.path.exists(partial):
-            os.unlink(partial)

@@ -5,6 +5,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from ..data.whole_files import whole_file
 from .sources import Split
 
 GENERATOR = "queryinst data check"  # by which a page is known to be one of these
@@ -65,15 +66,9 @@ def fixed_files(args: argparse.Namespace, splits: Sequence[Split]) -> dict[str, 
 
 def write_text(path: str, text: str) -> None:
     """Write a file whole or not at all, and the folders that it is in."""
-    target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    part = target.with_name(f".{target.name}-{os.getpid()}.part")
-    try:
-        # Halves of characters, as names of files can have, are not UTF-8.
-        part.write_text(text, encoding="utf-8", errors="backslashreplace")
-        part.replace(target)
-    finally:
-        part.unlink(missing_ok=True)
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    with whole_file(path) as file:
+        file.write(text)
 
 
 def _check_parents(option: str, path: str) -> None:

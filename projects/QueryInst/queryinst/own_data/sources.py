@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from ..data.coco_folder import SPLITS, find_coco, has_coco
 from ..data.findings import Findings
+from ..data.whole_files import whole_file
 from . import label_images, labelme, yolo
 from .image_files import folder_name, read_sizes
 from .labels import Item, LabelledObject, Layout, Picture, to_coco
@@ -159,12 +160,8 @@ def _root_of(items: list[Item]) -> str:
 
 def write_json(path: Path, content: dict) -> None:
     """Write a file whole or not at all."""
-    part = path.with_name(f".{path.name}-{os.getpid()}.part")
-    try:
-        part.write_text(json.dumps(content, separators=(",", ":")), encoding="utf-8")
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
+    with whole_file(path) as file:
+        file.write(json.dumps(content, separators=(",", ":")))
 
 
 def _temporary(data: str) -> str:
