@@ -1,6 +1,5 @@
 """The description that an exported file carries, from a configuration and a checkpoint's `meta`."""
 
-import hashlib
 import os
 from collections.abc import Mapping
 from typing import Any
@@ -10,7 +9,7 @@ from detectron2.config import CfgNode
 from queryinst_runtime.description import Description
 
 from .._version import __version__
-from ..checkpoint.files import fetch
+from ..checkpoint.files import fetch, sha256_of
 from ..yaml_files import is_remote
 
 
@@ -48,14 +47,9 @@ def describe(
         has_masks=cfg.MODEL.MASK_ON,
         precision=precision,
         source=weights if is_remote(weights) else os.path.basename(weights),
-        digest=_sha256(fetch(weights, f"MODEL.WEIGHTS {weights}")),
+        digest=sha256_of(fetch(weights, f"MODEL.WEIGHTS {weights}")),
         licence=meta.get("licence", ""),
         attribution=meta.get("attribution", ""),
         training_data=meta.get("training_data", ""),
         queryinst_version=__version__,
     )
-
-
-def _sha256(path: str) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,6 +1,5 @@
 """What `queryinst train` leaves in an output folder, to tell the run and to go on with it."""
 
-import hashlib
 import json
 import os
 from collections.abc import Mapping, Sequence
@@ -10,6 +9,7 @@ from typing import Any
 
 from detectron2.config import CfgNode
 
+from ..checkpoint.files import sha256_of
 from ..checkpoint.resuming import has_checkpoint
 from ..config_files import merge_opts
 from ..engine.setup import setup_cfg
@@ -30,10 +30,7 @@ _FREE = (
 
 def digest_of(json_file: str) -> str:
     """The sha256 of a file; "" for none."""
-    if not json_file:
-        return ""
-    with open(json_file, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return sha256_of(json_file) if json_file else ""
 
 
 def refuse_finished(output: str, *, resume: bool) -> None:
