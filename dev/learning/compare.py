@@ -15,7 +15,6 @@ seeds.
 import argparse
 import itertools
 import json
-import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -33,7 +32,7 @@ from .curves import draw_curves
 from .data_sets import NAMES, SUBSETS, prepare
 from .runs import MODELS, Run, read_records, with_output
 from .tables import ablation_table, best_runs, goal_table
-from .train import ROOT, WEIGHTS
+from .train import ROOT, WEIGHTS, run_in_process
 
 BUDGET = {"shapes": 150, "shapes-500": 100, "shapes-50": 100, "coins": 50, "cells": 80}  # seconds
 SEEDS = (1, 2, 3)
@@ -180,13 +179,7 @@ def command_of(run: Run, args: argparse.Namespace) -> list[str]:
 
 
 def _train_in_process(args: argparse.Namespace, run: Run) -> int:
-    folder = Path(run.output)
-    folder.mkdir(parents=True, exist_ok=True)
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    with open(folder / "output.txt", "w") as output:
-        return subprocess.run(
-            command_of(run, args), cwd=ROOT, env=environment, stdout=output, stderr=output
-        ).returncode
+    return run_in_process(command_of(run, args), Path(run.output))
 
 
 def measure_seconds(args: argparse.Namespace) -> None:

@@ -19,8 +19,6 @@ from all of `shapes`, so on its parts they are no transfer; on the coins and the
 
 import argparse
 import json
-import os
-import subprocess
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -47,7 +45,7 @@ from .data_sets import DataSet, prepare
 from .detectron2_side import TimedTrainer
 from .recipe_table import recipe_table
 from .runs import Run
-from .train import ROOT
+from .train import ROOT, run_in_process
 
 SETS = ("shapes-500", "shapes-50", "coins", "cells")
 SEEDS = (1, 2, 3)
@@ -221,18 +219,12 @@ def train_missing(comparison: Comparison) -> int:
 
 
 def _in_process(task: Task, args: argparse.Namespace) -> int:
-    folder = Path(args.output).absolute() / task.folder
-    folder.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, "-W", "ignore", "-m", "dev.learning.recipe", "one", "--task"]
     command += [json.dumps(task), "--weights", args.weights, "--output", args.output]
     command += ["--datasets", args.datasets, "--source-steps", str(args.source_steps)]
     command += ["--seeds", *map(str, args.seeds)]
     command += ["--iterations", str(args.iterations)] if args.iterations else []
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    with open(folder / "output.txt", "w") as output:
-        return subprocess.run(
-            command, cwd=ROOT, env=environment, stdout=output, stderr=output
-        ).returncode
+    return run_in_process(command, Path(args.output).absolute() / task.folder)
 
 
 def main() -> int:

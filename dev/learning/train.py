@@ -49,6 +49,16 @@ def train(run: Run, peer: Path) -> dict[str, Any]:
     return result
 
 
+def run_in_process(command: list[str], folder: Path) -> int:
+    """Run a command with one thread; its output goes to output.txt. Returns its exit status."""
+    folder.mkdir(parents=True, exist_ok=True)
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    with open(folder / "output.txt", "w") as output:
+        return subprocess.run(
+            command, cwd=ROOT, env=environment, stdout=output, stderr=output
+        ).returncode
+
+
 def _train_mmdet(run: Run, peer: Path) -> dict[str, Any]:
     data, folder = run.data, Path(run.output)
     steps = [run.steps * (n + 1) // run.evaluations for n in range(run.evaluations)]
