@@ -107,14 +107,11 @@ def _groups(
         return groups
     exact = []
     for group in groups:
-        digests: dict[str, bytes] = {}  # links and names that are one file are read once
-        for image in group:
-            path = os.path.realpath(image.entry.path)
-            if path not in digests:
-                digests[path] = _digest(path)
+        paths = [os.path.realpath(image.entry.path) for image in group]
+        # Links and names that are one file are read once.
+        digests = {path: _digest(path) for path in dict.fromkeys(paths)}
         if progress:
             progress(len(group))
-        paths = [os.path.realpath(image.entry.path) for image in group]
         exact += _by_digest(group, [digests[path] for path in paths])
     return exact
 
