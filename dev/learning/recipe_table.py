@@ -27,7 +27,7 @@ def recipe_table(records: list[dict[str, Any]]) -> str:
             if not runs:
                 continue
             key = "raw" if variant.endswith("raw") else "final"
-            seconds = median(run["steps"] * run["seconds_per_step"] for run in runs)
+            seconds = median(run["seconds"] for run in runs)
             steps = median(run["steps"] for run in runs)
             cells = [data, name, f"{steps:,.0f}", f"{seconds:.0f}", str(len(runs))]
             cells += [

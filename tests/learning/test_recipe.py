@@ -15,7 +15,7 @@ def finish(folder, task, mask_ap):
     (folder / task.folder).mkdir()
     figures = {"box_ap": mask_ap - 1, "mask_ap": mask_ap}
     raw = {"box_ap": mask_ap - 3, "mask_ap": mask_ap - 2}
-    record = task._asdict() | {"final": figures, "raw": raw, "steps": 10, "seconds_per_step": 0.5}
+    record = task._asdict() | {"final": figures, "raw": raw, "steps": 10, "seconds": 5.0}
     (folder / task.folder / "record.json").write_text(json.dumps(record))
 
 
