@@ -108,8 +108,11 @@ def read_seconds() -> dict[str, dict[str, float]]:
 
 
 def measure_seconds(args: argparse.Namespace) -> None:
-    """Write the seconds of a step, with this machine's default threads. Stop all else before."""
-    seconds: dict[str, dict[str, float]] = {"recipe": {}, "maskrcnn": {}}
+    """Write the seconds of a step, with this machine's default threads. Stop all else before.
+
+    Those of sets that are not asked for stay.
+    """
+    seconds = read_seconds() if SECONDS.exists() else {"recipe": {}, "maskrcnn": {}}
     for data in args.data:
         for start in STARTS:
             measured = _timed(Task("recipe", data, start, SEEDS[0]), args)

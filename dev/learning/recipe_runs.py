@@ -134,9 +134,8 @@ def time_task(task: Task, args: argparse.Namespace) -> float:
     with TemporaryDirectory() as folder:
         plan = plan_of(task, args, Path(folder))
         if task.model == "recipe":
-            no_evaluation = ("TEST.EVAL_PERIOD", 0, "TEST.EARLY_STOPPING_PATIENCE", 0)
-            opts = ("DATASETS.TEST", (), *no_evaluation)
-            return median(_train(plan, opts).step_seconds)
+            no_evaluation = ("TEST.VALIDATION_LOSS", False, "TEST.EARLY_STOPPING_PATIENCE", 0)
+            return median(_train(plan, ("DATASETS.TEST", (), *no_evaluation)).step_seconds)
         data, opts = prepare(task.data, args.datasets), _shared_opts(_keys_of(plan))
         run = Run("maskrcnn", data, args.iterations, task.lr, task.seed, folder, opts=opts)
         return detectron2_side.train(replace(run, evaluations=0))["seconds_per_step"]

@@ -7,7 +7,7 @@ import pytest
 
 from queryinst.recipe.configuring import configure, get_key, wishes_of
 from queryinst.recipe.deriving import derive
-from queryinst.recipe.sizes import WANTED
+from queryinst.recipe.sizes import WANTED, small_objects
 from queryinst.recipe.starting import start_from
 from queryinst.recipe.statistics import DataStatistics, statistics_of
 from queryinst.recipe.structures import Machine, Request, Wishes
@@ -128,15 +128,47 @@ def test_derive_keeps_the_published_recipe_for_coco(bases):
 
 
 @pytest.mark.parametrize("start", ["none", "R_50_FPN_3x"])
-def test_derive_shows_small_objects_larger_in_windows(bases, start):
+def test_derive_shows_parts_of_images_larger_whose_objects_are_small(bases, start):
     train = data(100, 10, side=1500, size=20)
     cfg, _ = derived_cfg(bases, start, GPU, train)
-    assert cfg.INPUT.CROP.ENABLED and cfg.INPUT.CROP.TYPE == "absolute"
+    assert cfg.INPUT.CROP.ENABLED and cfg.INPUT.CROP.TYPE == "relative_range"
     scale = cfg.INPUT.MIN_SIZE_TEST / 1500
-    whole = min(cfg.INPUT.MAX_SIZE_TEST, bases[start][1].short_side) / 1500
+    whole = bases[start][1].short_side / 1500
     assert scale > whole and 20 * scale <= 1.1 * WANTED
-    middle = sorted(cfg.INPUT.MIN_SIZE_TRAIN)[1] / cfg.INPUT.CROP.SIZE[0]
+    assert list(cfg.INPUT.CROP.SIZE) == [0.5, 0.5]  # parts of 0.75 of a side in the mean
+    middle = sorted(cfg.INPUT.MIN_SIZE_TRAIN)[1] / (0.75 * 1500)
     assert middle == pytest.approx(scale, rel=0.15)
+
+
+def test_derive_cuts_few_images_into_large_parts(bases):
+    cfg, _ = derived_cfg(bases, "none", CPU, data(3, 12, side=200, size=50))
+    assert cfg.INPUT.CROP.ENABLED and cfg.INPUT.CROP.TYPE == "relative_range"
+    assert min(cfg.INPUT.CROP.SIZE) == 0.7
+    # On the average an object is as large a share of what is trained on as of what is evaluated.
+    middle = sorted(cfg.INPUT.MIN_SIZE_TRAIN)[1] / (0.85 * 200)
+    assert middle == pytest.approx(cfg.INPUT.MIN_SIZE_TEST / 200, rel=0.1)
+    assert cfg.MODEL.QUERYINST.INITIAL_GRID_SIZES == (0.29,)  # 50 of 170
+
+
+def test_derive_cuts_windows_where_the_images_held_out_are_smaller(bases):
+    base, start = bases["none"]
+    train, val = data(20, 100, side=500, size=30), data(20, 9, side=170, size=30)
+    cfg = configure(
+        base, derive(train, val, start, CPU), (), device="cpu", output="x", train="a", val="b"
+    )
+    assert cfg.INPUT.CROP.TYPE == "absolute" and list(cfg.INPUT.CROP.SIZE) == [170, 170]
+    middle = sorted(cfg.INPUT.MIN_SIZE_TRAIN)[1] / 170
+    assert middle == pytest.approx(cfg.INPUT.MIN_SIZE_TEST / 170, rel=0.1)
+    assert cfg.MODEL.QUERYINST.NUM_QUERIES < 60  # 12 of 100 objects are in a window
+
+
+@pytest.mark.parametrize("size, num_notes", [(12, 1), (600, 0)])
+def test_small_objects_are_noted(bases, size, num_notes):
+    train = data(30, 5, side=3000, width=4000, size=size)
+    cfg, _ = derived_cfg(bases, "none", CPU, train)
+    sides = cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST
+    notes = small_objects(train, train, *sides)
+    assert len(notes) == num_notes and all("at most 12 pixels a side, 2 where" in x for x in notes)
 
 
 def test_derive_repeats_images_of_rare_classes(bases):

@@ -10,6 +10,7 @@ from typing import NamedTuple
 from queryinst.engine import train_net
 from queryinst.engine.checks import check_output_dir
 from queryinst.engine.run_lock import locked
+from queryinst.json_files import read_json
 from queryinst.recipe import text
 from queryinst.recipe.checking import check_parts
 from queryinst.recipe.folder import (
@@ -116,11 +117,19 @@ def _train(output: str, prepared: _Run) -> int:
     if status := train_net.run(run_args, _PROGRAM):
         return status
     report = make_report(output)
-    images = prepared.triples[1][2]
+    images = _images_to_predict(prepared.triples)
     words = ["queryinst", "predict", images, "--model", weights_to_predict(output)]
     words += ["--score", f"{report.counts.min_score:g}"]
     _say("", report_text(report), f"predict: {shlex.join(words)}")
     return 0
+
+
+def _images_to_predict(triples: Sequence[Triple]) -> str:
+    """The folder of the images held out, or one of them where others are to train on there."""
+    (_, _, train_images), (_, val_json, val_images) = triples
+    if not os.path.samefile(train_images, val_images):
+        return val_images
+    return os.path.join(val_images, read_json(val_json, dict)["images"][0]["file_name"])
 
 
 def _request(args: argparse.Namespace, parts: Parts | None = None) -> Request:

@@ -62,19 +62,20 @@ def check_datasets(cfg: CfgNode, *, training: bool) -> None:
     findings, classes = Findings(), {}
     for name, use in uses.items():
         logger.info(f"Checking the data set {name!r}")
-        classes[name] = _check_content(cfg, name, _use_of(cfg, use), findings)
+        classes[name] = _check_content(cfg, name, _use_of(cfg, use, training), findings)
     raise_errors(findings)
     _check_classes(cfg, classes, uses)
     log_warnings(findings)
 
 
-def _use_of(cfg: CfgNode, use: _Named) -> Use:
+def _use_of(cfg: CfgNode, use: _Named, training: bool) -> Use:
+    """Of images with many objects the evaluator warns; before a training it is time to."""
     return Use(
         use.trained,
         use.evaluated,
         masks=cfg.MODEL.MASK_ON,
-        num_queries=cfg.MODEL.QUERYINST.NUM_QUERIES,
-        detections=cfg.TEST.DETECTIONS_PER_IMAGE,
+        num_queries=cfg.MODEL.QUERYINST.NUM_QUERIES if training else None,
+        detections=cfg.TEST.DETECTIONS_PER_IMAGE if training else sys.maxsize,
         num_classes=cfg.MODEL.ROI_HEADS.NUM_CLASSES,
         max_pixels=cfg.INPUT.MAX_PIXELS,
     )

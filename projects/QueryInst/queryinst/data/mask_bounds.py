@@ -197,6 +197,14 @@ def _parse_rle(rle: dict[str, Any], height: int, width: int) -> np.ndarray:
             f"has an RLE 'segmentation' of 'size' {shorten(size)}, its image has [height, width] "
             f"{[height, width]}",
         )
+    most = 2 * height * width + 1  # runs, if each second one has no pixel
+    if len(counts) > (most if isinstance(counts, list) else most * _MAX_CHARACTERS):
+        what = "numbers" if isinstance(counts, list) else "characters"
+        raise ProblemError(
+            kinds.RLE_COUNTS,
+            f"has an RLE 'segmentation' whose 'counts' are {len(counts)} {what}, too many for its "
+            f"image of {height} x {width} pixels",
+        )
     try:
         runs = _as_runs(counts) if isinstance(counts, list) else decode_runs(counts)
     except ValueError as error:

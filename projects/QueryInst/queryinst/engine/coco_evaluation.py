@@ -11,6 +11,7 @@ from importlib.metadata import PackageNotFoundError, version
 import pycocotools.cocoeval
 from detectron2.evaluation import COCOEvaluator, coco_evaluation
 from detectron2.utils import comm
+from detectron2.utils.logger import log_first_n
 
 from ..data import instance_checks as data_checks
 from ..data.coco_ids import NumberedCOCO
@@ -92,10 +93,13 @@ class TimedCOCOEvaluator(COCOEvaluator):
         counts = Counter(x["image_id"] for x in objects if not x.get("iscrowd", 0))
         crowded = [count for count in counts.values() if count > limit]
         if crowded:
-            logger.warning(
+            log_first_n(
+                logging.WARNING,
                 f"{len(crowded)} images of {self._dataset_name!r} have more than {limit} objects, "
                 f"up to {max(crowded)}: AP cannot reach 100 unless TEST.DETECTIONS_PER_IMAGE and "
-                "MODEL.QUERYINST.NUM_QUERIES (which training fixes) are as high"
+                "MODEL.QUERYINST.NUM_QUERIES (which training fixes) are as high",
+                name=__name__,
+                key="message",
             )
 
     def _draw_ground_truth(self) -> None:

@@ -28,7 +28,10 @@ def stratify(
     """
     wanted = [place for place, share in enumerate(shares) if share > 0]
     if len(sizes) < len(wanted):
-        raise ValueError(f"{len(sizes)} different images cannot be split into {len(wanted)} parts")
+        have = f"{len(sizes)} image" + "s" * (len(sizes) != 1)
+        raise ValueError(
+            f"{have}, of equal ones the first alone, cannot be split into {len(wanted)} parts"
+        )
     generator = np.random.default_rng(seed)
     ratios = np.asarray(shares, dtype=float)
     room = sizes.sum() * ratios  # (P,), examples that a part still takes

@@ -19,6 +19,7 @@ _OF_OPTIONS = {
     "MODEL.WEIGHTS": "--model",
     "DATASETS.TRAIN": "DATA",
     "DATASETS.TEST": "--val",
+    "MODEL.ROI_HEADS.NUM_CLASSES": "the categories of DATA",
 }
 _WISHES = {
     "SOLVER.MAX_ITER": "iterations",

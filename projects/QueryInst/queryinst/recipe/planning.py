@@ -7,11 +7,13 @@ from pathlib import Path
 from detectron2.config import CfgNode
 
 from ..data.registration import name_dataset
+from ..engine.checks import check_best_metric
 from ..json_files import read_json
 from .configuring import configure, wishes_of
 from .deriving import derive
 from .holding_out import Held, held_out_before, hold_out
 from .parts import Parts
+from .sizes import small_objects
 from .starting import start_from
 from .statistics import DataStatistics, statistics_of
 from .structures import Derived, Machine, Request, Start, counted
@@ -86,7 +88,9 @@ def make_plan(parts: Parts, machine: Machine, request: Request, *, data: str, ou
         train=triples[0][0],
         val=triples[1][0],
     )
-    notes = (*notes, *_missing_classes(train))
+    check_best_metric(cfg, train.class_names)
+    sides = cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST
+    notes = (*notes, *_only_held_out(train, val), *small_objects(train, val, *sides))
     return Plan(cfg, derived, start, train, val, triples, notes, held)
 
 
@@ -111,14 +115,16 @@ def _require_objects(
         )
 
 
-def _missing_classes(train: DataStatistics) -> tuple[str, ...]:
-    counts = train.images_per_class
-    missing = [name for name, count in zip(train.class_names, counts) if not count]
+def _only_held_out(train: DataStatistics, val: DataStatistics) -> tuple[str, ...]:
+    """A note on classes of which no object is left to train on; of those without any the check has
+    spoken."""
+    counts = zip(train.class_names, train.images_per_class, val.images_per_class)
+    missing = [name for name, here, there in counts if there and not here]
     if not missing:
         return ()
     names = ", ".join(missing[:5]) + (", ..." if len(missing) > 5 else "")
     what = counted(len(missing), "class has", "classes have")
-    return (f"{what} no object to train on: {names}",)
+    return (f"{what} objects among the images held out alone: {names}",)
 
 
 def triples_of(parts: Parts, cfg: CfgNode, output: str) -> tuple[Triple, Triple]:

@@ -12,6 +12,7 @@ MANY_OBJECTS = 60  # in an image, from which on the published model with 300 que
 MOST_QUERIES = 900
 LEAST_QUERIES = 30  # of random weights
 COCO_DETECTIONS = 100
+_SMALL_ROOM = 1.5  # queries to an object, below which a small model gets more
 
 
 def derive_queries(
@@ -43,11 +44,13 @@ def _num_queries(needed: int, start: Start, wishes: Wishes) -> tuple[int, list[D
     elif start.kind == "none":
         num = min(max(LEAST_QUERIES, 10 * ceil(1.5 * needed / 10)), MOST_QUERIES)
         why = f"1.5 times the most objects at once, {needed}; at least 30"
-    elif needed <= start.num_queries or enough <= start.num_queries:
+    elif (_SMALL_ROOM if start.is_small else 1) * needed <= start.num_queries:
+        num, why = start.num_queries, f"those of the weights; at most {needed} objects at once"
+    elif enough <= start.num_queries:
         num, why = start.num_queries, f"those of the weights; at most {needed} objects at once"
     else:
         num = enough
-        why = f"up to {needed} objects at once, more than the {start.num_queries} of the weights"
+        why = f"up to {needed} objects at once, many for the {start.num_queries} of the weights"
     if needed > num:
         why += f"; of {needed} objects at once only {num} can be found: cut images into tiles"
     keys = [Derived("MODEL.QUERYINST.NUM_QUERIES", num, why)]

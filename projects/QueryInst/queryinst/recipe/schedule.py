@@ -126,7 +126,7 @@ def _evaluation(val: DataStatistics, iterations: int, batch: int, wishes: Wishes
     if times < 2:
         patience, about = 0, "nothing is evaluated before the end"
     return [
-        Derived("TEST.EVAL_PERIOD", period, f"{counted(times, 'evaluation')}, of images held out"),
+        Derived("TEST.EVAL_PERIOD", period, counted(times, "evaluation")),
         Derived("SOLVER.CHECKPOINT_PERIOD", period, "as often as it is evaluated"),
         Derived("SOLVER.CHECKPOINT_KEEP", 1, "--resume needs the last one"),
         Derived("SOLVER.CHECKPOINT_MINUTES", 30.0, "no more than that is lost"),

@@ -11,7 +11,8 @@ from .structures import Derived, Machine, Start, counted
 # what COCO calls small ends there.
 WANTED = 32
 _CLEARLY = 1.25  # larger, so that a window is worth its while
-_FEW_IMAGES = 20  # that windows make many of
+_FEW_IMAGES = 20  # that parts of them make many of
+_LARGE_PART, _PART = 0.7, 0.5  # least share of an image's side that is cut out of it
 _RATIOS = (5 / 3, 3.0)  # of long sides to short ones that inputs have room for
 
 
@@ -20,7 +21,8 @@ class Sizes(NamedTuple):
 
     Attributes:
         scale: pixels that the model sees for one of the file.
-        window: side, in pixels of the file, of the square that training cuts out; 0 for none.
+        window: side, in pixels of the file, of the square that training cuts out; 0 for parts of
+            an image up to all of it.
         pixels: of the largest input in training, which memory depends on.
         input_side: pixels of the median short side of an input in training.
     """
@@ -37,8 +39,7 @@ class _Limits(NamedTuple):
     shortest: int
     short: int
     ratio: float  # of the long side to the short one
-    window: int
-    longest_test: int
+    longest: int  # of an image whose objects are enlarged
     multiple: int  # of it sizes are
 
 
@@ -47,39 +48,59 @@ def derive_sizes(
 ) -> tuple[Sizes, list[Derived]]:
     """Keys of INPUT, and what else depends on the sizes."""
     limits = _limits(start, machine)
-    small, large = np.percentile(train.sizes, (25, 75))
-    whole = _whole_scale(train, float(small), start, limits)
-    near = min(WANTED / small, 2.0, limits.longest_test / val.long_side)
-    if near > whole * _CLEARLY:
-        window = round(limits.window / near)
-        if window < 0.8 * train.short_side:
-            why = (
-                f"a quarter of the objects has at most {small:.0f} pixels a side,"
-                f" {small * whole:.0f} in a whole input"
-            )
-            return _with_window(train, val, near, window, limits, why)
-        whole = near
+    small = float(np.percentile(train.sizes, 25))
+    # What the model sees in evaluation, and so should see in training.
+    is_cut = train.short_side > _CLEARLY * val.short_side
+    seen = val if is_cut else train
+    whole = _whole_scale(seen, small, start, limits)
+    near = min(WANTED / small, 2.0, limits.longest / max(seen.long_side, val.long_side))
+    is_enlarged = near > whole * _CLEARLY
+    scale = near if is_enlarged else whole
+    if is_cut:
+        return _with_window(val, scale, limits)
+    if is_enlarged:
+        why = (
+            f"a quarter of the objects has at most {small:.0f} pixels a side, {small * whole:.0f}"
+            " in an input of the usual size: parts of images are shown larger"
+        )
+        return _with_parts(train, val, scale, _PART, why, limits)
     if train.num_images < _FEW_IMAGES:
-        window = round(max(3 * large, 0.75 * train.short_side))
-        if window < train.short_side:
-            why = f"{counted(train.num_images, 'image')}: windows of them make many"
-            return _with_window(train, val, whole, window, limits, why)
-    return _without_window(train, val, whole, start, limits)
+        why = f"{counted(train.num_images, 'image')}: parts of them make many"
+        return _with_parts(train, val, scale, _LARGE_PART, why, limits)
+    return _without_window(train, val, scale, start, limits)
+
+
+def small_objects(
+    train: DataStatistics, val: DataStatistics, short: int, longest: int
+) -> tuple[str, ...]:
+    """A note if many objects are too small where the model sees them.
+
+    Args:
+        short, longest: INPUT.MIN_SIZE_TEST and MAX_SIZE_TEST.
+    """
+    scale = min(short / val.short_side, longest / val.long_side)
+    small = np.percentile(train.sizes, 25)
+    if small * scale >= WANTED / 2:
+        return ()
+    return (
+        f"a quarter of the objects has at most {small:.0f} pixels a side, {small * scale:.0f} where"
+        " the model sees them, which is little: cut such images into tiles first",
+    )
 
 
 def _limits(start: Start, machine: Machine) -> _Limits:
     short = start.short_side
     ratio = min(max(start.long_side / short, _RATIOS[0]), _RATIOS[1])
     if start.is_small:
-        return _Limits(short, max(short, 256), ratio, max(short, 160), 768, 16)
+        return _Limits(short, max(short, 256), ratio, 512, 16)
     if machine.has_gpu:
-        return _Limits(min(short, 320), short, ratio, min(short, 640), 2000, 32)
-    return _Limits(min(short, 320), min(short, 480), ratio, min(short, 480), 1024, 32)
+        return _Limits(min(short, 320), short, ratio, 1600, 32)
+    return _Limits(min(short, 320), min(short, 480), ratio, 1024, 32)
 
 
-def _whole_scale(train: DataStatistics, small: float, start: Start, limits: _Limits) -> float:
+def _whole_scale(seen: DataStatistics, small: float, start: Start, limits: _Limits) -> float:
     """Of whole images: at most as large as the limits let them be, and hardly ever enlarged."""
-    short, long = train.short_side, train.long_side
+    short, long = seen.short_side, seen.long_side
     scale = min(limits.short / short, limits.short * limits.ratio / long)
     if start.is_small:  # no larger than the objects need
         scale = min(scale, WANTED / small)
@@ -87,21 +108,13 @@ def _whole_scale(train: DataStatistics, small: float, start: Start, limits: _Lim
     return max(scale, min(limits.shortest / short, limits.short * limits.ratio / long))
 
 
-def _with_window(
-    train: DataStatistics,
-    val: DataStatistics,
-    scale: float,
-    window: int,
-    limits: _Limits,
-    why: str,
-) -> tuple[Sizes, list[Derived]]:
+def _with_window(val: DataStatistics, scale: float, limits: _Limits) -> tuple[Sizes, list[Derived]]:
+    """Windows as large as the images of the evaluation, which are smaller."""
+    window = round(val.short_side)
     side = window * scale
     sides = _distinct([side * factor for factor in (0.75, 1.0, 1.25)], limits.multiple)
-    tiny = np.percentile(train.sizes, 25) * scale
-    if tiny < WANTED / 2:
-        why += f"; {tiny:.0f} in a window, which is little: cut such images into tiles first"
     keys = [
-        Derived("INPUT.CROP.ENABLED", True, why),
+        Derived("INPUT.CROP.ENABLED", True, "windows as large as the images held out"),
         Derived("INPUT.CROP.TYPE", "absolute", "a window in pixels of the file"),
         Derived("INPUT.CROP.SIZE", [window, window], f"so {side:.0f} pixels for the model"),
         Derived("INPUT.MIN_SIZE_TRAIN", sides, "of a window; around the scale of evaluation"),
@@ -109,6 +122,33 @@ def _with_window(
         *_test_keys(val, scale, limits, "the scale of the windows"),
     ]
     return Sizes(scale, window, round(1.25 * sides[-1] ** 2), side), keys
+
+
+def _with_parts(
+    train: DataStatistics,
+    val: DataStatistics,
+    scale: float,
+    least: float,
+    why: str,
+    limits: _Limits,
+) -> tuple[Sizes, list[Derived]]:
+    """Large parts of the images, in which objects are about as large as in whole ones.
+
+    A query's box and what it has learned are relative to the input, so that windows much smaller
+    than what is evaluated teach it sizes and numbers of objects that it will not meet.
+    """
+    middle = train.short_side * scale * (1 + least) / 2
+    sides = _distinct([middle * factor for factor in (0.75, 1.0, 1.25)], limits.multiple)
+    longest = max(round(1.25 * train.long_side * scale), sides[-1])
+    keys = [
+        Derived("INPUT.CROP.ENABLED", True, why),
+        Derived("INPUT.CROP.TYPE", "relative_range", "shares of the image's height and width"),
+        Derived("INPUT.CROP.SIZE", [least, least], "at least, up to all of it"),
+        Derived("INPUT.MIN_SIZE_TRAIN", sides, "of a part; around the scale of evaluation"),
+        Derived("INPUT.MAX_SIZE_TRAIN", longest, "the long side, a little above evaluation's"),
+        *_test_keys(val, scale, limits, "as in training"),
+    ]
+    return Sizes(scale, 0, sides[-1] * longest, middle), keys
 
 
 def _without_window(
