@@ -78,10 +78,10 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE")
     args = parser.parse_args(argv)
     try:
-        device = args.opts[args.opts.index("MODEL.DEVICE") + 1 :][:1] or ["cpu"]
-        print(as_line(describe_hardware(*device) | describe_versions()), flush=True)
+        device = dict(zip(args.opts[::2], args.opts[1::2])).get("MODEL.DEVICE", "cpu")
+        print(as_line(describe_hardware(device) | describe_versions()), flush=True)
         rows = [row(name, args.opts, args.repeats) for name in args.config_file]
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
+    except (OSError, ValueError, KeyError, RuntimeError, FloatingPointError) as error:
         print(f"average: error: {describe_error(error)}", file=sys.stderr)
         return 1
     print("| configuration | without | with the average | ratio | its weights |")

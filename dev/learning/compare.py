@@ -43,9 +43,9 @@ RATES = {
 }
 # What a model's configuration gets on a set: QueryInst is trained as docs/learning.md advises.
 OPTS: dict[tuple[str, str], tuple[Any, ...]] = {
-    # A crop has up to 60 cells, each a seventh of its side: more queries, on a finer grid.
+    # A crop has up to 31 cells, each a sixth of its side: more queries, on a finer grid.
     ("queryinst", "cells"): (
-        *("MODEL.QUERYINST.NUM_QUERIES", 60, "MODEL.QUERYINST.INITIAL_GRID_SIZES", "(0.15,)"),
+        *("MODEL.QUERYINST.NUM_QUERIES", 50, "MODEL.QUERYINST.INITIAL_GRID_SIZES", "(0.18,)"),
         *("MODEL.QUERYINST.DENOISING_QUERIES", 20),
     )
 }
@@ -55,7 +55,7 @@ PRETRAINED_OPTS = {"queryinst": ("MODEL.QUERYINST.ALLOW_UNLOADED", "('initial_qu
 SOURCE = {name: "cells" if name.startswith("shapes") else "shapes" for name in NAMES}
 FOLDER = ROOT / "docs" / "learning"
 SECONDS, RECORDS = FOLDER / "step_seconds.json", FOLDER / "runs.jsonl"
-TIMED_STEPS = 80  # more than 30: Mask R-CNN's mask head has more RoIs once boxes are found
+TIMED_STEPS = 40  # more than 30: Mask R-CNN's mask head has more RoIs once boxes are found
 STARTS = ("random", "pretrained")
 
 
@@ -185,16 +185,22 @@ def _train_in_process(args: argparse.Namespace, run: Run) -> int:
 def measure_seconds(args: argparse.Namespace) -> None:
     """Write the seconds of a step of each model on each set, with this machine's default threads.
 
-    The models take turns, two rounds; the faster median counts. Stop everything else before.
+    The models take turns, two rounds; the faster median counts. Stop everything else before. Those
+    of sets that are not asked for stay.
     """
+    names = [name for name in args.data if name not in SUBSETS]
     seconds: dict[str, dict[str, float]] = {model: {} for model in MODELS}
-    for data, model in [*itertools.product(("shapes", "coins", "cells"), MODELS)] * 2:
-        run = Run(model, prepare(data, args.datasets), TIMED_STEPS, 0.0005, SEEDS[0], output="")
+    for data, model in [*itertools.product(names, MODELS)] * 2:
+        data_set, opts = prepare(data, args.datasets), OPTS.get((model, data), ())
+        run = Run(model, data_set, TIMED_STEPS, 0.0005, SEEDS[0], output="", opts=opts)
         with TemporaryDirectory() as folder:
             run = with_output(replace(run, evaluations=0), Path(folder))
             subprocess.run(command_of(run, args), cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
             measured = read_json(str(Path(run.output, "record.json")), dict)["seconds_per_step"]
         seconds[model][data] = min(measured, seconds[model].get(data, measured))
+    if SECONDS.exists():
+        former = read_json(str(SECONDS), dict)["seconds"]
+        seconds = {model: former[model] | seconds[model] for model in MODELS}
     for by_set in seconds.values():  # images and batches of the subsets are those of the set
         by_set |= dict.fromkeys(SUBSETS, by_set["shapes"])
     content = {"seconds": seconds, "machine": describe_hardware()}

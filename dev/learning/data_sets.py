@@ -41,15 +41,18 @@ class DataSet(NamedTuple):
 
 
 def _options(
-    crop: int | None, train: tuple[int, ...], max_train: int, test: int, max_test: int
+    crop: float | None, train: tuple[int, ...], max_train: int, test: int, max_test: int
 ) -> tuple[Any, ...]:
-    """INPUT's keys: side of a random square that is cut out first, then shorter and longest side.
+    """INPUT's keys: what is cut out first, then shorter and longest side in pixels.
 
-    All in pixels; without a crop the whole image is taken.
+    Args:
+        crop: from 1 on the side of a random square in pixels; below, the least share of each side
+            of the image; None for the whole image.
     """
+    kind = "absolute" if crop is not None and crop >= 1 else "relative_range"
     return (
         *("INPUT.CROP.ENABLED", crop is not None),
-        *(() if crop is None else ("INPUT.CROP.TYPE", "absolute", "INPUT.CROP.SIZE", [crop, crop])),
+        *(() if crop is None else ("INPUT.CROP.TYPE", kind, "INPUT.CROP.SIZE", [crop, crop])),
         *("INPUT.MIN_SIZE_TRAIN", train, "INPUT.MAX_SIZE_TRAIN", max_train),
         *("INPUT.MIN_SIZE_TEST", test, "INPUT.MAX_SIZE_TEST", max_test),
     )
@@ -59,9 +62,9 @@ SHAPES_OPTIONS = _options(None, (128,), 128, 128, 128)
 OPTIONS = {
     "shapes": SHAPES_OPTIONS,
     **dict.fromkeys(SUBSETS, SHAPES_OPTIONS),
-    "coins": _options(160, (96, 128, 160, 192), 192, 160, 256),  # as in docs/examples/coins.yaml
-    # Cells are small: a crop is shown at 1 to 1.5 times its size, a held-out tile at about 1.15.
-    "cells": _options(128, (128, 160, 192), 192, 192, 256),
+    "coins": _options(0.7, (96, 128, 160), 256, 160, 256),  # as in docs/examples/coins.yaml
+    # A crop is as large as a held-out tile, and is shown at 0.75 to 1.15 times its size.
+    "cells": _options(170, (128, 160, 192), 192, 160, 256),
 }
 NAMES = tuple(OPTIONS)
 

@@ -12,12 +12,12 @@ The variants, on each set and with each seed:
 - maskrcnn: Detectron2's Mask R-CNN with a ResNet of the same depth, from random weights, and
 - maskrcnn from shapes: from weights that it learned on `shapes` in --source-steps steps.
 
-Mask R-CNN has the recipe's sizes, windows and batch, and for the two starts as many steps as fit in
-the seconds of the recipe's from trained and from random weights, by the quiet machine's seconds per
-step. AP after a number of steps depends neither on how busy a machine is nor, but for rounding, on
-the device, so `train --device cuda` may do the work. The recipe is always the one for a CPU.
-Of Mask R-CNN's rates the best counts, by mask AP with the first seed. The demo's weights come from
-all of `shapes`, so on its parts they are no transfer; on the coins and the cells they are.
+Mask R-CNN has the recipe's sizes, windows, batch and rate, and for the two starts as many steps as
+fit in the seconds of the recipe's from trained and from random weights, by the quiet machine's
+seconds per step. AP after a number of steps depends neither on how busy a machine is nor, but for
+rounding, on the device, so `train --device cuda` may do the work; the recipe is always the one for
+a CPU. The demo's weights come from all of `shapes`, so on its parts they are no transfer; on the
+coins and the cells they are.
 """
 
 import argparse
@@ -32,17 +32,19 @@ from typing import Any
 from queryinst.environment import describe_hardware
 from queryinst.json_files import read_json
 
-from .recipe_runs import Task, time_task, train_peer, train_recipe
+from .recipe_runs import Task, plan_of, time_task, train_peer, train_recipe
 from .recipe_table import recipe_table
 from .train import ROOT, run_in_process
 
 SETS = ("shapes-500", "shapes-50", "coins", "cells")
 SEEDS = (1, 2, 3)
-RATES = (0.001, 0.002)  # of Mask R-CNN
+RATE = 0.001  # of Mask R-CNN, as of the recipe
 FOLDER = ROOT / "docs" / "learning"
 SECONDS, RECORDS = FOLDER / "recipe_seconds.json", FOLDER / "recipe.jsonl"
 STARTS = ("trained", "random")
-SOURCE = "source"  # the run whose weights Mask R-CNN starts from
+# The run whose weights Mask R-CNN starts from.
+SOURCE = "source"
+SOURCE_TASK = Task(SOURCE, "shapes", "random", SEEDS[0], RATE)
 _TIMED_STEPS = 40
 
 
@@ -57,47 +59,27 @@ class Comparison:
         path = self.output / task.folder / "record.json"
         return read_json(str(path), dict) if path.exists() else None
 
+    def tasks(self) -> Iterator[Task]:
+        """All of the table."""
+        for data in self.args.data:
+            for start in STARTS:
+                for seed in self.args.seeds:
+                    yield Task("recipe", data, start, seed)
+                    yield Task("maskrcnn", data, start, seed, RATE)
+
     def missing(self) -> Iterator[Task]:
         """Those that can start; call it again when these have ended."""
-        source = Task(SOURCE, "shapes", "random", SEEDS[0], RATES[0])
-        if not self.record(source):
-            yield source
-        for data in self.args.data:
-            for start in STARTS:
-                tasks = [Task("recipe", data, start, seed) for seed in self.args.seeds]
-                yield from (task for task in tasks if not self.record(task))
-                is_ready = self.record(tasks[0]) and (start == "random" or self.record(source))
-                yield from self._missing_of_peer(data, start) if is_ready else ()
-
-    def _missing_of_peer(self, data: str, start: str) -> Iterator[Task]:
-        first, *others = self.args.seeds
-        tasks = [Task("maskrcnn", data, start, first, rate) for rate in RATES]
-        if best := self.best_rate(data, start):
-            tasks += [Task("maskrcnn", data, start, seed, best) for seed in others]
-        yield from (task for task in tasks if not self.record(task))
-
-    def best_rate(self, data: str, start: str) -> float:
-        """Of Mask R-CNN, by mask AP with the first seed; 0.0 while runs are missing."""
-        tasks = [Task("maskrcnn", data, start, self.args.seeds[0], rate) for rate in RATES]
-        records = [self.record(task) for task in tasks]
-        if not all(records):
-            return 0.0
-        return max(zip(records, RATES), key=lambda x: x[0]["final"]["mask_ap"])[1]  # type: ignore
+        has_source = self.record(SOURCE_TASK)
+        if not has_source:
+            yield SOURCE_TASK
+        for task in self.tasks():
+            waits = task.model == "maskrcnn" and task.start == "trained" and not has_source
+            if not waits and not self.record(task):
+                yield task
 
     def records(self) -> list[dict[str, Any]]:
-        """Of all runs that have ended and count."""
-        found = []
-        for data in self.args.data:
-            for start in STARTS:
-                rate = self.best_rate(data, start)
-                tasks = [Task("recipe", data, start, seed) for seed in self.args.seeds]
-                tasks += [
-                    Task("maskrcnn", data, start, seed, lr)
-                    for seed in self.args.seeds
-                    for lr in (RATES if seed == self.args.seeds[0] else (rate,))
-                ]
-                found += [record for task in tasks if (record := self.record(task))]
-        return found
+        """Of all runs of the table that have ended."""
+        return [record for task in self.tasks() if (record := self.record(task))]
 
 
 def read_seconds() -> dict[str, dict[str, float]]:
@@ -148,12 +130,12 @@ def _train(task: Task, comparison: Comparison, output: Path) -> dict[str, Any]:
     if task.model == "recipe":
         found = train_recipe(task, args, output)
         return found | {"seconds": found["steps"] * seconds[f"{task.data} {task.start}"]}
-    ours = comparison.record(Task("recipe", task.data, task.start, args.seeds[0]))
-    assert ours is not None
-    steps = max(1, round(ours["seconds"] / seconds[task.data]))
-    source = comparison.output / Task(SOURCE, "shapes", "random", SEEDS[0], RATES[0]).folder
-    weights = str(source / "model_final.pth") if task.start == "trained" else ""
-    found = train_peer(task, args, output, steps=steps, weights=weights, keys=ours["keys"])
+    cfg = plan_of(task, args, output).cfg
+    planned = cfg.SOLVER.MAX_ITER * read_seconds()["recipe"][f"{task.data} {task.start}"]
+    steps = max(1, round(planned / seconds[task.data]))
+    source = comparison.output / SOURCE_TASK.folder / "model_final.pth"
+    weights = str(source) if task.start == "trained" else ""
+    found = train_peer(task, args, output, steps=steps, weights=weights, like=cfg)
     return found | {"seconds": steps * seconds[task.data]}
 
 

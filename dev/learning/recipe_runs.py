@@ -9,6 +9,8 @@ from statistics import median
 from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
+from detectron2.config import CfgNode
+
 from queryinst.data.registration import register_from_args
 from queryinst.engine import Trainer
 from queryinst.own_data.sources import Split
@@ -64,16 +66,19 @@ def plan_of(task: Task, args: argparse.Namespace, output: Path) -> Plan:
 
 
 def train_recipe(task: Task, args: argparse.Namespace, output: Path) -> dict[str, Any]:
-    """One training by the recipe, evaluated with the average and without."""
+    """One training by the recipe, evaluated with the average and without.
+
+    The losses of images held out, which change nothing, are left out.
+    """
     plan = plan_of(task, args, output)
-    trainer = _train(plan, [])
+    trainer = _train(plan, ("TEST.VALIDATION_LOSS", False))
     cfg = plan.cfg.clone()
     cfg.defrost()
     cfg.OUTPUT_DIR = str(output / "raw")
     results = {"final": trainer._last_eval_results, "raw": Trainer.test(cfg, trainer.model)}
     return {name: _figures(found) for name, found in results.items()} | {
         "steps": len(trainer.step_seconds),
-        "keys": _keys_of(plan),
+        "keys": {x.key: get_key(plan.cfg, x.key) for x in plan.derived},
     }
 
 
@@ -87,10 +92,6 @@ def _train(plan: Plan, opts: Iterable[Any]) -> TimedTrainer:
     trainer.resume_or_load(resume=False)
     trainer.train()
     return trainer
-
-
-def _keys_of(plan: Plan) -> dict[str, Any]:
-    return {x.key: get_key(plan.cfg, x.key) for x in plan.derived}
 
 
 def _figures(results: Any) -> dict[str, float]:
@@ -109,24 +110,24 @@ def train_peer(
     *,
     steps: int,
     weights: str = "",
-    keys: dict[str, Any] | None = None,
+    like: CfgNode | None = None,
 ) -> dict[str, Any]:
     """One training of Mask R-CNN.
 
     Args:
         weights: of another one; "" for random ones.
-        keys: of the recipe; without, it trains with its own.
+        like: the recipe's; without it, all keys are its own.
     """
     data = prepare(task.data, args.datasets)
-    opts = ("MODEL.DEVICE", args.device, *_shared_opts(keys or {}))
+    opts = ("MODEL.DEVICE", args.device, *(_shared_opts(like) if like else ()))
     run = Run("maskrcnn", data, steps, task.lr, task.seed, str(output), opts=opts, weights=weights)
     measured = detectron2_side.train(replace(run, evaluations=1))
     final = {name: measured["curve"][-1][name] for name in ("box_ap", "mask_ap")}
     return {"final": _without_nan(final), "steps": steps}
 
 
-def _shared_opts(keys: dict[str, Any]) -> tuple[Any, ...]:
-    return tuple(word for key in _SHARED if key in keys for word in (key, keys[key]))
+def _shared_opts(cfg: CfgNode) -> tuple[Any, ...]:
+    return tuple(word for key in _SHARED for word in (key, get_key(cfg, key)))
 
 
 def time_task(task: Task, args: argparse.Namespace) -> float:
@@ -136,6 +137,6 @@ def time_task(task: Task, args: argparse.Namespace) -> float:
         if task.model == "recipe":
             no_evaluation = ("TEST.VALIDATION_LOSS", False, "TEST.EARLY_STOPPING_PATIENCE", 0)
             return median(_train(plan, ("DATASETS.TEST", (), *no_evaluation)).step_seconds)
-        data, opts = prepare(task.data, args.datasets), _shared_opts(_keys_of(plan))
+        data, opts = prepare(task.data, args.datasets), _shared_opts(plan.cfg)
         run = Run("maskrcnn", data, args.iterations, task.lr, task.seed, folder, opts=opts)
         return detectron2_side.train(replace(run, evaluations=0))["seconds_per_step"]

@@ -39,12 +39,7 @@ def recipe_table(records: list[dict[str, Any]]) -> str:
 
 
 def _runs_of(records: list[dict[str, Any]], variant: str) -> list[dict[str, Any]]:
-    """The records of a row; of Mask R-CNN those of the rate that is best with the first seed."""
+    """The records of a row."""
     model = "maskrcnn" if variant.startswith("maskrcnn") else "recipe"
     start = "random" if "random" in variant else "trained"
-    runs = [x for x in records if (x["model"], x["start"]) == (model, start)]
-    if model == "recipe" or not runs:
-        return runs
-    first = min(run["seed"] for run in runs)
-    best = max((x for x in runs if x["seed"] == first), key=lambda x: x["final"]["mask_ap"])
-    return [run for run in runs if run["lr"] == best["lr"]]
+    return [x for x in records if (x["model"], x["start"]) == (model, start)]

@@ -15,6 +15,7 @@ from queryinst.engine import setup_cfg
 from queryinst.engine.run_lock import locked
 from queryinst_cli import main
 from queryinst_cli.arguments import parse
+from queryinst_cli.train import images_to_predict
 
 pytestmark = pytest.mark.usefixtures("untouched_logging")
 
@@ -173,6 +174,19 @@ def test_dry_run_prints_the_recipe_and_writes_nothing(done, train, tmp_path, tin
     assert out.rstrip().endswith("nothing was trained or written")
 
 
+def test_images_to_predict_are_held_out(tmp_path):
+    """Their folder, unless images to train on are in it."""
+    for name in ("train", "val"):
+        (tmp_path / name).mkdir()
+    json_file = tmp_path / "val.json"
+    json_file.write_text(json.dumps({"images": [{"file_name": "c.png"}, {"file_name": "d.png"}]}))
+    folders = [str(tmp_path / name) for name in ("train", "val")]
+    triples = [("a", "", folders[0]), ("b", str(json_file), folders[1])]
+    assert images_to_predict(triples) == folders[1]
+    triples[0] = ("a", "", f"{folders[1]}/")
+    assert images_to_predict(triples) == str(tmp_path / "val" / "c.png")
+
+
 def test_train_says_which_images_it_would_hold_out(train, tmp_path, tiny_data, model_file):
     words = [part(tiny_data, "train"), "--model", model_file, "--output", tmp_path / "out"]
     status, out, err = train(*words, "--dry-run")
@@ -236,6 +250,11 @@ def test_train_refuses_data_that_cannot_work(
         (["--device", "cuda:99"], "torch finds no GPU"),
         (["--opts", "OUTPUT_DIR", "x"], "--opts OUTPUT_DIR is set by --output"),
         (["--opts", "SOLVER.BASE_LR", "-1.0"], "set SOLVER.BASE_LR"),
+        (["--opts", "MODEL.ROI_HEADS.NUM_CLASSES", "7"], "is set by the categories of DATA"),
+        (
+            ["--model", "none", "--dry-run", "--opts", "TEST.BEST_METRIC", "segm/AP5"],
+            "TEST.BEST_METRIC 'segm/AP5' is no metric of the data set",
+        ),
         (["--opts", "WRITERS", "('wandb',)"], "WRITERS names 'wandb', whose package cannot be"),
         (["--val", "nowhere"], "nowhere is neither a folder nor"),
     ],

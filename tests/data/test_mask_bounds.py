@@ -71,7 +71,7 @@ def test_decode_runs_reads_the_largest_mask():
         ("é1", "characters outside of ASCII"),
         ("`2P", "end within a number"),
         ("1P", "end within a number"),  # C code would read on behind the text
-        ("o" * 1000, "end within a number"),
+        ("o" * 900, "end within a number"),
         ("oooooooooo0", "of more than 6 characters"),  # shifts by more bits than there are
         ("@", "must be from 0 to 536870911, not -16"),
         ("11@", "must be from 0 to"),
@@ -87,6 +87,8 @@ def test_decode_runs_reads_the_largest_mask():
         ([2**63, 80 - 2**63], "must be at most 536870911"),
         ([HUGE], "must be at most"),
         ([79], "add up to 79 pixels"),
+        ("0" * 967, "are 967 characters, too many for its image of 8 x 10 pixels"),
+        ([0] * 162, "are 162 numbers, too many for its image of 8 x 10 pixels"),
         ([81], "add up to 81 pixels"),
         (80, "a list or text needed"),
         ({"a": 1}, "a list or text needed"),

@@ -35,7 +35,7 @@ def test_train_writes_a_record_once(data, tmp_path, untouched_logging):
     assert record["nms"].keys() == record["raw"].keys() == {"box_ap", "mask_ap"}
     assert Path(run.output, "model_final.pth").exists()
     path = Path(run.output, "record.json")
-    assert json.loads(path.read_text()) == record
+    assert path.read_text() == json.dumps(record)  # AP is NaN where nothing is predicted
     path.write_text(json.dumps(record | {"seed": 99}))
     assert train(run, tmp_path)["seed"] == 99  # read, not made again
     with pytest.raises(ValueError, match="record.json is of another configuration"):

@@ -117,14 +117,14 @@ def _train(output: str, prepared: _Run) -> int:
     if status := train_net.run(run_args, _PROGRAM):
         return status
     report = make_report(output)
-    images = _images_to_predict(prepared.triples)
+    images = images_to_predict(prepared.triples)
     words = ["queryinst", "predict", images, "--model", weights_to_predict(output)]
     words += ["--score", f"{report.counts.min_score:g}"]
     _say("", report_text(report), f"predict: {shlex.join(words)}")
     return 0
 
 
-def _images_to_predict(triples: Sequence[Triple]) -> str:
+def images_to_predict(triples: Sequence[Triple]) -> str:
     """The folder of the images held out, or one of them where others are to train on there."""
     (_, _, train_images), (_, val_json, val_images) = triples
     if not os.path.samefile(train_images, val_images):
