@@ -39,12 +39,13 @@ def derive_queries(
 
 def _num_queries(needed: int, start: Start, wishes: Wishes) -> tuple[int, list[Derived]]:
     enough = min(50 * ceil(1.25 * needed / 50), MOST_QUERIES)
+    room = _SMALL_ROOM if start.is_small and start.kind == "file" else 1
     if wishes.queries:
         num, why = wishes.queries, "as asked for"
     elif start.kind == "none":
         num = min(max(LEAST_QUERIES, 10 * ceil(1.5 * needed / 10)), MOST_QUERIES)
         why = f"1.5 times the most objects at once, {needed}; at least 30"
-    elif (_SMALL_ROOM if start.is_small else 1) * needed <= start.num_queries:
+    elif room * needed <= start.num_queries:
         num, why = start.num_queries, f"those of the weights; at most {needed} objects at once"
     elif enough <= start.num_queries:
         num, why = start.num_queries, f"those of the weights; at most {needed} objects at once"
