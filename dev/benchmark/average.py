@@ -10,9 +10,7 @@ one without: the median seconds of their steps, and their ratio.
 import argparse
 import statistics
 import sys
-import time
 
-import torch
 from detectron2.config import CfgNode
 
 from queryinst.devices import resolve_device
@@ -21,7 +19,7 @@ from queryinst.engine.errors import describe_error
 from queryinst.environment import as_line, describe_hardware, describe_versions
 
 from .common_inputs import BATCHES, OUTPUT_SIZE, SIZES
-from .measuring import LoadMeter, quietness
+from .measuring import LoadMeter, quietness, times_in_turn
 from .speedups import COCO, SHAPES
 from .subjects import Subject, build_subject
 
@@ -42,19 +40,6 @@ def build(cfg: CfgNode, name: str, averages: bool) -> Subject:
     )
 
 
-def times_in_turn(subjects: tuple[Subject, ...], device: str, repeats: int) -> list[float]:
-    """The median seconds of a step of each, after one that is not counted."""
-    seconds: list[list[float]] = [[] for _ in subjects]
-    for _ in range(repeats + 1):
-        for subject, times in zip(subjects, seconds, strict=True):
-            start = time.perf_counter()
-            subject.run()
-            if device.startswith("cuda"):
-                torch.cuda.synchronize(device)
-            times.append(time.perf_counter() - start)
-    return [statistics.median(times[1:]) for times in seconds]
-
-
 def row(name: str, opts: list[str], repeats: int) -> str:
     """A row of the table."""
     cfg = setup_cfg(name, opts, weights="").clone()
@@ -62,7 +47,8 @@ def row(name: str, opts: list[str], repeats: int) -> str:
     device = cfg.MODEL.DEVICE = resolve_device(cfg, training=True)
     meter = LoadMeter()
     subjects = build(cfg, name, False), build(cfg, name, True)
-    without, with_it = times_in_turn(subjects, device, repeats)
+    times = times_in_turn([subject.run for subject in subjects], device, repeats)
+    without, with_it = map(statistics.median, times)
     size = sum(x.nbytes for x in subjects[0].model.state_dict().values())
     print(f"{name}: {quietness(meter.read()[1])}", flush=True)
     cells = [name, f"{without:.4f} s", f"{with_it:.4f} s", f"{with_it / without:.3f}"]

@@ -7,7 +7,7 @@ import gc
 import os
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -82,6 +82,20 @@ def measure(
 def _synchronize(device: str) -> None:
     if device.startswith("cuda"):
         torch.cuda.synchronize(device)
+
+
+def times_in_turn(
+    steps: Sequence[Callable[[], Any]], device: str, repeats: int
+) -> list[list[float]]:
+    """The seconds of each of `repeats` runs of each step, after one that is not counted."""
+    seconds: list[list[float]] = [[] for _ in steps]
+    for _ in range(repeats + 1):
+        for step, times in zip(steps, seconds, strict=True):
+            start = time.perf_counter()
+            step()
+            _synchronize(device)
+            times.append(time.perf_counter() - start)
+    return [times[1:] for times in seconds]
 
 
 class LoadMeter:

@@ -9,7 +9,6 @@ import json
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +18,7 @@ from detectron2.config import CfgNode
 from queryinst.engine import setup_cfg
 from queryinst.speedups import SPEEDUPS, Speedup, resolve
 
+from .measuring import times_in_turn
 from .subjects import Subject, build_subject
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -83,7 +83,7 @@ def _measure(
             times = _times_of_processes(column, (auto, other), device, repeats)
         else:
             base = base or _build(column, auto, device)
-            times = _times_in_turn((base, _build(column, other, device)), repeats)
+            times = _least_in_turn(base, _build(column, other, device), device, repeats)
         with_it, without_it = times if is_auto else times[::-1]
         ratio = f"{without_it / with_it:.2f}"
         print(
@@ -110,16 +110,12 @@ def _configure(column: Column, names: list[str], device: str) -> CfgNode:
     return setup_cfg(column.config_file, opts, weights="")
 
 
-def _times_in_turn(subjects: tuple[Subject, Subject], repeats: int) -> tuple[float, float]:
-    """Return the least seconds of a step of each, after one that is not counted."""
-    best = [float("inf")] * 2
-    for repeat in range(repeats + 1):
-        for index, subject in enumerate(subjects):
-            start = time.perf_counter()
-            subject.run()
-            if repeat:
-                best[index] = min(best[index], time.perf_counter() - start)
-    return best[0], best[1]
+def _least_in_turn(
+    first: Subject, second: Subject, device: str, repeats: int
+) -> tuple[float, float]:
+    """The least seconds of a step of each."""
+    times = times_in_turn([first.run, second.run], device, repeats)
+    return min(times[0]), min(times[1])
 
 
 def _times_of_processes(

@@ -89,6 +89,12 @@ def read_seconds() -> dict[str, dict[str, float]]:
     return read_json(str(SECONDS), dict)["seconds"]
 
 
+def seconds_of(task: Task) -> float:
+    """Of a step of the recipe or of Mask R-CNN."""
+    key = task.data if task.model == "maskrcnn" else f"{task.data} {task.start}"
+    return read_seconds()[task.model][key]
+
+
 def measure_seconds(args: argparse.Namespace) -> None:
     """Write the seconds of a step, with this machine's default threads. Stop all else before.
 
@@ -99,7 +105,7 @@ def measure_seconds(args: argparse.Namespace) -> None:
         for start in STARTS:
             measured = _timed(Task("recipe", data, start, SEEDS[0]), args)
             seconds["recipe"][f"{data} {start}"] = measured
-        seconds["maskrcnn"][data] = _timed(Task("maskrcnn", data, "random", SEEDS[0], 0.001), args)
+        seconds["maskrcnn"][data] = _timed(Task("maskrcnn", data, "random", SEEDS[0], RATE), args)
     content = {"seconds": seconds, "machine": describe_hardware()}
     SECONDS.write_text(json.dumps(content, indent=2) + "\n")
 
@@ -126,17 +132,17 @@ def _train(task: Task, comparison: Comparison, output: Path) -> dict[str, Any]:
     args = comparison.args
     if task.model == SOURCE:
         return train_peer(task, args, output, steps=args.source_steps)
-    seconds = read_seconds()[task.model]
+    seconds = seconds_of(task)
     if task.model == "recipe":
         found = train_recipe(task, args, output)
-        return found | {"seconds": found["steps"] * seconds[f"{task.data} {task.start}"]}
+        return found | {"seconds": found["steps"] * seconds}
     cfg = plan_of(task, args, output).cfg
-    planned = cfg.SOLVER.MAX_ITER * read_seconds()["recipe"][f"{task.data} {task.start}"]
-    steps = max(1, round(planned / seconds[task.data]))
+    planned = cfg.SOLVER.MAX_ITER * seconds_of(task._replace(model="recipe"))
+    steps = max(1, round(planned / seconds))
     source = comparison.output / SOURCE_TASK.folder / "model_final.pth"
     weights = str(source) if task.start == "trained" else ""
     found = train_peer(task, args, output, steps=steps, weights=weights, like=cfg)
-    return found | {"seconds": steps * seconds[task.data]}
+    return found | {"seconds": steps * seconds}
 
 
 def train_missing(comparison: Comparison) -> int:
@@ -161,7 +167,7 @@ def _command(job: str, task: Task, args: argparse.Namespace) -> list[str]:
     command = [sys.executable, "-W", "ignore", "-m", "dev.learning.recipe", job, "--task"]
     command += [json.dumps(task), "--weights", args.weights, "--output", args.output]
     command += ["--datasets", args.datasets, "--source-steps", str(args.source_steps)]
-    return [*command, "--device", args.device, "--seeds", *map(str, args.seeds)]
+    return [*command, "--device", args.device]
 
 
 def main() -> int:

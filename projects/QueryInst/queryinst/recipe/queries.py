@@ -45,9 +45,7 @@ def _num_queries(needed: int, start: Start, wishes: Wishes) -> tuple[int, list[D
     elif start.kind == "none":
         num = min(max(LEAST_QUERIES, 10 * ceil(1.5 * needed / 10)), MOST_QUERIES)
         why = f"1.5 times the most objects at once, {needed}; at least 30"
-    elif room * needed <= start.num_queries:
-        num, why = start.num_queries, f"those of the weights; at most {needed} objects at once"
-    elif enough <= start.num_queries:
+    elif room * needed <= start.num_queries or enough <= start.num_queries:
         num, why = start.num_queries, f"those of the weights; at most {needed} objects at once"
     else:
         num = enough
