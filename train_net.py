@@ -8,10 +8,7 @@ python train_net.py --config-file ... --dataset mine my.json my_images DATASETS.
 
 import signal
 import sys
-import warnings
 
-if not sys.warnoptions:  # of Detectron2, on import
-    warnings.filterwarnings("ignore", r".*torch\.jit\.script.*")
 if __name__ == "__main__":  # until `run` handles it; the imports would end with a traceback
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 

@@ -80,7 +80,10 @@ class Comparison:
     def run(self, cell: Cell, lr: float, seed: int) -> Run:
         """A run of a cell; its weights, if any, are of the best run on the other set."""
         data = prepare(cell.data, self.args.datasets)
-        steps = int(BUDGET[cell.data] / self.seconds[cell.model][cell.data])
+        by_set = self.seconds[cell.model]
+        if cell.data not in by_set:
+            raise ValueError(f"{SECONDS} lacks {cell.data}; run `compare time` on a quiet machine")
+        steps = int(BUDGET[cell.data] / by_set[cell.data])
         opts = OPTS.get((cell.model, cell.data), ())
         run = Run(cell.model, data, steps, lr, seed, output="", evaluations=3, opts=opts)
         if cell.pretrained:
@@ -202,7 +205,8 @@ def measure_seconds(args: argparse.Namespace) -> None:
         former = read_json(str(SECONDS), dict)["seconds"]
         seconds = {model: former[model] | seconds[model] for model in MODELS}
     for by_set in seconds.values():  # images and batches of the subsets are those of the set
-        by_set |= dict.fromkeys(SUBSETS, by_set["shapes"])
+        if "shapes" in by_set:
+            by_set |= dict.fromkeys(SUBSETS, by_set["shapes"])
     content = {"seconds": seconds, "machine": describe_hardware()}
     FOLDER.mkdir(exist_ok=True)
     SECONDS.write_text(json.dumps(content, indent=2) + "\n")

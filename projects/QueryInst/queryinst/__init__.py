@@ -1,5 +1,8 @@
 """QueryInst (Fang et al., ICCV 2021) on Detectron2."""
 
+import sys
+import warnings
+
 try:
     import detectron2  # noqa: F401
 except ImportError as error:
@@ -8,6 +11,11 @@ except ImportError as error:
         "tools/install_detectron2.py of the repository, or the command "
         "queryinst-install-detectron2, installs it"
     ) from error
+
+with warnings.catch_warnings():
+    if not sys.warnoptions:  # it scripts functions on import, in a way that torch deprecates
+        warnings.filterwarnings("ignore", r".*torch\.jit\.script.*")
+    import detectron2.modeling  # noqa: F401
 
 from . import data, export, model_zoo  # noqa: F401  registers shapes_* and queryinst://
 from ._version import __version__

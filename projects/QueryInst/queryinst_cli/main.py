@@ -3,7 +3,6 @@
 import importlib
 import os
 import sys
-import warnings
 from collections.abc import Sequence
 
 from .arguments import JOBS, overview, parse
@@ -45,9 +44,6 @@ def _run(words: list[str]) -> int:
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")  # names of files can be anything
-    # Of Detectron2, on import; who wants to see it sets PYTHONWARNINGS.
-    if not sys.warnoptions:
-        warnings.filterwarnings("ignore", r".*torch\.jit\.script.*")
     try:
         return importlib.import_module(f"{__package__}.{name}").run(args)
     except BrokenPipeError:
