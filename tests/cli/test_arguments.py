@@ -164,10 +164,10 @@ def test_every_job_has_a_module():
     assert arguments.overview().count("\n") < 30
 
 
-def test_python_m_queryinst_is_the_command():
-    command = [sys.executable, "-W", "ignore", "-m", "queryinst"]
+def test_python_m_queryinst_is_the_command_and_warns_of_nothing():
+    command = [sys.executable, "-m", "queryinst"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
-    assert (done.returncode, done.stdout) == (0, f"{overview()}\n"), done.stderr
+    assert (done.returncode, done.stdout, done.stderr) == (0, f"{overview()}\n", "")
 
 
 def test_the_overview_ends_in_silence_where_nobody_reads_it(tmp_path):
