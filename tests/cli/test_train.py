@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 from queryinst.engine import main as train_net
 from queryinst.engine import setup_cfg
@@ -131,6 +132,19 @@ def test_train_refuses_a_folder_with_a_training(done, train):
     assert sorted(path.name for path in folder.iterdir()) == before
 
 
+@pytest.mark.parametrize("name", ["train.json", "annotations/val.json", "pictures/001-mine.png"])
+def test_train_replaces_no_file_of_ones_own(train, tmp_path, tiny_data, model_file, name):
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_text("mine")
+    status, out, err = train(
+        tiny_data.root / "shapes", "--model", model_file, "--output", tmp_path
+    )
+    first = tmp_path / name.partition("/")[0]
+    assert (status, out) == (1, "") and err.count("\n") == 1
+    assert f"{first} is there, which this training would replace; name another --output" in err
+    assert (tmp_path / name).read_text() == "mine"
+
+
 @pytest.mark.parametrize(
     "changed, text",
     [
@@ -240,6 +254,26 @@ def test_train_refuses_data_that_cannot_work(
     status, out, err = train(*words, "--output", tmp_path / "out")
     assert status == 1 and text in err and err.count("\n") == 1
     assert not (tmp_path / "out" / "config.yaml").exists()
+
+
+def test_train_can_be_tried_again_after_data_with_errors(train, tmp_path, model_file):
+    polygon = "0 0.1 0.1 0.6 0.1 0.6 0.6\n"
+    for part_name, text in (("train", polygon), ("val", "")):
+        for kind in ("images", "labels"):
+            (tmp_path / "yolo" / kind / part_name).mkdir(parents=True)
+        Image.new("RGB", (64, 48)).save(tmp_path / "yolo" / "images" / part_name / "1.png")
+        (tmp_path / "yolo" / "labels" / part_name / "1.txt").write_text(text)
+    rows = "names: [thing]\ntrain: images/train\nval: images/val\n"
+    (tmp_path / "yolo" / "data.yaml").write_text(rows)
+    words = [tmp_path / "yolo", "--model", model_file, "--output", tmp_path / "out"]
+    for _ in range(2):
+        status, _, err = train(*words)
+        assert status == 1 and "has no objects, so nothing could be measured" in err
+        assert [x.name for x in (tmp_path / "out").iterdir() if not x.name.startswith(".")] == []
+    (tmp_path / "yolo" / "labels" / "val" / "1.txt").write_text(polygon)
+    status, _, err = train(*words)
+    assert status == 0, err
+    assert (tmp_path / "out" / "annotations" / "train.json").exists()
 
 
 @pytest.mark.parametrize(

@@ -28,3 +28,7 @@ def test_check_parts_leaves_out_that_the_default_has_too_few_queries(tmp_path):
     [split] = read_data(f"{tmp_path / 'all.json'}:{tmp_path}", None)
     checked = check_parts(Parts(split, None))
     assert checked == ("", 0)
+    opts = ["MODEL.QUERYINST.NUM_QUERIES", "399"]
+    text, errors = check_parts(Parts(split, None), opts)
+    assert "image a.png has 400 objects, MODEL.QUERYINST.NUM_QUERIES is 399" in text
+    assert errors == 0 and "[objects-over-detections]" not in text

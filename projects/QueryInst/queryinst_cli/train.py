@@ -17,7 +17,8 @@ from queryinst.recipe.folder import (
     CONFIG,
     RECIPE,
     digest_of,
-    refuse_finished,
+    removed_on_failure,
+    refuse_others_files,
     resume,
     weights_to_predict,
     write_recipe,
@@ -48,7 +49,7 @@ def run(args: argparse.Namespace) -> int:
     Returns:
         The exit status, as train_net.py's.
     """
-    refuse_finished(args.output, resume=args.resume)
+    refuse_others_files(args.output, resume=args.resume)
     resumes = args.resume and Path(args.output, RECIPE).exists()
     prepare = _go_on if resumes else _begin
     if args.dry_run:
@@ -56,7 +57,7 @@ def run(args: argparse.Namespace) -> int:
         _say("--dry-run: nothing was trained or written")
         return 0
     check_output_dir(args.output)
-    with locked(args.output):  # so that no other run's files are replaced
+    with locked(args.output), removed_on_failure(args.output):  # no other run's files are replaced
         prepared = prepare(args)
     return _train(args.output, prepared)
 

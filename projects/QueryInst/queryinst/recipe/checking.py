@@ -12,8 +12,12 @@ from ..own_data.check_text import problems_text
 from ..own_data.equal_images import SHARED
 from .parts import Parts
 
-_MAX_PIXELS = "INPUT.MAX_PIXELS"
-_DERIVED = (MORE_THAN_QUERIES, MORE_THAN_DETECTIONS)  # what the recipe chooses by the data
+# Kinds that the recipe solves by the key's value, unless that is the user's.
+_DERIVED = {
+    "MODEL.QUERYINST.NUM_QUERIES": MORE_THAN_QUERIES,
+    "TEST.DETECTIONS_PER_IMAGE": MORE_THAN_DETECTIONS,
+}
+_KEYS = ("INPUT.MAX_PIXELS", *_DERIVED)  # that the check goes by
 
 
 class Checked(NamedTuple):
@@ -33,19 +37,19 @@ def check_parts(parts: Parts, opts: Sequence[str] = ()) -> Checked:
     """Read all annotations, and the headers of all images.
 
     Args:
-        opts: of the training; INPUT.MAX_PIXELS counts.
+        opts: of the training; those of `_KEYS` count.
 
     Raises:
         KeyError, ValueError: `opts` are no keys and values. One line.
     """
     cfg = get_config(DEFAULT_CONFIG)
-    merge_opts(
-        cfg, [x for pair in zip(opts[::2], opts[1::2]) if pair[0] == _MAX_PIXELS for x in pair]
-    )
+    given = {key: value for key, value in zip(opts[::2], opts[1::2]) if key in _KEYS}
+    merge_opts(cfg, [x for pair in given.items() for x in pair])
     splits = [parts.train._replace(name="train")]
     if parts.val:
         splits.append(parts.val._replace(name="val"))
     with Bars(hidden=False) as bars:
         result = check_data(splits, fast=True, cfg=cfg, progress=bars)
     shared = sum(x.count for x in result.findings.groups("error") if x.kind.name == SHARED.name)
-    return Checked(problems_text(result, _DERIVED), result.num_errors - shared)
+    solved = [kind for key, kind in _DERIVED.items() if key not in given]
+    return Checked(problems_text(result, solved), result.num_errors - shared)

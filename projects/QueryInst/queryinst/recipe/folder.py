@@ -2,7 +2,9 @@
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,9 @@ from .structures import Derived, Request
 
 RECIPE = "recipe.json"
 CONFIG = "config.yaml"
+# What is written before the training begins, and what the report replaces after it.
+_WRITTEN_FIRST = ("annotations", "held-out", "train.json", "val.json", CONFIG)
+_OF_REPORT = ("report.html", "pictures")
 _VERSION = 1
 # Options that may differ when a training goes on: they do not change what it learns.
 _FREE = (
@@ -33,11 +38,21 @@ def digest_of(json_file: str) -> str:
     return sha256_of(json_file) if json_file else ""
 
 
-def refuse_finished(output: str, *, resume: bool) -> None:
-    """Raise a ValueError if a folder holds a training that `resume` does not go on with."""
-    if Path(output, RECIPE).exists() and resume:
+def refuse_others_files(output: str, *, resume: bool) -> None:
+    """Raise a ValueError if a training in this folder would replace what it did not write.
+
+    That is a training that `resume` does not go on with, or a file of one's own, such as the data's
+    train.json.
+    """
+    is_own = Path(output, RECIPE).exists()
+    if is_own and resume:
         return
     if not has_checkpoint(output) and not Path(output, "results.json").exists():
+        paths = [Path(output, name) for name in (*_WRITTEN_FIRST, *_OF_REPORT)]
+        if found := [path for path in paths if os.path.lexists(path) and not is_own]:
+            raise ValueError(
+                f"{found[0]} is there, which this training would replace; name another --output"
+            )
         return
     if resume:
         raise ValueError(
@@ -47,6 +62,22 @@ def refuse_finished(output: str, *, resume: bool) -> None:
     raise ValueError(
         f"{output} holds a training already; go on with it by --resume, or name another --output"
     )
+
+
+@contextmanager
+def removed_on_failure(output: str) -> Iterator[None]:
+    """What is written before a training begins is gone again if it does not begin."""
+    paths = [Path(output, name) for name in (*_WRITTEN_FIRST, RECIPE)]
+    new = [path for path in paths if not os.path.lexists(path)]
+    try:
+        yield
+    except BaseException:
+        for path in new:
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
+        raise
 
 
 def write_recipe(cfg: CfgNode, request: Request, derived: Sequence[Derived]) -> None:
