@@ -136,9 +136,7 @@ def test_train_refuses_a_folder_with_a_training(done, train):
 def test_train_replaces_no_file_of_ones_own(train, tmp_path, tiny_data, model_file, name):
     (tmp_path / name).parent.mkdir(exist_ok=True)
     (tmp_path / name).write_text("mine")
-    status, out, err = train(
-        tiny_data.root / "shapes", "--model", model_file, "--output", tmp_path
-    )
+    status, out, err = train(tiny_data.root / "shapes", "--model", model_file, "--output", tmp_path)
     first = tmp_path / name.partition("/")[0]
     assert (status, out) == (1, "") and err.count("\n") == 1
     assert f"{first} is there, which this training would replace; name another --output" in err
