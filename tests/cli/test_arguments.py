@@ -170,6 +170,15 @@ def test_python_m_queryinst_is_the_command_and_warns_of_nothing():
     assert (done.returncode, done.stdout, done.stderr) == (0, f"{overview()}\n", "")
 
 
+@pytest.mark.parametrize("job", ["eval", "predict", "train"])
+def test_a_job_warns_of_nothing_on_import(tmp_path, job):
+    script = "import sys; from queryinst_cli import main; sys.exit(main(sys.argv[1:]))"
+    command = [sys.executable, "-c", script, job, "nowhere", "--model", "none.pth"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 1
+    assert all(line.startswith(("queryinst", "left out")) for line in done.stderr.splitlines())
+
+
 def test_the_overview_ends_in_silence_where_nobody_reads_it(tmp_path):
     script = "import sys, time; time.sleep(0.3); from queryinst_cli import main; sys.exit(main([]))"
     with subprocess.Popen(

@@ -22,7 +22,7 @@ def run(args: argparse.Namespace) -> int:
     """As train_net.py --eval-only, with the data set and the checkpoint alone."""
     weights = find_weights(args.model)
     own_name = Path(args.data).absolute().stem
-    splits = read_data(args.data, os.path.join(args.output, own_name))
+    splits = read_data(args.data, os.path.join(args.output, "inference", own_name))
     _, json_file, image_folder = choose_held_out(splits)
     name, is_new = dataset_of(json_file, image_folder)
     # As train_net.py's; of these, config_file and opts are only logged.

@@ -45,6 +45,7 @@ def _run(words: list[str]) -> int:
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")  # names of files can be anything
     try:
+        importlib.import_module("queryinst")  # before Detectron2, which it silences on import
         return importlib.import_module(f"{__package__}.{name}").run(args)
     except BrokenPipeError:
         raise
