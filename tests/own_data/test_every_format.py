@@ -52,14 +52,17 @@ def test_a_folder_goes_through_check_train_eval_and_predict(
     for split in read_data(any_format):
         assert trained_masks(split) == expected[split.name]
     device = ("--device", "cpu")
+    files = sorted(Path(any_format).rglob("*"))
     assert main(["data", "check", any_format, "--json", "check.json"]) == 0
     found = json.loads(Path("check.json").read_text())["problems"]
     assert not [problem for problem in found if problem["severity"] == "error"]
     words = ["--model", model_file, "--iterations", "20", "--output", "run", *device]
     assert main(["train", any_format, *words, "--opts", *OPTS]) == 0
     trained = str(tmp_path / "run" / "model_final.pth")
-    assert main(["eval", any_format, "--model", trained, "--output", "eval", *device]) == 0
-    ((_, results),) = json.loads(Path("eval/results.json").read_text()).items()
+    # Beside the data, which stay as they are.
+    assert main(["eval", any_format, "--model", trained, "--output", ".", *device]) == 0
+    assert sorted(Path(any_format).rglob("*")) == files
+    ((_, results),) = json.loads(Path("results.json").read_text()).items()
     assert 0 <= results["segm"]["AP"] <= 100
     split = read_data(any_format)[-1]
     words = ["--model", trained, "--save", "jsonl", "--score", "0", "--output", "found", *device]
