@@ -32,3 +32,6 @@ def test_check_parts_leaves_out_that_the_default_has_too_few_queries(tmp_path):
     text, errors = check_parts(Parts(split, None), opts)
     assert "image a.png has 400 objects, MODEL.QUERYINST.NUM_QUERIES is 399" in text
     assert errors == 0 and "[objects-over-detections]" not in text
+    text, errors = check_parts(Parts(split, split))
+    assert "error [images-in-parts]" in text and "do not keep it from training" in text
+    assert errors == 0

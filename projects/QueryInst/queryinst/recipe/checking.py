@@ -52,4 +52,7 @@ def check_parts(parts: Parts, opts: Sequence[str] = ()) -> Checked:
         result = check_data(splits, fast=True, cfg=cfg, progress=bars)
     shared = sum(x.count for x in result.findings.groups("error") if x.kind.name == SHARED.name)
     solved = [kind for key, kind in _DERIVED.items() if key not in given]
-    return Checked(problems_text(result, solved), result.num_errors - shared)
+    text = problems_text(result, solved)
+    if shared:
+        text += "images that are in both parts do not keep it from training\n"
+    return Checked(text, result.num_errors - shared)
