@@ -100,6 +100,13 @@ def test_find_coco_passes_over_other_json(write):
     assert find_coco("d") == [("d", "d/x.json", "d")]
 
 
+def test_find_coco_passes_over_what_a_training_wrote(write):
+    write("d/labels/instances.json", "d/images/a.jpg", "d/run/train.json", "d/run/val.json")
+    Path("d/run/recipe.json").write_text("{}")
+    assert find_coco("d") == [("d", "d/labels/instances.json", "d/images")]
+    assert find_coco("d/run/val.json:d/images")[0][0] == "val"  # unless it is named
+
+
 @pytest.mark.parametrize(
     "names, data, text",
     [

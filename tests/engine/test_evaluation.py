@@ -123,12 +123,22 @@ def test_build_evaluator_knows_how_much_the_model_can_find(data_set, tmp_path, m
     assert (made[0]["max_detections"], made[0]["num_queries"]) == (250, 6)
 
 
-def test_write_results_writes_null_without_predictions(data_set, tmp_path):
-    evaluator = build_evaluator(tiny_cfg(OUTPUT_DIR=str(tmp_path)), data_set(None))
+@pytest.mark.parametrize("detections", [100, 250])
+def test_ap_is_0_without_predictions(data_set, tmp_path, detections):
+    cfg = tiny_cfg(OUTPUT_DIR=str(tmp_path), TEST__DETECTIONS_PER_IMAGE=detections)
+    evaluator = build_evaluator(cfg, data_set(None))
     evaluator.reset()
     evaluator.process([{"image_id": 1}], [prediction([])])
-    results = {"mine": evaluator.evaluate()}
-    assert math.isnan(results["mine"]["segm"]["AP"])
+    results = evaluator.evaluate()
+    for task in ("bbox", "segm"):
+        found = results[task]
+        assert found["AP"] == found["AP50"] == found["APs"] == 0
+        assert math.isnan(found["APl"])  # there is no large object
+
+
+def test_write_results_writes_null_for_what_is_unknown(tmp_path):
+    unknown = {metric: math.nan for metric in ("AP", "AP50", "AP75")}
+    results = {"mine": {"bbox": unknown, "segm": unknown}}
     path = write_results(str(tmp_path), results)
     assert json.loads(open(path).read())["mine"]["segm"]["AP"] is None
     assert "| mine       |        - |" in results_table(results)

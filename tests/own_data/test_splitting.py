@@ -12,6 +12,25 @@ from queryinst.own_data.stratifying import stratify
 SHARES = {"train": 0.8, "val": 0.2, "test": 0.0}
 
 
+@pytest.mark.parametrize(
+    "labels, expected",
+    [
+        (np.repeat(np.eye(50), 2, axis=0), (80, 20)),
+        (np.vstack([np.repeat(np.eye(10), 2, axis=0), np.zeros((20, 10))]), (32, 8)),
+        (np.array([[1], [1]] + [[0]] * 18), (16, 4)),
+        (np.array([[1]] * 3 + [[0]] * 3), (5, 1)),
+    ],
+)
+@pytest.mark.parametrize("seed", range(4))
+def test_stratify_fills_all_parts_though_labels_are_rare(labels, expected, seed):
+    parts = stratify(labels.astype(int), np.ones(len(labels), int), (0.8, 0.2), seed)
+    sizes = np.bincount(parts)
+    assert tuple(sizes) == expected
+    for label in labels.T.astype(bool):
+        assert (parts[label] == 0).any()  # one at least is trained on
+    assert labels[parts == 1].any()
+
+
 def photo(folder, name, classes=(), seed=None):
     """An image of noise, of its own unless `seed` is another's, with an object of each class."""
     seed = zlib.crc32(name.encode()) if seed is None else seed

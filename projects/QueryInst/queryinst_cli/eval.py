@@ -2,12 +2,15 @@
 
 import argparse
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog
 
 import queryinst
+from queryinst.checkpoint import read_meta
+from queryinst.checkpoint.meta import class_names
 from queryinst.data.registration import name_dataset
 from queryinst.engine.errors import failing_in_one_line
 from queryinst.engine.predictor import cfg_from_checkpoint
@@ -15,14 +18,17 @@ from queryinst.engine.train_net import run_with
 from queryinst.own_data.sources import choose_held_out, read_data
 from queryinst.predict.evaluation import EvaluatedModel, evaluation_cfg
 from queryinst.predict.loading import find_weights, is_exported, on_device
+from queryinst.recipe.folder import refuse_training
 from queryinst_runtime.session import Session
 
 
 def run(args: argparse.Namespace) -> int:
     """As train_net.py --eval-only, with the data set and the checkpoint alone."""
+    refuse_training(args.output)
     weights = find_weights(args.model)
-    own_name = Path(args.data).absolute().stem
-    splits = read_data(args.data, os.path.join(args.output, "inference", own_name))
+    own_name = Path(os.path.abspath(args.data)).stem
+    work_dir = os.path.join(args.output, "inference", own_name)
+    splits = read_data(args.data, work_dir, classes=class_names_of(weights))
     _, json_file, image_folder = choose_held_out(splits)
     name, is_new = dataset_of(json_file, image_folder)
     # As train_net.py's; of these, config_file and opts are only logged.
@@ -39,6 +45,13 @@ def run(args: argparse.Namespace) -> int:
         else:
             run_with(checkpoint_cfg(args, weights, name), run_args)
     return 0
+
+
+def class_names_of(weights: str) -> Sequence[str]:
+    """In the model's order; none of a checkpoint without them, or that is not here."""
+    if is_exported(weights):
+        return queryinst.load(weights, device="cpu").class_names
+    return class_names(read_meta(weights)) if os.path.isfile(weights) else ()
 
 
 def checkpoint_cfg(args: argparse.Namespace, weights: str, name: str) -> CfgNode:

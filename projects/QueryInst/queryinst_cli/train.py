@@ -4,21 +4,22 @@ import argparse
 import os
 import shlex
 from collections.abc import Sequence
-from pathlib import Path
+from contextlib import nullcontext
 from typing import NamedTuple
 
 from queryinst.engine import train_net
-from queryinst.engine.checks import check_output_dir
+from queryinst.engine.checks import check_output_dir, check_run
 from queryinst.engine.run_lock import locked
 from queryinst.json_files import read_json
+from queryinst.own_data.image_files import is_image
 from queryinst.recipe import text
 from queryinst.recipe.checking import check_parts
 from queryinst.recipe.folder import (
     CONFIG,
-    RECIPE,
+    begun,
+    can_go_on,
     digest_of,
     refuse_others_files,
-    removed_on_failure,
     resume,
     weights_to_predict,
     write_recipe,
@@ -50,15 +51,16 @@ def run(args: argparse.Namespace) -> int:
         The exit status, as train_net.py's.
     """
     refuse_others_files(args.output, resume=args.resume)
-    resumes = args.resume and Path(args.output, RECIPE).exists()
-    prepare = _go_on if resumes else _begin
+    goes_on = args.resume and can_go_on(args.output)
+    prepare = _go_on if goes_on else _begin
     if args.dry_run:
         prepare(args)
         _say("--dry-run: nothing was trained or written")
         return 0
-    check_output_dir(args.output)
-    with locked(args.output), removed_on_failure(args.output):  # no other run's files are replaced
-        prepared = prepare(args)
+    check_output_dir(args.output, "--output")
+    with locked(args.output):  # so that no other run's files are replaced
+        with nullcontext() if goes_on else begun(args.output):
+            prepared = prepare(args)
     return _train(args.output, prepared)
 
 
@@ -76,6 +78,8 @@ def _begin(args: argparse.Namespace) -> _Run:
         )
     request = _request(args, parts)
     plan = make_plan(parts, machine, request, data=args.data, output=args.output)
+    if args.dry_run:  # else the run itself does
+        check_run(plan.cfg, training=True)
     _say_plan(args, plan, machine)
     path = os.path.join(args.output, CONFIG)
     if not args.dry_run:
@@ -121,14 +125,16 @@ def _train(output: str, prepared: _Run) -> int:
     images = images_to_predict(prepared.triples)
     words = ["queryinst", "predict", images, "--model", weights_to_predict(output)]
     words += ["--score", f"{report.counts.min_score:g}"]
+    words += ["--output", os.path.join(output, "predicted")]
     _say("", report_text(report), f"predict: {shlex.join(words)}")
     return 0
 
 
 def images_to_predict(triples: Sequence[Triple]) -> str:
-    """The folder of the images held out, or one of them where others are to train on there."""
+    """The folder of the images held out; one of them if others are in it, or none directly."""
     (_, _, train_images), (_, val_json, val_images) = triples
-    if not os.path.samefile(train_images, val_images):
+    is_own = not os.path.samefile(train_images, val_images)
+    if is_own and any(map(is_image, os.listdir(val_images))):
         return val_images
     return os.path.join(val_images, read_json(val_json, dict)["images"][0]["file_name"])
 

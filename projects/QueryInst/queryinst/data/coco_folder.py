@@ -21,6 +21,7 @@ SPLIT_WORDS = {
     "test": ("test", "testing"),
 }
 SPLITS = tuple(SPLIT_WORDS)
+RUN_FILE = "recipe.json"  # in a folder of `queryinst train`, whose other JSON files are no data
 
 
 def find_coco(data: str) -> list[tuple[str, str, str]]:
@@ -75,6 +76,7 @@ def _coco_files(folder: Path) -> list[Path]:
     for patterns in (("*.json", "annotations/*.json", "*/_annotations.coco.json"), ("*/*.json",)):
         found = sorted(x for pattern in patterns for x in folder.glob(pattern))
         files = [x for x in found if x.is_file() and not x.name.startswith(_OTHER_TASKS)]
+        files = [x for x in files if not (x.parent / RUN_FILE).exists()]
         if coco := [x for x in files if _is_named(x) or _LISTS.search(read_head(str(x)))]:
             return coco
     return []

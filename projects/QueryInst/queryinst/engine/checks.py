@@ -120,15 +120,18 @@ def _warn_of_schedule(cfg: CfgNode) -> None:
         )
 
 
-def check_output_dir(path: str) -> None:
+def check_output_dir(path: str, option: str = "OUTPUT_DIR") -> None:
     """Create the folder, and write to it.
+
+    Args:
+        option: that sets it.
 
     Raises:
         ValueError: the path is empty.
         PermissionError: the folder cannot be created or written to.
     """
     if not path:
-        raise ValueError("OUTPUT_DIR is empty; set it to a folder that can be written to")
+        raise ValueError(f"{option} is empty; set it to a folder that can be written to")
     if "://" in path:
         return  # PathManager's handlers check remote folders
     try:
@@ -137,9 +140,7 @@ def check_output_dir(path: str) -> None:
             pass
     except (OSError, ValueError) as error:  # the latter for a path with "\0"
         reason = getattr(error, "strerror", None) or error
-        raise PermissionError(
-            f"cannot write to {path[:200]!r} ({reason}); set OUTPUT_DIR"
-        ) from error
+        raise PermissionError(f"cannot write to {path[:200]!r} ({reason}); set {option}") from error
 
 
 def _check_full(cfg: CfgNode) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
 from importlib.metadata import PackageNotFoundError, version
 
+import pycocotools.coco
 import pycocotools.cocoeval
 from detectron2.evaluation import COCOEvaluator, coco_evaluation
 from detectron2.utils import comm
@@ -87,6 +88,29 @@ class TimedCOCOEvaluator(COCOEvaluator):
             super()._eval_predictions(predictions, img_ids)
         finally:
             self._coco_api = original
+
+    def _derive_coco_results(self, coco_eval, iou_type, class_names=None):
+        """As COCOEvaluator's; without predictions AP is 0 where there are objects, not unknown."""
+        if coco_eval is None and self._coco_api.getAnnIds():
+            if iou_type == "bbox":  # which is always among the tasks
+                logger.warning(f"The model finds nothing in {self._dataset_name!r}: AP is 0")
+            coco_eval = self._evaluate_nothing(iou_type)
+        return super()._derive_coco_results(coco_eval, iou_type, class_names)
+
+    def _evaluate_nothing(self, iou_type: str):
+        """The evaluation of no predictions, which COCO's own files cannot say."""
+        detections = pycocotools.coco.COCO()
+        detections.dataset = {**self._coco_api.dataset, "annotations": []}
+        detections.createIndex()
+        implementation = coco_evaluation.COCOeval_opt
+        if self._max_dets_per_image[-1] != _USUAL_LIMIT:
+            implementation = coco_evaluation.COCOevalMaxDets
+        coco_eval = implementation(self._coco_api, detections, iou_type)
+        coco_eval.params.maxDets = self._max_dets_per_image
+        coco_eval.evaluate()
+        coco_eval.accumulate()
+        coco_eval.summarize()
+        return coco_eval
 
     def _warn_of_many_objects(self, limit: int) -> None:
         objects = self._coco_api.dataset.get("annotations", ())

@@ -1,6 +1,6 @@
 """What the readers of label files hand over, and how it becomes COCO's format."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -68,12 +68,12 @@ def as_text(rle: dict[str, Any]) -> dict[str, Any]:
 
 
 def to_coco(
-    pictures: Iterable[Picture], classes: list[str], origin: str, problems: Problems
+    pictures: Iterable[Picture], classes: Sequence[str], problems: Problems
 ) -> dict[str, Any]:
     """A part of a data set in COCO's format; what cannot be drawn goes to `problems` instead."""
     ids = {name: number for number, name in enumerate(classes, start=1)}
     content: dict[str, Any] = {
-        "info": {"description": f"made of {origin}"},
+        "info": {"description": "made of label files by queryinst"},
         "images": [],
         "annotations": [],
         "categories": [{"id": number, "name": name} for name, number in ids.items()],

@@ -42,7 +42,11 @@ class Split(NamedTuple):
 
 
 def read_data(
-    data: str, work_dir: str | None = None, *, findings: Findings | None = None
+    data: str,
+    work_dir: str | None = None,
+    *,
+    findings: Findings | None = None,
+    classes: Sequence[str] = (),
 ) -> list[Split]:
     """The parts of a data set in any of the formats, as COCO's JSON files.
 
@@ -54,6 +58,8 @@ def read_data(
             None for a folder that lives as long as the process.
         findings: get all problems of label files, and what has some is left out. Without, an error
             is raised, and warnings are logged.
+        classes: that are known, of a model or of other parts. Formats other than COCO's have them
+            in this order, before their own.
 
     Returns:
         "train", "val" and "test", those that are there, or one part. Nothing is copied.
@@ -67,7 +73,7 @@ def read_data(
     if find_layout is None:
         return [Split(*found) for found in find_coco(data)]
     layout = find_layout(data, problems)
-    return _write(data, layout, Path(work_dir or _temporary(data)), problems)
+    return _write(data, layout, Path(work_dir or _temporary(data)), problems, classes)
 
 
 def choose_held_out(splits: Sequence[Split]) -> Split:
@@ -101,7 +107,9 @@ def _choose(data: str) -> _FindLayout | None:
     return next(iter(found.values()))
 
 
-def _write(data: str, layout: Layout, folder: Path, problems: Problems) -> list[Split]:
+def _write(
+    data: str, layout: Layout, folder: Path, problems: Problems, known: Sequence[str]
+) -> list[Split]:
     _find_shared_labels(layout, problems)
     found = [(name, layout.parts[name]) for name in sorted(layout.parts, key=_order)]
     parts = {name: (items, _root_of(items)) for name, items in found if items}
@@ -115,7 +123,8 @@ def _write(data: str, layout: Layout, folder: Path, problems: Problems) -> list[
         problems.add(EMPTY, data, f"has no {'annotated objects' if parts else 'images'}")
         problems.conclude()
         return []
-    contents = {name: to_coco(part, classes, data, problems) for name, part in pictures.items()}
+    classes = list(dict.fromkeys([*known, *classes]))
+    contents = {name: to_coco(part, classes, problems) for name, part in pictures.items()}
     problems.conclude()
     (folder / "annotations").mkdir(parents=True, exist_ok=True)
     splits = []

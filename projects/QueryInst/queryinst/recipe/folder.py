@@ -14,16 +14,16 @@ from detectron2.config import CfgNode
 from ..checkpoint.files import sha256_of
 from ..checkpoint.resuming import has_checkpoint
 from ..config_files import merge_opts
+from ..data.coco_folder import RUN_FILE
 from ..engine.setup import setup_cfg
 from ..json_files import read_json
 from .configuring import as_text, get_key
 from .structures import Derived, Request
 
-RECIPE = "recipe.json"
+RECIPE = RUN_FILE  # by which folders that look for data pass over the parts that are written here
 CONFIG = "config.yaml"
-# What is written before the training begins, and what the report replaces after it.
-_WRITTEN_FIRST = ("annotations", "held-out", "train.json", "val.json", CONFIG)
-_OF_REPORT = ("report.html", "pictures")
+# What is written before a training begins.
+_WRITTEN_FIRST = ("annotations", "held-out", "train.json", "val.json", CONFIG, RECIPE)
 _VERSION = 1
 # Options that may differ when a training goes on: they do not change what it learns.
 _FREE = (
@@ -38,46 +38,70 @@ def digest_of(json_file: str) -> str:
     return sha256_of(json_file) if json_file else ""
 
 
-def refuse_others_files(output: str, *, resume: bool) -> None:
-    """Raise a ValueError if a training in this folder would replace what it did not write.
+def can_go_on(output: str) -> bool:
+    """Whether a folder holds a training of `queryinst train` with a checkpoint."""
+    return _is_own(output) and has_checkpoint(output)
 
-    That is a training that `resume` does not go on with, or a file of one's own, such as the data's
-    train.json.
+
+def _is_own(output: str) -> bool:
+    try:
+        content = read_json(os.path.join(output, RECIPE), dict)
+    except (OSError, ValueError):
+        return False
+    return "version" in content and set(content) <= {"version", "request", "keys"}
+
+
+def refuse_others_files(output: str, *, resume: bool) -> None:
+    """Raise a ValueError if a training in this folder would replace what is not its own.
+
+    That is a training that `resume` does not go on with, or any file that was there before.
     """
-    is_own = Path(output, RECIPE).exists()
-    if is_own and resume:
-        return
-    if not has_checkpoint(output) and not Path(output, "results.json").exists():
-        paths = [Path(output, name) for name in (*_WRITTEN_FIRST, *_OF_REPORT)]
-        if found := [path for path in paths if os.path.lexists(path) and not is_own]:
-            raise ValueError(
-                f"{found[0]} is there, which this training would replace; name another --output"
-            )
-        return
-    if resume:
+    is_own = _is_own(output)
+    if has_checkpoint(output) or Path(output, "results.json").exists():
+        if resume and is_own:
+            return
+        what = f"a training or evaluation that queryinst train did not begin (no {RECIPE}); name"
+        if is_own:
+            what = "a training already; go on with it by --resume, or name"
+        raise ValueError(f"{output} holds {what} another --output")
+    names = os.listdir(output) if os.path.isdir(output) and not is_own else []
+    if found := sorted(name for name in names if not name.startswith(".")):
         raise ValueError(
-            f"{output} holds a training that queryinst train did not begin (there is no {RECIPE});"
-            " go on with train_net.py --resume, or name another --output"
+            f"{output} is not empty: {found[0]} is there, which is no file of a training of"
+            " queryinst train; name another --output"
         )
-    raise ValueError(
-        f"{output} holds a training already; go on with it by --resume, or name another --output"
-    )
+
+
+def refuse_training(output: str) -> None:
+    """Raise a ValueError if an evaluation in this folder would replace files of a training."""
+    if _is_own(output) or has_checkpoint(output):
+        raise ValueError(
+            f"{output} holds a training, whose {CONFIG} and results.json would be replaced; name"
+            " another --output"
+        )
 
 
 @contextmanager
-def removed_on_failure(output: str) -> Iterator[None]:
-    """What is written before a training begins is gone again if it does not begin."""
-    paths = [Path(output, name) for name in (*_WRITTEN_FIRST, RECIPE)]
-    new = [path for path in paths if not os.path.lexists(path)]
+def begun(output: str) -> Iterator[None]:
+    """Mark a folder as a training's; what is written is gone again if it does not begin.
+
+    What an earlier start left that did not come to a checkpoint is removed first.
+    """
+    _remove(output)
+    Path(output, RECIPE).write_text(json.dumps({"version": _VERSION}), encoding="utf-8")
     try:
         yield
     except BaseException:
-        for path in new:
-            if path.is_dir():
-                shutil.rmtree(path, ignore_errors=True)
-            else:
-                path.unlink(missing_ok=True)
+        _remove(output)
         raise
+
+
+def _remove(output: str) -> None:
+    for path in (Path(output, name) for name in _WRITTEN_FIRST):
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
 
 
 def write_recipe(cfg: CfgNode, request: Request, derived: Sequence[Derived]) -> None:
@@ -101,6 +125,11 @@ def resume(output: str, request: Request) -> tuple[CfgNode, list[str]]:
     if content.get("version") != _VERSION or not isinstance(before, dict):
         raise ValueError(f"{path} is not of this version of queryinst; name another --output")
     cfg = setup_cfg(str(Path(output, CONFIG)))
+    if not (cfg.DATASETS.TRAIN and cfg.DATASETS.TEST):
+        raise ValueError(
+            f"{path.with_name(CONFIG)} is not that of the training any more, maybe an evaluation's:"
+            " DATASETS.TRAIN or TEST is empty; name another --output"
+        )
     _require_same(before, request, output)
     _require_same_keys(cfg, request.opts, output)
     free = [x for pair in _pairs(request.opts) if pair[0] in _FREE for x in pair]
@@ -110,10 +139,11 @@ def resume(output: str, request: Request) -> tuple[CfgNode, list[str]]:
 def _require_same(before: Mapping[str, Any], request: Request, output: str) -> None:
     digests = before.get("digests")
     if digests != list(request.digests):
-        role = "DATA" if not digests or digests[0] != request.digests[0] else "--val"
+        is_val = digests and digests[0] == request.digests[0]
+        what = "the part to evaluate on has" if is_val else "DATA has"
         raise ValueError(
-            f"{role} has other annotations than those that the training in {output} began with;"
-            " name another --output"
+            f"{what} other annotations than those that the training in {output} began with; name"
+            " the same DATA and --val, or another --output"
         )
     for name in ("model", "epochs", "iterations", "batch"):
         value, known = getattr(request, name), before.get(name)

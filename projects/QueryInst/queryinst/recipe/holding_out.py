@@ -10,6 +10,7 @@ from tqdm import tqdm
 from ..own_data.contents import load_content
 from ..own_data.sources import Split, write_json
 from ..own_data.splitting import split_content
+from ..own_data.stratifying import TooFewError
 from .structures import counted
 
 SHARE, MOST_IMAGES = 0.2, 1000  # of the images are held out
@@ -30,14 +31,14 @@ class Held(NamedTuple):
 def hold_out(content: dict[str, Any], source: Split, output: str) -> Held:
     """Split the images of a data set, the same way each time; equal images stay on one side.
 
-    Where no part can be held out, both are the whole, which a note says.
+    Where no part can be held out, as all images are equal, both are the whole, which a note says.
 
     Args:
         content: of `source`.
         output: folder for train.json and val.json, which `write_held` writes.
 
     Raises:
-        ValueError: an image cannot be read, or all are equal.
+        ValueError: an image cannot be read.
     """
     num = len(content["images"])
     chosen = _choose(source, num)
@@ -78,13 +79,14 @@ def _splits(source: Split, output: str) -> tuple[Split, Split]:
 
 
 def _choose(source: Split, num: int) -> set[Any]:
-    """The ids of the images to hold out."""
-    if num < 2:
-        return set()
+    """The ids of the images to hold out; none where no two images differ."""
     share = min(SHARE, MOST_IMAGES / num)
     whole = load_content([source])
     with tqdm(total=num, unit="image", desc="equal images", disable=None, leave=False) as bar:
-        parts = split_content(whole, {"train": 1 - share, "val": share}, SEED, bar.update).parts
+        try:
+            parts = split_content(whole, {"train": 1 - share, "val": share}, SEED, bar.update).parts
+        except TooFewError:
+            return set()
     return {photo.record["id"] for photo in parts["val"]}
 
 
