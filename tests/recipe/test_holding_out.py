@@ -77,10 +77,13 @@ def test_hold_out_is_the_same_each_time_and_found_again(source, tmp_path):
     assert held_out_before(split, str(tmp_path / "out")) == (split, split)
 
 
-def test_hold_out_gives_the_whole_twice_where_nothing_can_be_held_out(source, tmp_path):
-    content, split = source([0])
+@pytest.mark.parametrize("pictures, said", [([0], "1 image"), ([5, 5, 5], "3 images")])
+def test_hold_out_gives_the_whole_twice_where_nothing_can_be_held_out(
+    source, tmp_path, pictures, said
+):
+    content, split = source(pictures)  # three that are equal
     held = hold_out(content, split, str(tmp_path))
     write_held(held)
     assert held.train is held.val is content and not (tmp_path / "val.json").exists()
     assert held.train_split.json_file == held.val_split.json_file == split.json_file
-    assert "none of the 1 image can be held out" in held.notes[0]
+    assert f"none of the {said} can be held out" in held.notes[0]
