@@ -151,6 +151,18 @@ def test_equal_names_are_kept_apart(tmp_path, format):
     assert found == {name: number for number, name in enumerate(names)}
 
 
+def test_yolo_has_one_folder_images_in_a_path(content, tmp_path, read_objects):
+    square = [[1, 1, 9, 1, 9, 9, 1, 9]]
+    first, second = content(square).photos[0], content(square, square).photos[0]
+    for photo, name in ((first, "images/day/images/photo.png"), (second, "day/photo.png")):
+        photo.record["file_name"] = name
+    data = Content(["a"], {"train": [first, second]})
+    write_content(data, str(tmp_path / "out"), "yolo")
+    (split,) = read_data(str(tmp_path / "out"))
+    found = {x: len(objects) for x, objects in read_objects(split.json_file).items()}
+    assert found == {"photo.png": 1, "photo-2.png": 2}
+
+
 def test_link_makes_links(content, tmp_path):
     write_content(content(), str(tmp_path / "out"), "coco", link=True)
     assert os.readlink(tmp_path / "out" / "train" / "photo.png") == str(tmp_path / "photo.png")

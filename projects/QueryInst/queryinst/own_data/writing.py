@@ -128,13 +128,16 @@ def _placed(photos: Sequence[Photo], *, by_stem: bool):
     """Each image with its path in the folder of its part; equal names are numbered.
 
     Args:
-        by_stem: names that differ in their suffix are equal.
+        by_stem: names that differ in their suffix are equal, as in YOLO's format, whose readers
+            put "labels" for the last folder "images" of a path: none but the topmost is kept.
     """
     taken = set()
     for photo in tqdm(photos, unit="image", disable=None, leave=False):
         own = PurePath(photo.record["file_name"])
         if own.is_absolute() or ".." in own.parts:
             own = PurePath(own.name)
+        if by_stem:
+            own = PurePath(*(x for x in own.parts[:-1] if x != "images"), own.name)
         place, count = own, 1
         while (key := str(place.with_suffix("") if by_stem else place).lower()) in taken:
             count += 1
