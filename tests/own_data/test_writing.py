@@ -163,6 +163,21 @@ def test_yolo_has_one_folder_images_in_a_path(content, tmp_path, read_objects):
     assert found == {"photo.png": 1, "photo-2.png": 2}
 
 
+@pytest.mark.parametrize("format", ["coco", "yolo"])
+@pytest.mark.parametrize(
+    "size, orientation, text",
+    [((WIDTH // 2, HEIGHT // 2), 1, "is 20x15, its"), ((WIDTH, HEIGHT), 6, "orientation")],
+)
+def test_images_of_other_sizes_are_not_written(content, tmp_path, format, size, orientation, text):
+    data = content([[1, 1, 9, 1, 9, 9, 1, 9]])
+    exif = Image.Exif()
+    exif[274] = orientation
+    Image.new("RGB", size).save(data.photos[0].path, exif=exif)
+    with pytest.raises(ValueError, match=f"train: image .*photo.png .*{text}"):
+        write_content(data, str(tmp_path / "out"), format)
+    assert not (tmp_path / "out").exists()
+
+
 def test_link_makes_links(content, tmp_path):
     write_content(content(), str(tmp_path / "out"), "coco", link=True)
     assert os.readlink(tmp_path / "out" / "train" / "photo.png") == str(tmp_path / "photo.png")
@@ -173,7 +188,7 @@ def test_nothing_is_left_of_a_writing_that_failed(content, tmp_path):
     os.remove(data.photos[0].path)
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "data.yaml").write_text("before")
-    with pytest.raises(FileNotFoundError, match="there is no image .*photo.png"):
+    with pytest.raises(FileNotFoundError, match="image .*photo.png does not exist"):
         write_content(data, str(tmp_path / "out"), "yolo")
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
     assert (tmp_path / "out" / "data.yaml").read_text() == "before"

@@ -1,19 +1,23 @@
 """A data set in memory: its parts, images and objects, with one list of classes."""
 
 import os
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
+
+from tqdm import tqdm
 
 from ..config import MAX_PIXELS
 from ..data.checks import raise_errors
 from ..data.coco_check import CocoContent, check_coco_content
 from ..data.findings import Findings
+from ..data.image_check import ImageEntry, check_image_files
 from ..data.set_checks import Use
 from ..json_files import read_json
 from .sources import Split
 
+_WORKERS = 4  # at most; reading headers waits for the disk
 _KEPT = ("info", "licenses")  # of COCO's format, where all parts have the same
 
 
@@ -72,6 +76,32 @@ def count_objects(photos: Iterable[Photo], num_classes: int) -> list[int]:
         if not annotation.get("iscrowd", 0)
     )
     return [counts[index] for index in range(num_classes)]
+
+
+def check_photos(content: Content) -> None:
+    """Hold the sizes of image files, of which headers are read, against their records'.
+
+    Raises:
+        ValueError, OSError: an image is missing, damaged, turned, or of another size. One line.
+    """
+    findings = Findings()
+    with tqdm(total=len(content.photos), unit="image", disable=None, leave=False) as bar:
+        for name, photos in content.parts.items():
+            facts = check_image_files(
+                [_entry(photo) for photo in photos],
+                pixels=False,
+                workers=min(_WORKERS, os.cpu_count() or 1),
+                findings=findings,
+                source=name,
+                progress=bar.update,
+            )
+            deque(facts, maxlen=0)
+    raise_errors(findings)
+
+
+def _entry(photo: Photo) -> ImageEntry:
+    record = photo.record
+    return ImageEntry(photo.path, record["width"], record["height"], file_name=record["file_name"])
 
 
 def _read(split: Split) -> tuple[CocoContent, dict[str, Any]]:

@@ -11,7 +11,7 @@ import yaml
 from tqdm import tqdm
 
 from ..data.coco_folder import SPLITS
-from .contents import Content, Photo
+from .contents import Content, Photo, check_photos
 from .folders import new_folder
 from .outlines import one_polygon
 from .sources import Split, write_json
@@ -33,7 +33,8 @@ def write_content(content: Content, target: str, format: str, *, link: bool = Fa
 
     Raises:
         OSError: an image is missing, or there is no room. One line.
-        ValueError: the format cannot hold the data, or the target holds an image, maybe by a link.
+        ValueError: the format cannot hold the data, the target holds an image, maybe by a link, or
+            an image cannot be read or is not of the size that its masks are. One line.
     """
     top = os.path.join(os.path.realpath(target), "")
     for photo in content.photos:
@@ -41,6 +42,7 @@ def write_content(content: Content, target: str, format: str, *, link: bool = Fa
             raise ValueError(
                 f"{target} would replace {photo.path}, which is read; name another folder"
             )
+    check_photos(content)
     write = {"coco": _write_coco, "yolo": _write_yolo}[format]
     with new_folder(target) as folder:
         return write(content, folder, _bring(link))
@@ -49,8 +51,6 @@ def write_content(content: Content, target: str, format: str, *, link: bool = Fa
 def _bring(link: bool) -> Callable[[str, Path], None]:
     def bring(path: str, target: Path) -> None:
         target.parent.mkdir(parents=True, exist_ok=True)
-        if not os.path.isfile(path):
-            raise FileNotFoundError(f"there is no image {path}")
         if link:
             target.symlink_to(os.path.realpath(path))
         else:
