@@ -72,6 +72,18 @@ def test_read_data_reads_lists_of_images(yolo, read_objects):
     assert found == {"train": {"a.png": [], "b.png": ["cat"]}, "val": {"c.png": []}}
 
 
+def test_read_data_takes_labels_of_images_that_lists_leave_out(yolo, read_objects):
+    files = {f"images/{name}.png": "" for name in "abc"}
+    files |= {f"labels/{name}.txt": f"0 {SQUARE}\n" for name in "abcd"}
+    files |= {"train.txt": "./images/a.png", "val.txt": "./images/b.png"}
+    yolo(files, names=["cat"], train="train.txt", val="val.txt")
+    findings = Findings()
+    found = names_of(read_data("d", findings=findings), read_objects)
+    assert found == {"train": {"a.png": ["cat"]}, "val": {"b.png": ["cat"]}}
+    (group,) = findings.groups()
+    assert [x.line for x in group.examples] == ["d/labels/d.txt: no image has this name"]
+
+
 def test_read_data_reads_lists_that_windows_wrote(yolo, read_objects):
     yolo({"a/b.png": "", "train.txt": ".\\a\\b.png\r\n"}, names=["cat"], train="train.txt")
     assert names_of(read_data("d"), read_objects) == {"train": {"b.png": []}}

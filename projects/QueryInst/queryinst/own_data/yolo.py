@@ -5,6 +5,7 @@ As Ultralytics reads it: https://docs.ultralytics.com/datasets/segment/
 
 import math
 import os
+from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -43,8 +44,7 @@ def find_layout(data: str, problems: Problems) -> Layout:
         classes = dict(enumerate(_lines(names_file)))
         _check_names(list(classes.values()), str(names_file))
     items = {name: [_item(image) for image in dict.fromkeys(x)] for name, x in parts.items()}
-    for part in items.values():
-        _find_lost_labels(part, problems)
+    _find_lost_labels([item for part in items.values() for item in part], problems)
 
     def read(item: Item, height: int, width: int) -> Iterator[LabelledObject]:
         return _read_labels(item, height, width, classes, problems)
@@ -191,11 +191,17 @@ def _item(image: str) -> Item:
 
 
 def _find_lost_labels(items: list[Item], problems: Problems) -> None:
-    """Say which text files no image belongs to; an image without one has no objects."""
-    known = {label for item in items for label in item.labels}
-    for folder in sorted({os.path.dirname(label) for label in known}):
-        for path in sorted(Path(folder).glob("*.txt")):
-            if str(path) not in known and path.name != "classes.txt":
+    """Say which text files no image belongs to; an image without one has no objects.
+
+    Images beside those that a list names count as well.
+    """
+    known = {Path(label): Path(item.image).parent for item in items for label in item.labels}
+    stems: dict[Path, set[str]] = defaultdict(set)
+    for folder, images in {(label.parent, images) for label, images in known.items()}:
+        stems[folder] |= {path.stem for path in images.glob("*") if is_image(path.name)}
+    for folder, own in sorted(stems.items()):
+        for path in sorted(folder.glob("*.txt")):
+            if not (path in known or path.stem in own or path.name == "classes.txt"):
                 problems.add(NO_IMAGE, str(path), "no image has this name")
 
 
