@@ -1,4 +1,5 @@
 import os
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -82,6 +83,13 @@ def test_read_data_takes_labels_of_images_that_lists_leave_out(yolo, read_object
     assert found == {"train": {"a.png": ["cat"]}, "val": {"b.png": ["cat"]}}
     (group,) = findings.groups()
     assert [x.line for x in group.examples] == ["d/labels/d.txt: no image has this name"]
+
+
+def test_read_data_passes_over_hidden_files(yolo, read_objects):
+    files = {"images/a.png": "", "labels/a.txt": f"0 {SQUARE}", "labels/._a.txt": b"\x00\x05\xff"}
+    yolo(files, names=["cat"], train="images")
+    Path("d/images/._a.png").write_bytes(b"\x00\x05\xff")
+    assert names_of(read_data("d"), read_objects) == {"train": {"a.png": ["cat"]}}
 
 
 def test_read_data_reads_lists_that_windows_wrote(yolo, read_objects):

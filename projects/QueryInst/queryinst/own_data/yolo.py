@@ -201,7 +201,8 @@ def _find_lost_labels(items: list[Item], problems: Problems) -> None:
         stems[folder] |= {path.stem for path in images.glob("*") if is_image(path.name)}
     for folder, own in sorted(stems.items()):
         for path in sorted(folder.glob("*.txt")):
-            if not (path in known or path.stem in own or path.name == "classes.txt"):
+            is_other = path.name == "classes.txt" or path.name.startswith(".")
+            if not (is_other or path in known or path.stem in own):
                 problems.add(NO_IMAGE, str(path), "no image has this name")
 
 
