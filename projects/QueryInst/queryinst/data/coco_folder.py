@@ -11,7 +11,9 @@ from ..json_files import read_head, read_json
 
 _OTHER_TASKS = ("captions_", "person_keypoints_", "panoptic_", "stuff_", "image_info_")  # of COCO
 _MAX_JSON_BYTES = 200_000_000  # of files that nobody named
-_LISTS = re.compile(r'"(images|annotations|categories)"\s*:\s*\[')
+_LISTS = re.compile(r'"(images|annotations)"\s*:\s*\[\s*([{\]]|\Z)')  # of objects, or empty
+_CATEGORIES = re.compile(r'"categories"\s*:\s*\[')  # which label tools write alone as well
+_SHAPES = re.compile(r'"shapes"\s*:\s*\[')  # of LabelMe
 _FILE_NAME = re.compile(r'"file_name"\s*:\s*("(?:[^"\\]|\\.)+")')
 _NUM_NAMES = 100  # of images that are looked for
 _HEAD = 1_000_000  # bytes of a JSON in which their names mostly are
@@ -75,9 +77,20 @@ def _coco_files(folder: Path) -> list[Path]:
     for patterns in (("*.json", "annotations/*.json", "*/_annotations.coco.json"), ("*/*.json",)):
         found = sorted(x for pattern in patterns for x in folder.glob(pattern))
         files = [x for x in found if x.is_file() and not x.name.startswith(_OTHER_TASKS)]
-        if coco := [x for x in files if _is_named(x) or _LISTS.search(read_head(str(x)))]:
+        if coco := [x for x in files if _is_coco(x)]:
             return coco
     return []
+
+
+def _is_coco(path: Path) -> bool:
+    """Whether a file is of COCO's format by its name or its beginning."""
+    head = read_head(str(path))
+    if _LISTS.search(head):
+        return True
+    if _is_named(path):
+        return not _SHAPES.search(head)
+    is_whole = path.stat().st_size <= len(head.encode())
+    return not is_whole and bool(_CATEGORIES.search(head))
 
 
 def _is_named(path: Path) -> bool:
