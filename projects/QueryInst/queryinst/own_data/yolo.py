@@ -76,8 +76,9 @@ def _is_data(path: Path) -> bool:
 
 
 def _names_file(folder: Path) -> str:
-    if not (folder / "images").is_dir() or not files_below(folder / "labels", (".txt",)):
-        return ""
+    texts = files_below(folder / "labels", (".txt",)) if (folder / "images").is_dir() else []
+    if all(os.path.basename(path) == "classes.txt" for path in texts):
+        return ""  # label images have such a file as well
     return next((name for name in _NAMES if (folder / name).is_file()), "")
 
 
