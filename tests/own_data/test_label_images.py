@@ -193,9 +193,42 @@ def test_a_mask_of_many_parts_is_warned_of(write):
     write(**{"images/a.png": 9, "masks/a.png": array})
     findings = Findings()
     read_data("d", findings=findings)
-    (group,) = findings.groups()
-    assert group.kind.severity == "warning"
+    (group,) = findings.groups("warning")
     assert group.examples[0].message == "the number 255 is in 2 parts"
+
+
+@pytest.mark.parametrize("names, notes", [({}, 1), ({"names.txt": "cat"}, 0)])
+def test_a_note_says_once_that_no_names_are_known(write, names, notes):
+    files = {f"{x}/{part}/a.png": 1 for x in ("images", "masks") for part in ("train", "val")}
+    write(**files, **names)
+    findings = Findings()
+    read_data("d", findings=findings)
+    assert [(x.kind.name, x.count) for x in findings.groups()] == [
+        ("label-images-one-class", 1)
+    ] * notes
+
+
+@pytest.mark.parametrize(
+    "others, names, warnings",
+    [
+        ([1, 2], {}, 1),
+        ([253], {}, 1),
+        ([1, 254], {}, 0),
+        ([], {}, 0),
+        ([1, 300], {}, 0),
+        ([1], {"names.csv": "1,cat\n255,dog"}, 0),
+    ],
+)
+def test_255_above_all_other_numbers_is_warned_of(write, read_objects, others, names, warnings):
+    array = np.zeros((HEIGHT, WIDTH), np.uint16)
+    for column, number in enumerate([255, *others]):
+        array[:, 1 + column] = number
+    write(**{"images/a.png": 9, "masks/a.png": array, **names})
+    findings = Findings()
+    found = objects(read_objects, findings=findings)
+    assert len(found["a.png"]) == 1 + len(others)
+    groups = [x.kind.name for x in findings.groups("warning")]
+    assert groups == ["label-void"] * warnings
 
 
 def test_rles_of_are_those_of_pycocotools():
