@@ -124,6 +124,13 @@ def test_a_folder_may_be_a_class(write, read_objects, numbers):
     assert [category["name"] for category in categories] == ["cat", "dog"]
 
 
+def test_one_part_alone_may_have_folders_of_classes(write, read_objects):
+    write(**{f"images/{part}/a.png": 9 for part in ("train", "val")})
+    write(**{"masks/train/cat/a.png": 1, "masks/val/a.png": 1})
+    found = [read_objects(split.json_file)["a.png"][0][0] for split in read_data("d")]
+    assert found == ["cat", "object"]
+
+
 def test_folders_that_the_images_have_too_are_no_classes(write, read_objects):
     write(**{"images/day/a.png": 9, "masks/day/a.png": 3, "images/b.png": 9, "masks/b.png": 4})
     assert set(objects(read_objects)) == {"day/a.png", "b.png"}

@@ -75,7 +75,7 @@ def find_layout(data: str, problems: Problems) -> Layout:
                 _find_void(numbers, label, item.image, problems)
             yield from _objects_of(numbers, label, name_of, item.image, problems)
 
-    return Layout(parts, table.classes if table else names or [ONLY_CLASS], read)
+    return Layout(parts, table.classes if table else sorted({*class_of.values()}), read)
 
 
 def _find_folders(root: Path) -> dict[str, tuple[Path, Path]]:
