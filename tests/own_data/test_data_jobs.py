@@ -83,6 +83,18 @@ def test_split_holds_out_what_is_asked_for(run, write_as, truth, read_objects):
     }
 
 
+@pytest.mark.parametrize("part", ["train", "birds"])
+def test_overwrite_replaces_what_was_written_here_alone(run, write_as, truth, part):
+    write_as("coco", truth={part: truth["train"]})
+    words = ("convert", "data", "out", "--to", "coco")
+    assert run(*words)[0] == 0 and run(*words, "--overwrite")[0] == 0
+    Path("photos/images").mkdir(parents=True)
+    Path("photos/images/mine.png").touch()
+    status, _, err = run("convert", "data", "photos", "--to", "coco", "--overwrite")
+    assert status == 1 and "photos was not written by queryinst data" in err[0]
+    assert Path("photos/images/mine.png").exists()
+
+
 def test_merge_keeps_all_images(run, write_as, expected, read_objects):
     write_as("coco", "first")
     write_as("label images", "second")
