@@ -176,6 +176,37 @@ def test_images_of_other_sizes_are_not_written(content, tmp_path, format, size, 
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize(
+    "name, format, written",
+    [
+        ("photo.jfif", "JPEG", "photo.jfif.jpg"),
+        ("photo", "PNG", "photo.png"),
+        ("photo.JPG", "PNG", "photo.JPG"),
+        ("photo.1", "TIFF", "photo.1.tif"),
+        (".day/.photo.png", "PNG", "photo.png"),
+    ],
+)
+def test_yolo_has_suffixes_that_its_readers_know(
+    content, tmp_path, read_objects, name, format, written
+):
+    data = content([[1, 1, 9, 1, 9, 9, 1, 9]])
+    data.photos[0].record["file_name"] = name
+    Image.new("RGB", (WIDTH, HEIGHT)).save(data.photos[0].path, format)
+    write_content(data, str(tmp_path / "out"), "yolo")
+    (split,) = read_data(str(tmp_path / "out"))
+    found = read_objects(split.json_file)
+    assert {name: len(objects) for name, objects in found.items()} == {written: 1}
+
+
+def test_yolo_takes_no_images_that_its_readers_pass_over(content, tmp_path):
+    data = content()
+    data.photos[0].record["file_name"] = "photo.tga"
+    Image.new("RGB", (WIDTH, HEIGHT)).save(data.photos[0].path, "TGA")
+    with pytest.raises(ValueError, match="image .*photo.png is TGA, which YOLO's format"):
+        write_content(data, str(tmp_path / "out"), "yolo")
+    assert not (tmp_path / "out").exists()
+
+
 def test_link_makes_links(content, tmp_path):
     write_content(content(), str(tmp_path / "out"), "coco", link=True)
     assert os.readlink(tmp_path / "out" / "train" / "photo.png") == str(tmp_path / "photo.png")

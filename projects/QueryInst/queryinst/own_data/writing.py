@@ -4,16 +4,16 @@ import os
 import shutil
 from collections import Counter
 from collections.abc import Callable, Sequence
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import Any
 
 import yaml
-from tqdm import tqdm
 
 from ..data.coco_folder import SPLITS
 from .contents import Content, Photo, check_photos
 from .folders import new_folder
 from .outlines import one_polygon
+from .places import coco_places, yolo_places
 from .sources import Split, write_json
 
 _DIGITS = 8  # behind the point, of YOLO's coordinates
@@ -64,7 +64,7 @@ def _write_coco(content: Content, folder: Path, bring: Callable[[str, Path], Non
     for name, photos in content.parts.items():
         records: list[dict[str, Any]] = []
         annotations: list[dict[str, Any]] = []
-        for photo, place in _placed(photos, by_stem=False):
+        for photo, place in coco_places(photos):
             bring(photo.path, folder / name / place)
             record = {**photo.record, "id": len(records) + 1, "file_name": str(place)}
             if "licenses" not in content.extras:
@@ -92,7 +92,7 @@ def _write_yolo(content: Content, folder: Path, bring: Callable[[str, Path], Non
         raise ValueError(f"YOLO's data.yaml has train, val and test, not {strange[0]!r}")
     lost: Counter[str] = Counter()
     for name, photos in content.parts.items():
-        for photo, place in _placed(photos, by_stem=True):
+        for photo, place in yolo_places(photos):
             bring(photo.path, folder / "images" / name / place)
             labels = folder / "labels" / name / place.with_suffix(".txt")
             labels.parent.mkdir(parents=True, exist_ok=True)
@@ -122,28 +122,6 @@ def _yolo_lines(photo: Photo, lost: Counter[str]) -> list[str]:
         numbers = [f"{side:.{_DIGITS}f}".rstrip("0").rstrip(".") for side in sides]
         lines.append(f"{annotation['category_id']} {' '.join(numbers)}\n")
     return lines
-
-
-def _placed(photos: Sequence[Photo], *, by_stem: bool):
-    """Each image with its path in the folder of its part; equal names are numbered.
-
-    Args:
-        by_stem: names that differ in their suffix are equal, as in YOLO's format, whose readers
-            put "labels" for the last folder "images" of a path: none but the topmost is kept.
-    """
-    taken = set()
-    for photo in tqdm(photos, unit="image", disable=None, leave=False):
-        own = PurePath(photo.record["file_name"])
-        if own.is_absolute() or ".." in own.parts:
-            own = PurePath(own.name)
-        if by_stem:
-            own = PurePath(*(x for x in own.parts[:-1] if x != "images"), own.name)
-        place, count = own, 1
-        while (key := str(place.with_suffix("") if by_stem else place).lower()) in taken:
-            count += 1
-            place = own.with_stem(f"{own.stem}-{count}")
-        taken.add(key)
-        yield photo, place
 
 
 def sources_of(splits: Sequence[Split]) -> list[str]:
