@@ -132,6 +132,7 @@ def test_show_draws_into_a_folder_a_part(run, write_as):
         ("convert data data/train/photo 0.png --to coco", "is a file"),
         ("split data out --val 0", "--val 0 and --test 0 leave 100% of the images to train on"),
         ("split data out --val 0.5 --test 0.5", "leave 0% of the images to train on"),
+        ("split data out --val 0.7 --test 0.3", "leave 0% of the images to train on"),
         ("merge data out", "one data set alone needs no merging"),
         ("show data --config-file none.yaml", "none.yaml"),
     ],
