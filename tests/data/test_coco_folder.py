@@ -84,6 +84,12 @@ def test_find_coco_looks_for_more_than_the_first_image(write):
     assert find_coco("d") == [("d", "d/x.json", "d/two")]
 
 
+def test_find_coco_finds_images_whose_names_windows_wrote(write):
+    write("d/annotations/x.json", images=["images\\a.jpg"])
+    write("d/other/b.jpg", "d/images/a.jpg")
+    assert find_coco("d") == [("d", "d/annotations/x.json", "d")]
+
+
 def test_find_coco_takes_plain_names_where_there_are_more(write):
     names = ["train", "val", "train_50", "all"]
     write("d/a.jpg", *(f"d/annotations/{name}.json" for name in names))

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..json_files import read_head, read_json
+from .image_check import with_slashes
 
 _OTHER_TASKS = ("captions_", "person_keypoints_", "panoptic_", "stuff_", "image_info_")  # of COCO
 _MAX_JSON_BYTES = 200_000_000  # of files that nobody named
@@ -135,7 +136,7 @@ def _find_images(json_file: Path, root: Path) -> str:
     names = _first_names(json_file)
     found = {}
     for folder in dict.fromkeys(_image_folders(json_file, root)):
-        found[folder] = sum(os.path.isfile(folder / name) for name in names)
+        found[folder] = sum(_is_there(folder, name) for name in names)
         if found[folder] == len(names):
             break
     best = max(found, key=lambda folder: found[folder])  # the first of several
@@ -145,6 +146,11 @@ def _find_images(json_file: Path, root: Path) -> str:
             f" {root}; name its folder: JSON:IMAGE_FOLDER"
         )
     return str(best)
+
+
+def _is_there(folder: Path, name: str) -> bool:
+    """Whether an image is in a folder; names as Windows has them are for a check to complain of."""
+    return os.path.isfile(folder / name) or os.path.isfile(folder / with_slashes(name))
 
 
 def _first_names(json_file: Path) -> list[str]:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ..data.coco_folder import SPLIT_WORDS, SPLITS
+from ..data.image_check import with_slashes
 from ..data.mask_bounds import shorten
 from ..yaml_files import load_local_yaml
 from .image_files import files_below, folder_name, images_below, is_image
@@ -141,7 +142,7 @@ def _check_names(names: list[Any], label: str) -> None:
 
 def _images_at(place: str, content: dict[str, Any], yaml: Path, key: str) -> list[str]:
     """The images in a folder, or in a list of files, that data.yaml names."""
-    base, path = _slashes(str(content.get("path") or "")), Path(_slashes(place))
+    base, path = with_slashes(str(content.get("path") or "")), Path(with_slashes(place))
     tops = [yaml.parent / base, *([Path(base)] if base else []), yaml.parent]
     candidates = [top / path for top in tops]
     if path.parts[:1] == ("..",):  # Roboflow writes paths of a folder beside
@@ -158,14 +159,9 @@ def _listed(path: Path, tops: list[Path]) -> list[str]:
     """The images that a text file names, relative to its folder or to that of the data."""
     images = []
     for line in filter(None, _lines(path)):
-        candidates = [top / _slashes(line) for top in (path.parent, *tops)]
+        candidates = [top / with_slashes(line) for top in (path.parent, *tops)]
         images.append(str(next((x for x in candidates if x.is_file()), candidates[0])))
     return images
-
-
-def _slashes(path: str) -> str:
-    """A path that Windows may have written."""
-    return path.replace("\\", "/")
 
 
 def _lines(path: Path) -> list[str]:
