@@ -95,6 +95,20 @@ def test_overwrite_replaces_what_was_written_here_alone(run, write_as, truth, pa
     assert Path("photos/images/mine.png").exists()
 
 
+def test_a_test_part_may_have_no_annotations_unless_it_is_split(run, write_as, truth):
+    folder = write_as("coco", truth={"train": truth["train"], "test": truth["val"]})
+    path = folder / "annotations" / "instances_test.json"
+    content = json.loads(path.read_text())
+    del content["annotations"]
+    path.write_text(json.dumps(content))
+    for words in (["--to", "coco"], ["--to", "yolo", "--overwrite"]):
+        status, out, err = run("convert", "data", "out", *words)
+        assert status == 0 and err == []
+        assert table(out)["images"]["test"] == 2 and table(out)["objects"]["test"] == 0
+    status, out, err = run("split", "data", "new")
+    assert status == 1 and "instances_test.json has no list 'annotations'" in err[0]
+
+
 def test_merge_keeps_all_images(run, write_as, expected, read_objects):
     write_as("coco", "first")
     write_as("label images", "second")

@@ -29,7 +29,7 @@ def run(args: argparse.Namespace) -> int:
         )
     splits = read_data(args.data)
     check_target(args.target, sources_of(splits), overwrite=args.overwrite)
-    content = load_content(splits)
+    content = load_content(splits, is_test_annotated=True)  # else trained on as background
     shares = {"train": train, "val": args.val, "test": args.test}
     with tqdm(total=len(content.photos), unit="image", disable=None, leave=False) as bar:
         content = split_content(content, shares, args.seed, bar.update)

@@ -48,15 +48,19 @@ class Content:
         return [photo for part in self.parts.values() for photo in part]
 
 
-def load_content(splits: Sequence[Split]) -> Content:
+def load_content(splits: Sequence[Split], *, is_test_annotated: bool = False) -> Content:
     """Read the JSON files of all parts; categories of one name are one class.
 
     Classes are in the order of the first part's category ids, then those that the others add.
 
+    Args:
+        is_test_annotated: "test" needs annotations as the others do. Otherwise it may have none, as
+            COCO's own, and is a part without objects.
+
     Raises:
         ValueError, OSError: a file is missing, or not in COCO's format. One line.
     """
-    contents, others = zip(*map(_read, splits))
+    contents, others = zip(*(_read(split, is_test_annotated) for split in splits))
     names = [_names_of(content) for content in contents]
     classes = list(dict.fromkeys(name for part in names for name in part.values()))
     extras = {k: v for k, v in others[0].items() if all(x.get(k) == v for x in others)}
@@ -104,9 +108,11 @@ def _entry(photo: Photo) -> ImageEntry:
     return ImageEntry(photo.path, record["width"], record["height"], file_name=record["file_name"])
 
 
-def _read(split: Split) -> tuple[CocoContent, dict[str, Any]]:
+def _read(split: Split, is_test_annotated: bool) -> tuple[CocoContent, dict[str, Any]]:
     """What is checked, and the other keys."""
     content = read_json(split.json_file, dict)
+    if split.name == "test" and not is_test_annotated:
+        content.setdefault("annotations", [])
     findings = Findings()
     use = Use(False, False, False, None, 100, 0, MAX_PIXELS)
     root = split.image_root

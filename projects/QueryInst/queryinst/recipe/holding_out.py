@@ -82,7 +82,7 @@ def _choose(source: Split, num: int) -> set[Any]:
     if num < 2:
         return set()
     share = min(SHARE, MOST_IMAGES / num)
-    whole = load_content([source])
+    whole = load_content([source], is_test_annotated=True)
     with tqdm(total=num, unit="image", desc="equal images", disable=None, leave=False) as bar:
         parts = split_content(whole, {"train": 1 - share, "val": share}, SEED, bar.update).parts
     return {photo.record["id"] for photo in parts["val"]}
