@@ -126,6 +126,11 @@ def test_read_data_reads_names_without_a_data_yaml(yolo, read_objects):
     assert names_of(read_data("d"), read_objects) == {"d": {"a.png": ["dog"]}}
 
 
+def test_read_data_takes_digits_in_quotes_as_numbers(yolo, read_objects):
+    yolo({"a.png": "", "a.txt": f"1 {SQUARE}"}, names={"1": "dog", "0": "cat"}, train=".")
+    assert names_of(read_data("d"), read_objects) == {"train": {"a.png": ["dog"]}}
+
+
 def test_read_data_takes_numbers_in_yaml_as_names(yolo, read_objects):
     yolo({"a.png": "", "a.txt": f"0 {SQUARE}"}, names=[7, 8], train=".")
     assert names_of(read_data("d"), read_objects) == {"train": {"a.png": ["7"]}}
@@ -187,6 +192,7 @@ def test_read_data_takes_coordinates_that_were_rounded_over_the_edge(yolo, read_
         ({}, {"names": ["a", True], "train": "."}, "class 1 is True, .*; put it in quotes"),
         ({}, {"names": ["a", "a"], "train": "."}, "two classes have the name 'a'"),
         ({}, {"names": {"x": "a"}, "train": "."}, r"the keys of names are \['x'\]"),
+        ({}, {"names": {0: "a", "0": "b"}, "train": "."}, r"the keys of names are \[0, '0'\]"),
         ({}, {"names": ["a"], "nc": 2, "train": "."}, "nc is 2, but names has 1 names"),
         ({}, {"names": ["a"], "kpt_shape": [1, 2], "train": "."}, "keypoints"),
         ({"a.png": "", "a.txt": b"\xff\xfe"}, {"names": ["a"], "train": "."}, "not a text file"),

@@ -114,7 +114,7 @@ def _classes_of(content: dict[str, Any], label: str) -> dict[int, str]:
     names = content.get("names")
     if not isinstance(names, (list, dict)) or not names:
         raise ValueError(f"{label}: names is {shorten(names)}, which must be a list of names")
-    names = dict(enumerate(names)) if isinstance(names, list) else names
+    names = dict(enumerate(names)) if isinstance(names, list) else _numbered(names)
     if not all(type(number) is int and number >= 0 for number in names):
         raise ValueError(f"{label}: the keys of names are {shorten(list(names))}, not numbers")
     # yaml's numbers are meant as names; what it takes for yes and no is not known any more
@@ -124,6 +124,17 @@ def _classes_of(content: dict[str, Any], label: str) -> dict[int, str]:
     if count != len(texts):
         raise ValueError(f"{label}: nc is {shorten(count)}, but names has {len(texts)} names")
     return dict(sorted(texts.items()))
+
+
+def _numbered(names: dict[Any, Any]) -> dict[Any, Any]:
+    """With numbers for digits in quotes, unless two would be one."""
+    numbered = {_number_of(key): name for key, name in names.items()}
+    return numbered if len(numbered) == len(names) else names
+
+
+def _number_of(key: Any) -> Any:
+    is_number = isinstance(key, str) and key.isascii() and key.isdecimal() and len(key) < 10
+    return int(key) if is_number else key
 
 
 def _check_names(names: list[Any], label: str) -> None:
