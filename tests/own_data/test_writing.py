@@ -119,6 +119,14 @@ def test_one_polygon_draws_a_mask_without_its_holes(seed):
     assert has_lost_holes == bool((filled != mask).any())
 
 
+@pytest.mark.parametrize("share", [0.02, 0.1, 0.3, 0.5])
+def test_one_polygon_draws_a_mask_of_many_parts(share):
+    mask = np.random.default_rng(0).random((100, 150)) < share
+    polygon, _ = one_polygon(encode(mask), *mask.shape)
+    rle = mask_util.merge(mask_util.frPyObjects([polygon], *mask.shape))
+    assert np.array_equal(mask_util.decode(rle), ndimage.binary_fill_holes(mask))
+
+
 def test_coco_keeps_what_annotations_have(content, tmp_path):
     square = [[1, 1, 9, 1, 9, 9, 1, 9]]
     data = content(square, area=64, score=0.5, attributes={"occluded": True})
