@@ -84,6 +84,12 @@ def test_find_coco_looks_for_more_than_the_first_image(write):
     assert find_coco("d") == [("d", "d/x.json", "d/two")]
 
 
+def test_find_coco_finds_images_whose_names_windows_wrote(write):
+    write("d/annotations/x.json", images=["images\\a.jpg"])
+    write("d/other/b.jpg", "d/images/a.jpg")
+    assert find_coco("d") == [("d", "d/annotations/x.json", "d")]
+
+
 def test_find_coco_takes_plain_names_where_there_are_more(write):
     names = ["train", "val", "train_50", "all"]
     write("d/a.jpg", *(f"d/annotations/{name}.json" for name in names))
@@ -93,11 +99,26 @@ def test_find_coco_takes_plain_names_where_there_are_more(write):
     ]
 
 
-def test_find_coco_passes_over_other_json(write):
-    write("d/x.json", "d/a.jpg")
-    Path("d/made.json").write_text('{"seed": 0}')
-    Path("d/results.json").write_text('[{"image_id": 1}]')
-    assert find_coco("d") == [("d", "d/x.json", "d")]
+@pytest.mark.parametrize(
+    "name, text, is_coco",
+    [
+        ("made.json", '{"seed": 0}', False),
+        ("results.json", '[{"image_id": 1}]', False),
+        ("stats.json", '{"images": [1, 2], "annotations": 3}', False),
+        ("notes.json", '{"categories": [{"id": 0, "name": "a"}], "info": {}}', False),
+        ("long.json", '{"categories": [], "info": "' + "x" * 70_000 + '", "images": [{}]}', True),
+        ("images.json", '{"images": [ ], "categories": []}', True),
+        ("annotations/train1.json", '{"flags": {}, "shapes": [], "imagePath": "a.jpg"}', False),
+        ("annotations/train1.json", '{"shapes": [], "images": []}', True),
+    ],
+)
+def test_has_coco_passes_over_other_json(write, name, text, is_coco):
+    write(f"d/{name}", "d/a.jpg")
+    Path("d", name).write_text(text)
+    assert has_coco("d") == is_coco
+    if not is_coco:
+        write("d/x.json")
+        assert find_coco("d") == [("d", "d/x.json", "d")]
 
 
 def test_find_coco_passes_over_what_a_training_wrote(write):

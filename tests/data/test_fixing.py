@@ -155,6 +155,20 @@ def test_fix_coco_leaves_nothing_of_what_it_mends(tmp_path, change, expected, me
             assert item["bbox"] == truth["bbox"] and item["area"] == truth["area"]
 
 
+def test_fix_coco_puts_slashes_where_they_lead_to_an_image(tmp_path):
+    content = make_content()
+    names = [f"a\\{i}.png" for i, _ in enumerate(content["images"])]
+    for image, name in zip(content["images"], names):
+        image["file_name"] = name
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "0.png").touch()
+    given, mended = tmp_path / "given.json", tmp_path / "mended.json"
+    given.write_text(json.dumps(content))
+    assert fix_coco(str(given), str(mended), str(tmp_path)) == {"file-names": 1}
+    found = [image["file_name"] for image in json.loads(mended.read_text())["images"]]
+    assert found == ["a/0.png", *names[1:]]
+
+
 def test_fix_coco_removes_a_byte_order_mark(tmp_path):
     given, mended = tmp_path / "given.json", tmp_path / "mended.json"
     given.write_text(json.dumps(make_content()), encoding="utf-8-sig")

@@ -184,3 +184,12 @@ def test_check_image_file_digests_equal_files_as_equal_by_their_headers(tmp_path
     assert a == b != c
     assert image_check.digest_file(str(path)) == image_check.digest_file(str(copy))
     assert image_check.digest_file(str(path)) != image_check.digest_file(str(other))
+
+
+def test_check_image_file_says_where_windows_wrote_the_name(tmp_path):
+    save(tmp_path / "a.png")
+    facts = check_image_file(ImageEntry(f"{tmp_path}\\a.png"), False)
+    assert facts.problem == "image-missing" and facts.message.endswith(
+        'a.png does not exist: its name has "\\" where "/" belongs'
+    )
+    assert check_image_file(ImageEntry("no\\a.png"), False).message.endswith("does not exist")

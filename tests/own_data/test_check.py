@@ -262,6 +262,23 @@ def test_equal_images_in_two_parts_are_an_error_if_they_have_objects(tmp_path, n
     assert [group.kind.name for group in findings.groups()] == [kind]
 
 
+def test_an_image_of_several_parts_is_counted_in_each_and_named_once(tmp_path):
+    """The first image in all parts, twice in the second; the second in the last two."""
+    digests = ["a", "a", "a", "b", "a", "b", "c"]
+    parts = [0, 1, 1, 1, 2, 2, 2]
+    seen = [
+        Seen(part, "s", ImageEntry(str(tmp_path / f"{i}.png")), digest.encode(), 1)
+        for i, (part, digest) in enumerate(zip(parts, digests))
+    ]
+    findings = Findings()
+    found = find_equal(seen, findings, is_exact=True)
+    assert found.shared == {0: 1, 1: 3, 2: 2} and found.within == {1: 1}
+    assert found.across == {(1, 0): 1, (2, 0): 1, (2, 1): 2}
+    group = next(findings.groups("error"))
+    names = [re.findall(r"(\d)\.png", x.message) for x in group.examples]
+    assert names == [["1", "0"], ["4", "0"], ["5", "3"]] and group.count == 3
+
+
 def test_percentiles_are_values_that_occur():
     assert Percentiles.of(np.arange(1, 101)) == (5, 50, 95, 100)
     assert Percentiles.of(np.array([])) == (0, 0, 0, 0)

@@ -83,6 +83,32 @@ def test_split_holds_out_what_is_asked_for(run, write_as, truth, read_objects):
     }
 
 
+@pytest.mark.parametrize("part", ["train", "birds"])
+def test_overwrite_replaces_what_was_written_here_alone(run, write_as, truth, part):
+    write_as("coco", truth={part: truth["train"]})
+    words = ("convert", "data", "out", "--to", "coco")
+    assert run(*words)[0] == 0 and run(*words, "--overwrite")[0] == 0
+    Path("photos/images").mkdir(parents=True)
+    Path("photos/images/mine.png").touch()
+    status, _, err = run("convert", "data", "photos", "--to", "coco", "--overwrite")
+    assert status == 1 and "photos was not written by queryinst data" in err[0]
+    assert Path("photos/images/mine.png").exists()
+
+
+def test_a_test_part_may_have_no_annotations_unless_it_is_split(run, write_as, truth):
+    folder = write_as("coco", truth={"train": truth["train"], "test": truth["val"]})
+    path = folder / "annotations" / "instances_test.json"
+    content = json.loads(path.read_text())
+    del content["annotations"]
+    path.write_text(json.dumps(content))
+    for words in (["--to", "coco"], ["--to", "yolo", "--overwrite"]):
+        status, out, err = run("convert", "data", "out", *words)
+        assert status == 0 and err == []
+        assert table(out)["images"]["test"] == 2 and table(out)["objects"]["test"] == 0
+    status, out, err = run("split", "data", "new")
+    assert status == 1 and "instances_test.json has no list 'annotations'" in err[0]
+
+
 def test_merge_keeps_all_images(run, write_as, expected, read_objects):
     write_as("coco", "first")
     write_as("label images", "second")
@@ -120,6 +146,7 @@ def test_show_draws_into_a_folder_a_part(run, write_as):
         ("convert data data/train/photo 0.png --to coco", "is a file"),
         ("split data out --val 0", "--val 0 and --test 0 leave 100% of the images to train on"),
         ("split data out --val 0.5 --test 0.5", "leave 0% of the images to train on"),
+        ("split data out --val 0.7 --test 0.3", "leave 0% of the images to train on"),
         ("merge data out", "one data set alone needs no merging"),
         ("show data --config-file none.yaml", "none.yaml"),
     ],

@@ -91,10 +91,16 @@ def test_a_palette_holds_numbers(write, read_objects, numbers):
         ("names.txt", "1 cat\n2: dog\n3\tcat\n4, dog\n5=cat\n"),
         ("names.txt", "cat\ndog\ncat\ndog\ncat\n"),
         ("names.txt", "background\ncat\ndog\ncat\ndog\ncat\n"),
+        ("classes.csv", "id,class\n1,cat\n2,dog\n3,cat\n4,dog\n5,cat\n"),
+        ("classes.json", '["cat", "dog", "cat", "dog", "cat"]'),
+        ("labels/classes.txt", "cat\ndog\ncat\ndog\ncat\n"),
+        ("labels.csv", "1,cat\n2,dog\n3,cat\n4,dog\n5,cat"),
+        ("labels.txt", "cat\ndog\ncat\ndog\ncat\n"),
     ],
 )
 def test_a_table_has_the_class_of_each_number(write, read_objects, numbers, name, text):
-    write(**{"images/a.png": 9, "masks/a.png": numbers, name: text})
+    folder = "labels" if name.startswith("labels/") else "masks"
+    write(**{"images/a.png": 9, f"{folder}/a.png": numbers, name: text})
     found = objects(read_objects)
     assert found == {"a.png": expected(numbers, lambda n: "cat" if n % 2 else "dog")}
 
@@ -116,6 +122,13 @@ def test_a_folder_may_be_a_class(write, read_objects, numbers):
     assert found == {"a.png": both[0] + both[1], "b.png": []}
     categories = json.loads(open(split.json_file).read())["categories"]
     assert [category["name"] for category in categories] == ["cat", "dog"]
+
+
+def test_one_part_alone_may_have_folders_of_classes(write, read_objects):
+    write(**{f"images/{part}/a.png": 9 for part in ("train", "val")})
+    write(**{"masks/train/cat/a.png": 1, "masks/val/a.png": 1})
+    found = [read_objects(split.json_file)["a.png"][0][0] for split in read_data("d")]
+    assert found == ["cat", "object"]
 
 
 def test_folders_that_the_images_have_too_are_no_classes(write, read_objects):
@@ -155,6 +168,10 @@ def test_folders_that_the_images_have_too_are_no_classes(write, read_objects):
             {"masks/a.png": 1, "names.txt": "1 a", "names.csv": "1,a"},
             "names.csv and .*names.txt both",
         ),
+        (
+            {"masks/a.png": 1, "names.txt": "1 a", "masks/classes.txt": "a"},
+            "names.txt and .*classes.txt both",
+        ),
         ({"masks/cat/a.png": 1, "names.txt": "1 a"}, "a folder of the class cat, and d/names.txt"),
         ({"masks/cat/a.png": 1, "masks/a.png": 1}, "has folders of classes"),
         ({"masks/a.png": 1, "labels/a.png": 1}, "both have label images; keep one"),
@@ -183,9 +200,42 @@ def test_a_mask_of_many_parts_is_warned_of(write):
     write(**{"images/a.png": 9, "masks/a.png": array})
     findings = Findings()
     read_data("d", findings=findings)
-    (group,) = findings.groups()
-    assert group.kind.severity == "warning"
+    (group,) = findings.groups("warning")
     assert group.examples[0].message == "the number 255 is in 2 parts"
+
+
+@pytest.mark.parametrize("names, notes", [({}, 1), ({"names.txt": "cat"}, 0)])
+def test_a_note_says_once_that_no_names_are_known(write, names, notes):
+    files = {f"{x}/{part}/a.png": 1 for x in ("images", "masks") for part in ("train", "val")}
+    write(**files, **names)
+    findings = Findings()
+    read_data("d", findings=findings)
+    assert [(x.kind.name, x.count) for x in findings.groups()] == [
+        ("label-images-one-class", 1)
+    ] * notes
+
+
+@pytest.mark.parametrize(
+    "others, names, warnings",
+    [
+        ([1, 2], {}, 1),
+        ([253], {}, 1),
+        ([1, 254], {}, 0),
+        ([], {}, 0),
+        ([1, 300], {}, 0),
+        ([1], {"names.csv": "1,cat\n255,dog"}, 0),
+    ],
+)
+def test_255_above_all_other_numbers_is_warned_of(write, read_objects, others, names, warnings):
+    array = np.zeros((HEIGHT, WIDTH), np.uint16)
+    for column, number in enumerate([255, *others]):
+        array[:, 1 + column] = number
+    write(**{"images/a.png": 9, "masks/a.png": array, **names})
+    findings = Findings()
+    found = objects(read_objects, findings=findings)
+    assert len(found["a.png"]) == 1 + len(others)
+    groups = [x.kind.name for x in findings.groups("warning")]
+    assert groups == ["label-void"] * warnings
 
 
 def test_rles_of_are_those_of_pycocotools():

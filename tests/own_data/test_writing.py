@@ -1,4 +1,3 @@
-import errno
 import json
 import os
 from pathlib import Path
@@ -11,7 +10,6 @@ from PIL import Image
 from scipy import ndimage
 
 from queryinst.own_data.contents import Content, Photo, load_content
-from queryinst.own_data.folders import check_target, new_folder
 from queryinst.own_data.outlines import one_polygon
 from queryinst.own_data.sources import read_data
 from queryinst.own_data.writing import write_content
@@ -121,6 +119,14 @@ def test_one_polygon_draws_a_mask_without_its_holes(seed):
     assert has_lost_holes == bool((filled != mask).any())
 
 
+@pytest.mark.parametrize("share", [0.02, 0.1, 0.3, 0.5])
+def test_one_polygon_draws_a_mask_of_many_parts(share):
+    mask = np.random.default_rng(0).random((100, 150)) < share
+    polygon, _ = one_polygon(encode(mask), *mask.shape)
+    rle = mask_util.merge(mask_util.frPyObjects([polygon], *mask.shape))
+    assert np.array_equal(mask_util.decode(rle), ndimage.binary_fill_holes(mask))
+
+
 def test_coco_keeps_what_annotations_have(content, tmp_path):
     square = [[1, 1, 9, 1, 9, 9, 1, 9]]
     data = content(square, area=64, score=0.5, attributes={"occluded": True})
@@ -151,6 +157,64 @@ def test_equal_names_are_kept_apart(tmp_path, format):
     assert found == {name: number for number, name in enumerate(names)}
 
 
+def test_yolo_has_one_folder_images_in_a_path(content, tmp_path, read_objects):
+    square = [[1, 1, 9, 1, 9, 9, 1, 9]]
+    first, second = content(square).photos[0], content(square, square).photos[0]
+    for photo, name in ((first, "images/day/images/photo.png"), (second, "day/photo.png")):
+        photo.record["file_name"] = name
+    data = Content(["a"], {"train": [first, second]})
+    write_content(data, str(tmp_path / "out"), "yolo")
+    (split,) = read_data(str(tmp_path / "out"))
+    found = {x: len(objects) for x, objects in read_objects(split.json_file).items()}
+    assert found == {"photo.png": 1, "photo-2.png": 2}
+
+
+@pytest.mark.parametrize("format", ["coco", "yolo"])
+@pytest.mark.parametrize(
+    "size, orientation, text",
+    [((WIDTH // 2, HEIGHT // 2), 1, "is 20x15, its"), ((WIDTH, HEIGHT), 6, "orientation")],
+)
+def test_images_of_other_sizes_are_not_written(content, tmp_path, format, size, orientation, text):
+    data = content([[1, 1, 9, 1, 9, 9, 1, 9]])
+    exif = Image.Exif()
+    exif[274] = orientation
+    Image.new("RGB", size).save(data.photos[0].path, exif=exif)
+    with pytest.raises(ValueError, match=f"train: image .*photo.png .*{text}"):
+        write_content(data, str(tmp_path / "out"), format)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    "name, format, written",
+    [
+        ("photo.jfif", "JPEG", "photo.jfif.jpg"),
+        ("photo", "PNG", "photo.png"),
+        ("photo.JPG", "PNG", "photo.JPG"),
+        ("photo.1", "TIFF", "photo.1.tif"),
+        (".day/.photo.png", "PNG", "photo.png"),
+    ],
+)
+def test_yolo_has_suffixes_that_its_readers_know(
+    content, tmp_path, read_objects, name, format, written
+):
+    data = content([[1, 1, 9, 1, 9, 9, 1, 9]])
+    data.photos[0].record["file_name"] = name
+    Image.new("RGB", (WIDTH, HEIGHT)).save(data.photos[0].path, format)
+    write_content(data, str(tmp_path / "out"), "yolo")
+    (split,) = read_data(str(tmp_path / "out"))
+    found = read_objects(split.json_file)
+    assert {name: len(objects) for name, objects in found.items()} == {written: 1}
+
+
+def test_yolo_takes_no_images_that_its_readers_pass_over(content, tmp_path):
+    data = content()
+    data.photos[0].record["file_name"] = "photo.tga"
+    Image.new("RGB", (WIDTH, HEIGHT)).save(data.photos[0].path, "TGA")
+    with pytest.raises(ValueError, match="image .*photo.png is TGA, which YOLO's format"):
+        write_content(data, str(tmp_path / "out"), "yolo")
+    assert not (tmp_path / "out").exists()
+
+
 def test_link_makes_links(content, tmp_path):
     write_content(content(), str(tmp_path / "out"), "coco", link=True)
     assert os.readlink(tmp_path / "out" / "train" / "photo.png") == str(tmp_path / "photo.png")
@@ -161,7 +225,7 @@ def test_nothing_is_left_of_a_writing_that_failed(content, tmp_path):
     os.remove(data.photos[0].path)
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "data.yaml").write_text("before")
-    with pytest.raises(FileNotFoundError, match="there is no image .*photo.png"):
+    with pytest.raises(FileNotFoundError, match="image .*photo.png does not exist"):
         write_content(data, str(tmp_path / "out"), "yolo")
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
     assert (tmp_path / "out" / "data.yaml").read_text() == "before"
@@ -175,76 +239,6 @@ def test_images_that_links_lead_to_are_not_replaced(content, tmp_path):
     with pytest.raises(ValueError, match="first would replace .*second/.*photo.png, which is read"):
         write_content(second, str(tmp_path / "first"), "coco", link=True)
     assert (tmp_path / "second" / "train" / "photo.png").is_file()
-
-
-def test_new_folder_replaces_what_a_link_leads_to(tmp_path):
-    (tmp_path / "a").mkdir()
-    (tmp_path / "a" / "old").touch()
-    (tmp_path / "b").symlink_to(tmp_path / "a")
-    with new_folder(str(tmp_path / "b")) as folder:
-        (folder / "new").touch()
-    assert (tmp_path / "b").is_symlink() and os.listdir(tmp_path / "a") == ["new"]
-    assert sorted(os.listdir(tmp_path)) == ["a", "b"]
-
-
-def test_new_folder_leaves_what_is_there_if_it_is_interrupted(tmp_path, monkeypatch):
-    (tmp_path / "a").mkdir()
-    (tmp_path / "a" / "old").touch()
-    rename = Path.rename
-
-    def interrupted(path, target):
-        if path.suffix == ".part":
-            raise KeyboardInterrupt
-        return rename(path, target)
-
-    monkeypatch.setattr(Path, "rename", interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        with new_folder(str(tmp_path / "a")):
-            pass
-    assert [str(x.relative_to(tmp_path)) for x in tmp_path.rglob("*")] == ["a", "a/old"]
-
-
-def test_new_folder_names_itself_if_the_disk_is_full(tmp_path):
-    with pytest.raises(OSError, match=r"cannot write .*/a \(No space left on device\); nothing"):
-        with new_folder(str(tmp_path / "a")):
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-    assert not os.listdir(tmp_path)
-
-
-def test_new_folder_takes_the_place_of_what_is_there(tmp_path):
-    (tmp_path / "a").mkdir()
-    (tmp_path / "a" / "old").touch()
-    with new_folder(str(tmp_path / "a")) as folder:
-        (folder / "new").touch()
-        assert (tmp_path / "a" / "old").exists()
-    assert [str(x.relative_to(tmp_path)) for x in tmp_path.rglob("*")] == ["a", "a/new"]
-    assert (tmp_path / "a").stat().st_mode & 0o777 == 0o777 & ~umask()
-
-
-def umask():
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
-
-
-def test_check_target_protects_what_is_there(tmp_path):
-    target = tmp_path / "a"
-    check_target(str(target), [], overwrite=False)
-    target.mkdir()
-    check_target(str(target), [], overwrite=False)
-    (target / "train").mkdir()
-    with pytest.raises(FileExistsError, match="is there already; add --overwrite"):
-        check_target(str(target), [], overwrite=False)
-    check_target(str(target), [str(tmp_path / "b")], overwrite=True)
-    with pytest.raises(ValueError, match="would replace"):
-        check_target(str(target), [str(target / "train")], overwrite=True)
-    with pytest.raises(ValueError, match="would replace"):
-        check_target(str(target), [str(target)], overwrite=True)
-    (target / "thesis.tex").touch()
-    with pytest.raises(FileExistsError, match="thesis.tex, which this command does not write"):
-        check_target(str(target), [], overwrite=True)
-    with pytest.raises(FileExistsError, match="is a file"):
-        check_target(str(target / "thesis.tex"), [], overwrite=True)
 
 
 def test_yolo_takes_one_part_of_any_name_and_no_several(content, tmp_path):

@@ -1,4 +1,5 @@
 import os
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -72,6 +73,25 @@ def test_read_data_reads_lists_of_images(yolo, read_objects):
     assert found == {"train": {"a.png": [], "b.png": ["cat"]}, "val": {"c.png": []}}
 
 
+def test_read_data_takes_labels_of_images_that_lists_leave_out(yolo, read_objects):
+    files = {f"images/{name}.png": "" for name in "abc"}
+    files |= {f"labels/{name}.txt": f"0 {SQUARE}\n" for name in "abcd"}
+    files |= {"train.txt": "./images/a.png", "val.txt": "./images/b.png"}
+    yolo(files, names=["cat"], train="train.txt", val="val.txt")
+    findings = Findings()
+    found = names_of(read_data("d", findings=findings), read_objects)
+    assert found == {"train": {"a.png": ["cat"]}, "val": {"b.png": ["cat"]}}
+    (group,) = findings.groups()
+    assert [x.line for x in group.examples] == ["d/labels/d.txt: no image has this name"]
+
+
+def test_read_data_passes_over_hidden_files(yolo, read_objects):
+    files = {"images/a.png": "", "labels/a.txt": f"0 {SQUARE}", "labels/._a.txt": b"\x00\x05\xff"}
+    yolo(files, names=["cat"], train="images")
+    Path("d/images/._a.png").write_bytes(b"\x00\x05\xff")
+    assert names_of(read_data("d"), read_objects) == {"train": {"a.png": ["cat"]}}
+
+
 def test_read_data_reads_lists_that_windows_wrote(yolo, read_objects):
     yolo({"a/b.png": "", "train.txt": ".\\a\\b.png\r\n"}, names=["cat"], train="train.txt")
     assert names_of(read_data("d"), read_objects) == {"train": {"b.png": []}}
@@ -104,6 +124,11 @@ def test_read_data_turns_images_by_their_exif_orientation(yolo, read_objects, tm
 def test_read_data_reads_names_without_a_data_yaml(yolo, read_objects):
     yolo({"images/a.png": "", "labels/a.txt": f"1 {SQUARE}", "classes.txt": "cat\ndog\n"})
     assert names_of(read_data("d"), read_objects) == {"d": {"a.png": ["dog"]}}
+
+
+def test_read_data_takes_digits_in_quotes_as_numbers(yolo, read_objects):
+    yolo({"a.png": "", "a.txt": f"1 {SQUARE}"}, names={"1": "dog", "0": "cat"}, train=".")
+    assert names_of(read_data("d"), read_objects) == {"train": {"a.png": ["dog"]}}
 
 
 def test_read_data_takes_numbers_in_yaml_as_names(yolo, read_objects):
@@ -167,6 +192,7 @@ def test_read_data_takes_coordinates_that_were_rounded_over_the_edge(yolo, read_
         ({}, {"names": ["a", True], "train": "."}, "class 1 is True, .*; put it in quotes"),
         ({}, {"names": ["a", "a"], "train": "."}, "two classes have the name 'a'"),
         ({}, {"names": {"x": "a"}, "train": "."}, r"the keys of names are \['x'\]"),
+        ({}, {"names": {0: "a", "0": "b"}, "train": "."}, r"the keys of names are \[0, '0'\]"),
         ({}, {"names": ["a"], "nc": 2, "train": "."}, "nc is 2, but names has 1 names"),
         ({}, {"names": ["a"], "kpt_shape": [1, 2], "train": "."}, "keypoints"),
         ({"a.png": "", "a.txt": b"\xff\xfe"}, {"names": ["a"], "train": "."}, "not a text file"),

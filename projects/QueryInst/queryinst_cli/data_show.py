@@ -19,8 +19,7 @@ def run(args: argparse.Namespace) -> int:
     """Draw some images of each part with their objects, into a folder a part."""
     cfg = setup_cfg(args.config_file or DEFAULT_CONFIG, args.opts)
     splits = read_data(args.data)
-    names = [split.name for split in splits]
-    check_target(args.output, sources_of(splits), overwrite=args.overwrite, own=names)
+    check_target(args.output, sources_of(splits), overwrite=args.overwrite)
     content = load_content(splits)
     with new_folder(args.output) as folder:
         for part in content.parts:

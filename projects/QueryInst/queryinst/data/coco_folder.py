@@ -8,10 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from ..json_files import read_head, read_json
+from .image_check import with_slashes
 
 _OTHER_TASKS = ("captions_", "person_keypoints_", "panoptic_", "stuff_", "image_info_")  # of COCO
 _MAX_JSON_BYTES = 200_000_000  # of files that nobody named
-_LISTS = re.compile(r'"(images|annotations|categories)"\s*:\s*\[')
+_LISTS = re.compile(r'"(images|annotations)"\s*:\s*\[\s*([{\]]|\Z)')  # of objects, or empty
+_CATEGORIES = re.compile(r'"categories"\s*:\s*\[')  # which label tools write alone as well
+_SHAPES = re.compile(r'"shapes"\s*:\s*\[')  # of LabelMe
 _FILE_NAME = re.compile(r'"file_name"\s*:\s*("(?:[^"\\]|\\.)+")')
 _NUM_NAMES = 100  # of images that are looked for
 _HEAD = 1_000_000  # bytes of a JSON in which their names mostly are
@@ -77,9 +80,20 @@ def _coco_files(folder: Path) -> list[Path]:
         found = sorted(x for pattern in patterns for x in folder.glob(pattern))
         files = [x for x in found if x.is_file() and not x.name.startswith(_OTHER_TASKS)]
         files = [x for x in files if not (x.parent / RUN_FILE).exists()]
-        if coco := [x for x in files if _is_named(x) or _LISTS.search(read_head(str(x)))]:
+        if coco := [x for x in files if _is_coco(x)]:
             return coco
     return []
+
+
+def _is_coco(path: Path) -> bool:
+    """Whether a file is of COCO's format by its name or its beginning."""
+    head = read_head(str(path))
+    if _LISTS.search(head):
+        return True
+    if _is_named(path):
+        return not _SHAPES.search(head)
+    is_whole = path.stat().st_size <= len(head.encode())
+    return not is_whole and bool(_CATEGORIES.search(head))
 
 
 def _is_named(path: Path) -> bool:
@@ -124,7 +138,7 @@ def _find_images(json_file: Path, root: Path) -> str:
     names = _first_names(json_file)
     found = {}
     for folder in dict.fromkeys(_image_folders(json_file, root)):
-        found[folder] = sum(os.path.isfile(folder / name) for name in names)
+        found[folder] = sum(_is_there(folder, name) for name in names)
         if found[folder] == len(names):
             break
     best = max(found, key=lambda folder: found[folder])  # the first of several
@@ -134,6 +148,11 @@ def _find_images(json_file: Path, root: Path) -> str:
             f" {root}; name its folder: JSON:IMAGE_FOLDER"
         )
     return str(best)
+
+
+def _is_there(folder: Path, name: str) -> bool:
+    """Whether an image is in a folder; names as Windows has them are for a check to complain of."""
+    return os.path.isfile(folder / name) or os.path.isfile(folder / with_slashes(name))
 
 
 def _first_names(json_file: Path) -> list[str]:

@@ -14,6 +14,7 @@ from .coco_json import is_image_id
 from .findings import Finding, Findings, Kind, ProblemError
 from .fixing_ids import fix_annotation_ids, fix_category_ids, fix_image_ids
 from .fixing_numbers import fix_numbers
+from .image_check import with_slashes
 from .instance_checks import has_mask, parse_box, parse_instance_mask
 from .mask_bounds import draw, is_integer
 from .mask_shapes import MaskShape, measure
@@ -30,13 +31,17 @@ _AREAS = (kinds.AREA, kinds.AREA_DIFFERS)
 Item = dict[str, Any]
 
 
-def fix_coco(json_file: str, out_file: str) -> dict[str, int]:
+def fix_coco(json_file: str, out_file: str, image_root: str = "") -> dict[str, int]:
     """Write a mended copy; masks stay as they are, pixel by pixel.
 
     Ids that no reader takes are numbered anew, with all references to them. A byte-order mark,
     texts and floats where numbers and integers belong, and crowd flags are put right. Boxes and
     areas that are none, or empty, are computed from the masks. Boxes and polygons are cut off at
-    the image's border. What needs a guess stays, such as boxes that contradict their masks.
+    the image's border. What needs a guess stays, such as boxes that contradict their masks. Names
+    of files get "/" for "\\\\" if that leads to an image.
+
+    Args:
+        image_root: the folder of the images.
 
     Returns:
         How many entries each mend changed, by its name; {} if there was nothing to do.
@@ -60,6 +65,7 @@ def fix_coco(json_file: str, out_file: str) -> dict[str, int]:
     fix_category_ids(content, mends)
     fix_annotation_ids(content, mends)
     _fix_shapes(content, json_file, mends)
+    mends["file-names"] += sum(_fix_name(image, image_root) for image in content["images"])
     with whole_file(out_file) as file:
         json.dump(content, file)
     return {name: number for name, number in mends.items() if number}
@@ -107,6 +113,17 @@ def _fix_shapes(content: Any, json_file: str, mends: Counter[str]) -> None:
         mends["boxes-clipped"] += _clip_box(annotations[position], images)
     for position in found.of(kinds.POLYGON_OUTSIDE):
         mends["polygons-clipped"] += _clip_mask(annotations[position], images)
+
+
+def _fix_name(image: Item, image_root: str) -> bool:
+    name = str(image.get("file_name"))
+    mended = with_slashes(name)
+    if os.path.exists(os.path.join(image_root, name)):
+        return False
+    if not os.path.isfile(os.path.join(image_root, mended)):
+        return False
+    image["file_name"] = mended
+    return True
 
 
 def _find(content: Any, json_file: str) -> _Recorder:

@@ -196,13 +196,24 @@ def check_image_file(entry: ImageEntry, pixels: bool, max_pixels: int = MAX_PIXE
             check = _check_pixels if pixels else _check_header
             return check(entry, file, max_pixels)
     except FileNotFoundError:
-        return ImageFacts("image-missing", f"image {entry.path} does not exist")
+        return ImageFacts("image-missing", f"image {entry.path} {_say_missing(entry.path)}")
     except ImageFileError as error:
         problem = "empty" if _is_empty(entry.path) else error.problem
         return ImageFacts(f"image-{problem}", str(error))
     except Exception as error:  # whatever opens remote paths can raise anything
         text = " ".join(str(error).split()) or type(error).__name__
         return ImageFacts("image-not-readable", f"cannot open image {entry.path}: {text}")
+
+
+def _say_missing(path: str) -> str:
+    if os.path.isfile(with_slashes(path)):
+        return 'does not exist: its name has "\\" where "/" belongs'
+    return "does not exist"
+
+
+def with_slashes(path: str) -> str:
+    """A path that Windows may have written."""
+    return path.replace("\\", "/")
 
 
 def _is_empty(path: str) -> bool:

@@ -56,7 +56,7 @@ class CheckResult:
     scale: TrainingScale
     fast: bool
     statistics: list[SplitStatistics] = field(default_factory=list)
-    equal: EqualCounts = field(default_factory=lambda: EqualCounts({}, {}))
+    equal: EqualCounts = field(default_factory=lambda: EqualCounts({}, {}, {}))
 
     @property
     def num_errors(self) -> int:

@@ -90,7 +90,7 @@ def _fix(splits: Sequence[Split], targets: dict[str, str]) -> bool:
             continue
         try:
             os.makedirs(os.path.dirname(target) or ".", exist_ok=True)
-            counts = fix_coco(split.json_file, target)
+            counts = fix_coco(split.json_file, target, split.image_root)
         except (OSError, ValueError) as error:
             print(f"queryinst data check: error: {printable(str(error))}", file=sys.stderr)
             is_whole = False

@@ -54,10 +54,10 @@ def figures(result: CheckResult) -> Iterator[tuple[str, list[str]]]:
     yield "images", [f"{x.num_images:,}" for x in parts]
     yield "  without objects", [f"{x.num_images_without_objects:,}" for x in parts]
     numbers = {split.json_file: number for number, split in enumerate(result.splits)}
-    within = result.equal.within
-    yield "  equal to another", [f"{within.get(numbers[x.json_file], 0):,}" for x in parts]
+    places = [numbers[x.json_file] for x in parts]
+    yield "  equal to another", [f"{result.equal.within.get(x, 0):,}" for x in places]
     if len(parts) > 1:
-        yield "  also in other parts", [f"{shared(result, x):,}" for x in parts]
+        yield "  also in other parts", [f"{result.equal.shared.get(x, 0):,}" for x in places]
     yield "  most frequent size", [_common_size(x) for x in parts]
     yield "classes", [f"{len(x.thing_classes):,}" for x in parts]
     yield "objects", [f"{x.num_objects:,}" for x in parts]
@@ -75,12 +75,6 @@ def figures(result: CheckResult) -> Iterator[tuple[str, list[str]]]:
     low, high = SIZE_BOUNDS
     for i, label in enumerate((f"below {low}", f"{low} to {high}", f"{high} and more")):
         yield f"  {label} pixels", [_share(x.size_counts, i) for x in parts]
-
-
-def shared(result: CheckResult, part: SplitStatistics) -> int:
-    """Images that equal one of an earlier part."""
-    number = [split.json_file for split in result.splits].index(part.json_file)
-    return sum(n for (later, _), n in result.equal.across.items() if later == number)
 
 
 def legend(result: CheckResult) -> str:

@@ -1,19 +1,23 @@
 """A data set in memory: its parts, images and objects, with one list of classes."""
 
 import os
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
+
+from tqdm import tqdm
 
 from ..config import MAX_PIXELS
 from ..data.checks import raise_errors
 from ..data.coco_check import CocoContent, check_coco_content
 from ..data.findings import Findings
+from ..data.image_check import ImageEntry, check_image_files
 from ..data.set_checks import Use
 from ..json_files import read_json
 from .sources import Split
 
+_WORKERS = 4  # at most; reading headers waits for the disk
 _KEPT = ("info", "licenses")  # of COCO's format, where all parts have the same
 
 
@@ -44,15 +48,19 @@ class Content:
         return [photo for part in self.parts.values() for photo in part]
 
 
-def load_content(splits: Sequence[Split]) -> Content:
+def load_content(splits: Sequence[Split], *, is_test_annotated: bool = False) -> Content:
     """Read the JSON files of all parts; categories of one name are one class.
 
     Classes are in the order of the first part's category ids, then those that the others add.
 
+    Args:
+        is_test_annotated: "test" needs annotations as the others do. Otherwise it may have none, as
+            COCO's own, and is a part without objects.
+
     Raises:
         ValueError, OSError: a file is missing, or not in COCO's format. One line.
     """
-    contents, others = zip(*map(_read, splits))
+    contents, others = zip(*(_read(split, is_test_annotated) for split in splits))
     names = [_names_of(content) for content in contents]
     classes = list(dict.fromkeys(name for part in names for name in part.values()))
     extras = {k: v for k, v in others[0].items() if all(x.get(k) == v for x in others)}
@@ -74,9 +82,37 @@ def count_objects(photos: Iterable[Photo], num_classes: int) -> list[int]:
     return [counts[index] for index in range(num_classes)]
 
 
-def _read(split: Split) -> tuple[CocoContent, dict[str, Any]]:
+def check_photos(content: Content) -> None:
+    """Hold the sizes of image files, of which headers are read, against their records'.
+
+    Raises:
+        ValueError, OSError: an image is missing, damaged, turned, or of another size. One line.
+    """
+    findings = Findings()
+    with tqdm(total=len(content.photos), unit="image", disable=None, leave=False) as bar:
+        for name, photos in content.parts.items():
+            facts = check_image_files(
+                [_entry(photo) for photo in photos],
+                pixels=False,
+                workers=min(_WORKERS, os.cpu_count() or 1),
+                findings=findings,
+                source=name,
+                progress=bar.update,
+            )
+            deque(facts, maxlen=0)
+    raise_errors(findings)
+
+
+def _entry(photo: Photo) -> ImageEntry:
+    record = photo.record
+    return ImageEntry(photo.path, record["width"], record["height"], file_name=record["file_name"])
+
+
+def _read(split: Split, is_test_annotated: bool) -> tuple[CocoContent, dict[str, Any]]:
     """What is checked, and the other keys."""
     content = read_json(split.json_file, dict)
+    if split.name == "test" and not is_test_annotated:
+        content.setdefault("annotations", [])
     findings = Findings()
     use = Use(False, False, False, None, 100, 0, MAX_PIXELS)
     root = split.image_root

@@ -44,15 +44,17 @@ class Seen(NamedTuple):
 
 
 class EqualCounts(NamedTuple):
-    """How many images equal an earlier one.
+    """How many images equal others.
 
     Attributes:
-        within: by part, of the same part.
-        across: by part and earlier part.
+        within: by part, an earlier one of the same part.
+        across: by part and earlier part, one of that.
+        shared: by part, one of any other part.
     """
 
     within: dict[int, int]
     across: dict[tuple[int, int], int]
+    shared: dict[int, int]
 
 
 def find_equal(
@@ -64,7 +66,8 @@ def find_equal(
 ) -> EqualCounts:
     """Add what equals an image before it, of the same part and of others.
 
-    A file that a part names twice is none of these.
+    A file that a part names twice is none of these. An image of several parts is one problem in
+    each but the first.
 
     Args:
         is_exact: whether equal digests are of equal images; else files are read to know.
@@ -72,24 +75,33 @@ def find_equal(
     """
     within: dict[int, int] = defaultdict(int)
     across: dict[tuple[int, int], int] = defaultdict(int)
-    for group in _groups(images, is_exact, progress):
+    shared: dict[int, int] = defaultdict(int)
+    for group in map(_without_repeated, _groups(images, is_exact, progress)):
         first_of: dict[int, Seen] = {}
-        paths: set[tuple[int, str]] = set()
         for image in group:
-            path = image.part, os.path.realpath(image.entry.path)
-            if path in paths:
-                continue
-            paths.add(path)
             if image.part in first_of:
                 within[image.part] += 1
                 _report(findings, EQUAL, image, first_of[image.part])
                 continue
-            for earlier in first_of.values():
-                across[image.part, earlier.part] += 1
-                has_objects = image.num_objects or earlier.num_objects
-                _report(findings, SHARED if has_objects else SHARED_EMPTY, image, earlier)
+            earlier = list(first_of.values())
+            for other in earlier:
+                across[image.part, other.part] += 1
+            if earlier:
+                has_objects = any(x.num_objects for x in (image, *earlier))
+                _report(findings, SHARED if has_objects else SHARED_EMPTY, image, earlier[0])
             first_of[image.part] = image
-    return EqualCounts(dict(within), dict(across))
+        if len(first_of) > 1:
+            for image in group:
+                shared[image.part] += 1
+    return EqualCounts(dict(within), dict(across), dict(shared))
+
+
+def _without_repeated(group: list[Seen]) -> list[Seen]:
+    """The first image of each file in each part."""
+    found: dict[tuple[int, str], Seen] = {}
+    for image in group:
+        found.setdefault((image.part, os.path.realpath(image.entry.path)), image)
+    return list(found.values())
 
 
 def _report(findings: Findings, kind: Kind, image: Seen, earlier: Seen) -> None:

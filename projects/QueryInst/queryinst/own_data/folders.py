@@ -8,23 +8,22 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-# At the top of what this package writes.
-_OWN = {"annotations", "data.yaml", "images", "labels", "train", "val", "test"}
+MARK = ".queryinst-data"  # a file at the top of what is written; others' folders have none
+_MARK_TEXT = (
+    "Written by `queryinst data`, whose --overwrite replaces the folder while it has this file.\n"
+)
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
-def check_target(
-    target: str, sources: Iterable[str], *, overwrite: bool, own: Iterable[str] = ()
-) -> None:
+def check_target(target: str, sources: Iterable[str], *, overwrite: bool) -> None:
     """Raise an error if a folder must not be written.
 
     Args:
         sources: files and folders that are read, which must not be replaced.
-        overwrite: a folder that this package wrote may be replaced.
-        own: what else such a folder may have.
+        overwrite: a folder that `new_folder` wrote may be replaced.
 
     Raises:
-        FileExistsError: it is there, and not empty.
+        FileExistsError: it is there, and not empty; or not written by `new_folder`.
         ValueError: it holds a source.
     """
     if not os.path.lexists(target) or (os.path.isdir(target) and not os.listdir(target)):
@@ -37,10 +36,10 @@ def check_target(
     for source in sources:
         if f"{os.path.realpath(source)}{os.sep}".startswith(top):
             raise ValueError(f"{target} would replace {source}, which is read; name another folder")
-    if strange := sorted(set(os.listdir(target)) - _OWN - set(own)):
+    if not os.path.isfile(os.path.join(target, MARK)):
         raise FileExistsError(
-            f"{target} has {strange[0]}, which this command does not write; remove it, or name"
-            " another folder"
+            f"{target} was not written by queryinst data (it has no file {MARK}); remove it, or"
+            " name another folder"
         )
 
 
@@ -48,7 +47,7 @@ def check_target(
 def new_folder(target: str) -> Iterator[Path]:
     """A folder beside the target, which takes its place, and that of what is there, at the end.
 
-    A link to a folder stays, and the folder is replaced.
+    A link to a folder stays, and the folder is replaced. A hidden file marks it as written here.
 
     Raises:
         OSError: it cannot be written. One line.
@@ -63,6 +62,7 @@ def new_folder(target: str) -> Iterator[Path]:
         raise OSError(f"cannot make the folder {target} ({error.strerror})") from error
     try:
         yield part
+        (part / MARK).write_text(_MARK_TEXT)
         part.chmod(0o777 & ~_umask())
         _replace(path, part)
     except OSError as error:

@@ -14,12 +14,22 @@ from ..data.coco_folder import split_name
 from .image_files import files_below, folder_name, images_below
 from .label_names import find_table, read_table
 from .labels import Item, LabelledObject, Layout, as_text, is_class_name
-from .problems import BAD_FILE, NO_IMAGE, NO_LABELS, ONE_ID, UNKNOWN_CLASS, Problems
+from .problems import (
+    BAD_FILE,
+    NO_IMAGE,
+    NO_LABELS,
+    ONE_CLASS,
+    ONE_ID,
+    UNKNOWN_CLASS,
+    VOID,
+    Problems,
+)
 
 _IMAGES = "images"
 _LABELS = ("masks", "labels", "instances", "label_images")  # folders of label images
 _SUFFIXES = (".png", ".tif", ".tiff", ".bmp")  # without loss
 _MODES = ("1", "L", "P", "I", "I;16", "I;16B", "I;16L")  # Pillow's, of one channel of integers
+_VOID = 255  # in VOC's outlines, and wherever 8 bits say that pixels are of no object
 _YES = ({1}, {255})  # the numbers in pictures that say where objects are, but not which
 ONLY_CLASS = "object"  # the name of the class, if no other is known
 
@@ -47,6 +57,8 @@ def find_layout(data: str, problems: Problems) -> Layout:
         by_class = class_folders[part] or {ONLY_CLASS: labels}
         parts[part] = _find_items(images, by_class, class_of, problems)
     table = read_table(table_file) if table_file else None
+    if not table and ONLY_CLASS in class_of.values() and ONLY_CLASS not in names:
+        problems.add(ONE_CLASS, data, f"all are of the class {ONLY_CLASS!r}")
 
     def name_of(label: str, number: int) -> str | None:
         return table.name_of(Path(label).stem, number) if table else class_of[label]
@@ -59,9 +71,11 @@ def find_layout(data: str, problems: Problems) -> Layout:
                 problems.add(BAD_FILE, label, str(error), item.image)
                 continue
             _find_parts(numbers, label, item.image, problems)
+            if not (table and table.name_of(Path(label).stem, _VOID)):
+                _find_void(numbers, label, item.image, problems)
             yield from _objects_of(numbers, label, name_of, item.image, problems)
 
-    return Layout(parts, table.classes if table else names or [ONLY_CLASS], read)
+    return Layout(parts, table.classes if table else sorted({*class_of.values()}), read)
 
 
 def _find_folders(root: Path) -> dict[str, tuple[Path, Path]]:
@@ -207,3 +221,11 @@ def _find_parts(numbers: np.ndarray, label: str, image: str, problems: Problems)
         if num_parts > 1:
             text = f"the number {numbers.max()} is in {num_parts} parts"
             problems.add(ONE_ID, label, text, image)
+
+
+def _find_void(numbers: np.ndarray, label: str, image: str, problems: Problems) -> None:
+    """Say where 255 stands beside other numbers, but does not go on from them."""
+    *others, last = np.unique(numbers).tolist()
+    if last == _VOID and 0 < max(others, default=0) < _VOID - 1:
+        text = f"has the number {_VOID}, and beside it {max(others)} at most"
+        problems.add(VOID, label, text, image)

@@ -1,4 +1,4 @@
-"""The table that says of which class the objects in label images are: names.csv, .json or .txt."""
+"""The table that says of which class the objects in label images are, such as names.csv."""
 
 import csv
 import re
@@ -10,7 +10,10 @@ from ..data.mask_bounds import shorten
 from ..json_files import read_json
 from .labels import is_class_name
 
-_FILES = ("names.csv", "names.json", "names.txt")
+_FILES = (
+    *("names.csv", "names.json", "names.txt", "classes.csv", "classes.json", "classes.txt"),
+    *("labels.csv", "labels.txt"),  # labels.json is COCO's in many places
+)
 _BACKGROUND = ("background", "_background_", "__background__")
 _PER_CLASS = 1000  # objects of a class at most, where numbers are class * 1000 + object
 _COLUMNS = {

@@ -2,10 +2,13 @@
 
 import numpy as np
 import pycocotools.mask as mask_util
+from scipy.spatial import cKDTree
 
 from queryinst_runtime.polygons import contours_of
 
 from ..data.mask_bounds import to_rle
+
+_MANY = 64  # parts of a mask
 
 
 def one_polygon(segmentation, height: int, width: int) -> tuple[list[float], bool]:
@@ -37,11 +40,42 @@ def one_polygon(segmentation, height: int, width: int) -> tuple[list[float], boo
 
 
 def _join(outlines: list[np.ndarray]) -> np.ndarray:
-    """Outlines (k, 2) as one, each joined to those before at the nearest corners."""
+    """Outlines (k, 2) as one, each joined to those before at the nearest corners.
+
+    Of many, to the one before alone: looking through all of them takes too long.
+    """
+    if len(outlines) > _MANY:
+        return _chain(_in_strips(outlines))
     ring = outlines[0]
     for outline in outlines[1:]:
-        distances = np.abs(ring[:, None] - outline[None]).sum(2)
-        at, start = np.unravel_index(distances.argmin(), distances.shape)
+        at, start = _nearest(ring, outline)
         loop = np.roll(outline, -start, axis=0)
         ring = np.concatenate([ring[: at + 1], loop, loop[:1], ring[at:]])
     return ring
+
+
+def _in_strips(outlines: list[np.ndarray]) -> list[np.ndarray]:
+    """In an order of short ways: along rows, each as high as parts lie apart, to and fro."""
+    x, y = np.array([outline[0] for outline in outlines]).T
+    row = y // np.sqrt((np.ptp(x) + 1) * (np.ptp(y) + 1) / len(outlines))
+    order = np.lexsort([np.where(row % 2, -x, x), row])
+    return [outlines[place] for place in order]
+
+
+def _chain(outlines: list[np.ndarray]) -> np.ndarray:
+    """There along all outlines as far as the next one's place, and back along the rest of each."""
+    last = outlines[0]
+    there, back = [], []
+    for outline in outlines[1:]:
+        at, start = _nearest(last, outline)
+        there.append(last[: at + 1])
+        back.append(last[at:])
+        last = np.concatenate([outline[start:], outline[: start + 1]])
+    return np.concatenate([*there, last, *reversed(back)])
+
+
+def _nearest(ring: np.ndarray, outline: np.ndarray) -> tuple[int, int]:
+    """The places in both of two corners with the least distance."""
+    distances, places = cKDTree(ring).query(outline, p=1)
+    start = int(distances.argmin())
+    return int(places[start]), start

@@ -66,6 +66,20 @@ ONE_ID = Kind(
     "label images with one id for all, in several parts: one object each",
     "number the objects from 1, if each part is one",
 )
+ONE_CLASS = Kind(
+    "label-images-one-class",
+    "note",
+    "label images without names of classes, so that all objects are of one class",
+    "if there are more, write names.csv with the columns id and class beside the folder of images,"
+    " or make a folder for each class",
+)
+VOID = Kind(
+    "label-void",
+    "warning",
+    "label images with the number 255 far above all others, which may mean pixels that count"
+    " nowhere; here they are an object",
+    "set them to 0, or number the objects from 1 without gaps if it is one",
+)
 
 
 class Problems:

@@ -4,16 +4,16 @@ import os
 import shutil
 from collections import Counter
 from collections.abc import Callable, Sequence
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import Any
 
 import yaml
-from tqdm import tqdm
 
 from ..data.coco_folder import SPLITS
-from .contents import Content, Photo
+from .contents import Content, Photo, check_photos
 from .folders import new_folder
 from .outlines import one_polygon
+from .places import coco_places, yolo_places
 from .sources import Split, write_json
 
 _DIGITS = 8  # behind the point, of YOLO's coordinates
@@ -33,7 +33,8 @@ def write_content(content: Content, target: str, format: str, *, link: bool = Fa
 
     Raises:
         OSError: an image is missing, or there is no room. One line.
-        ValueError: the format cannot hold the data, or the target holds an image, maybe by a link.
+        ValueError: the format cannot hold the data, the target holds an image, maybe by a link, or
+            an image cannot be read or is not of the size that its masks are. One line.
     """
     top = os.path.join(os.path.realpath(target), "")
     for photo in content.photos:
@@ -41,6 +42,7 @@ def write_content(content: Content, target: str, format: str, *, link: bool = Fa
             raise ValueError(
                 f"{target} would replace {photo.path}, which is read; name another folder"
             )
+    check_photos(content)
     write = {"coco": _write_coco, "yolo": _write_yolo}[format]
     with new_folder(target) as folder:
         return write(content, folder, _bring(link))
@@ -49,8 +51,6 @@ def write_content(content: Content, target: str, format: str, *, link: bool = Fa
 def _bring(link: bool) -> Callable[[str, Path], None]:
     def bring(path: str, target: Path) -> None:
         target.parent.mkdir(parents=True, exist_ok=True)
-        if not os.path.isfile(path):
-            raise FileNotFoundError(f"there is no image {path}")
         if link:
             target.symlink_to(os.path.realpath(path))
         else:
@@ -64,7 +64,7 @@ def _write_coco(content: Content, folder: Path, bring: Callable[[str, Path], Non
     for name, photos in content.parts.items():
         records: list[dict[str, Any]] = []
         annotations: list[dict[str, Any]] = []
-        for photo, place in _placed(photos, by_stem=False):
+        for photo, place in coco_places(photos):
             bring(photo.path, folder / name / place)
             record = {**photo.record, "id": len(records) + 1, "file_name": str(place)}
             if "licenses" not in content.extras:
@@ -92,7 +92,7 @@ def _write_yolo(content: Content, folder: Path, bring: Callable[[str, Path], Non
         raise ValueError(f"YOLO's data.yaml has train, val and test, not {strange[0]!r}")
     lost: Counter[str] = Counter()
     for name, photos in content.parts.items():
-        for photo, place in _placed(photos, by_stem=True):
+        for photo, place in yolo_places(photos):
             bring(photo.path, folder / "images" / name / place)
             labels = folder / "labels" / name / place.with_suffix(".txt")
             labels.parent.mkdir(parents=True, exist_ok=True)
@@ -122,25 +122,6 @@ def _yolo_lines(photo: Photo, lost: Counter[str]) -> list[str]:
         numbers = [f"{side:.{_DIGITS}f}".rstrip("0").rstrip(".") for side in sides]
         lines.append(f"{annotation['category_id']} {' '.join(numbers)}\n")
     return lines
-
-
-def _placed(photos: Sequence[Photo], *, by_stem: bool):
-    """Each image with its path in the folder of its part; equal names are numbered.
-
-    Args:
-        by_stem: names that differ in their suffix are equal.
-    """
-    taken = set()
-    for photo in tqdm(photos, unit="image", disable=None, leave=False):
-        own = PurePath(photo.record["file_name"])
-        if own.is_absolute() or ".." in own.parts:
-            own = PurePath(own.name)
-        place, count = own, 1
-        while (key := str(place.with_suffix("") if by_stem else place).lower()) in taken:
-            count += 1
-            place = own.with_stem(f"{own.stem}-{count}")
-        taken.add(key)
-        yield photo, place
 
 
 def sources_of(splits: Sequence[Split]) -> list[str]:

@@ -5,11 +5,13 @@ As Ultralytics reads it: https://docs.ultralytics.com/datasets/segment/
 
 import math
 import os
+from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from ..data.coco_folder import SPLIT_WORDS, SPLITS
+from ..data.image_check import with_slashes
 from ..data.mask_bounds import shorten
 from ..yaml_files import load_local_yaml
 from .image_files import files_below, folder_name, images_below, is_image
@@ -43,8 +45,7 @@ def find_layout(data: str, problems: Problems) -> Layout:
         classes = dict(enumerate(_lines(names_file)))
         _check_names(list(classes.values()), str(names_file))
     items = {name: [_item(image) for image in dict.fromkeys(x)] for name, x in parts.items()}
-    for part in items.values():
-        _find_lost_labels(part, problems)
+    _find_lost_labels([item for part in items.values() for item in part], problems)
 
     def read(item: Item, height: int, width: int) -> Iterator[LabelledObject]:
         return _read_labels(item, height, width, classes, problems)
@@ -76,8 +77,9 @@ def _is_data(path: Path) -> bool:
 
 
 def _names_file(folder: Path) -> str:
-    if not (folder / "images").is_dir() or not files_below(folder / "labels", (".txt",)):
-        return ""
+    texts = files_below(folder / "labels", (".txt",)) if (folder / "images").is_dir() else []
+    if all(os.path.basename(path) == "classes.txt" for path in texts):
+        return ""  # label images have such a file as well
     return next((name for name in _NAMES if (folder / name).is_file()), "")
 
 
@@ -112,7 +114,7 @@ def _classes_of(content: dict[str, Any], label: str) -> dict[int, str]:
     names = content.get("names")
     if not isinstance(names, (list, dict)) or not names:
         raise ValueError(f"{label}: names is {shorten(names)}, which must be a list of names")
-    names = dict(enumerate(names)) if isinstance(names, list) else names
+    names = dict(enumerate(names)) if isinstance(names, list) else _numbered(names)
     if not all(type(number) is int and number >= 0 for number in names):
         raise ValueError(f"{label}: the keys of names are {shorten(list(names))}, not numbers")
     # yaml's numbers are meant as names; what it takes for yes and no is not known any more
@@ -122,6 +124,17 @@ def _classes_of(content: dict[str, Any], label: str) -> dict[int, str]:
     if count != len(texts):
         raise ValueError(f"{label}: nc is {shorten(count)}, but names has {len(texts)} names")
     return dict(sorted(texts.items()))
+
+
+def _numbered(names: dict[Any, Any]) -> dict[Any, Any]:
+    """With numbers for digits in quotes, unless two would be one."""
+    numbered = {_number_of(key): name for key, name in names.items()}
+    return numbered if len(numbered) == len(names) else names
+
+
+def _number_of(key: Any) -> Any:
+    is_number = isinstance(key, str) and key.isascii() and key.isdecimal() and len(key) < 10
+    return int(key) if is_number else key
 
 
 def _check_names(names: list[Any], label: str) -> None:
@@ -140,7 +153,7 @@ def _check_names(names: list[Any], label: str) -> None:
 
 def _images_at(place: str, content: dict[str, Any], yaml: Path, key: str) -> list[str]:
     """The images in a folder, or in a list of files, that data.yaml names."""
-    base, path = _slashes(str(content.get("path") or "")), Path(_slashes(place))
+    base, path = with_slashes(str(content.get("path") or "")), Path(with_slashes(place))
     tops = [yaml.parent / base, *([Path(base)] if base else []), yaml.parent]
     candidates = [top / path for top in tops]
     if path.parts[:1] == ("..",):  # Roboflow writes paths of a folder beside
@@ -157,14 +170,9 @@ def _listed(path: Path, tops: list[Path]) -> list[str]:
     """The images that a text file names, relative to its folder or to that of the data."""
     images = []
     for line in filter(None, _lines(path)):
-        candidates = [top / _slashes(line) for top in (path.parent, *tops)]
+        candidates = [top / with_slashes(line) for top in (path.parent, *tops)]
         images.append(str(next((x for x in candidates if x.is_file()), candidates[0])))
     return images
-
-
-def _slashes(path: str) -> str:
-    """A path that Windows may have written."""
-    return path.replace("\\", "/")
 
 
 def _lines(path: Path) -> list[str]:
@@ -191,11 +199,18 @@ def _item(image: str) -> Item:
 
 
 def _find_lost_labels(items: list[Item], problems: Problems) -> None:
-    """Say which text files no image belongs to; an image without one has no objects."""
-    known = {label for item in items for label in item.labels}
-    for folder in sorted({os.path.dirname(label) for label in known}):
-        for path in sorted(Path(folder).glob("*.txt")):
-            if str(path) not in known and path.name != "classes.txt":
+    """Say which text files no image belongs to; an image without one has no objects.
+
+    Images beside those that a list names count as well.
+    """
+    known = {Path(label): Path(item.image).parent for item in items for label in item.labels}
+    stems: dict[Path, set[str]] = defaultdict(set)
+    for folder, images in {(label.parent, images) for label, images in known.items()}:
+        stems[folder] |= {path.stem for path in images.glob("*") if is_image(path.name)}
+    for folder, own in sorted(stems.items()):
+        for path in sorted(folder.glob("*.txt")):
+            is_other = path.name == "classes.txt" or path.name.startswith(".")
+            if not (is_other or path in known or path.stem in own):
                 problems.add(NO_IMAGE, str(path), "no image has this name")
 
 

@@ -81,7 +81,7 @@ def _splits(source: Split, output: str) -> tuple[Split, Split]:
 def _choose(source: Split, num: int) -> set[Any]:
     """The ids of the images to hold out; none where no two images differ."""
     share = min(SHARE, MOST_IMAGES / num)
-    whole = load_content([source])
+    whole = load_content([source], is_test_annotated=True)
     with tqdm(total=num, unit="image", desc="equal images", disable=None, leave=False) as bar:
         try:
             parts = split_content(whole, {"train": 1 - share, "val": share}, SEED, bar.update).parts
