@@ -123,7 +123,8 @@ def test_has_coco_passes_over_other_json(write, name, text, is_coco):
 
 def test_find_coco_passes_over_what_a_training_wrote(write):
     write("d/labels/instances.json", "d/images/a.jpg", "d/run/train.json", "d/run/val.json")
-    Path("d/run/recipe.json").write_text("{}")
+    Path("d/recipe.json").write_text('{"oven": 200}')  # another's
+    Path("d/run/recipe.json").write_text('{"version": 1}')
     assert find_coco("d") == [("d", "d/labels/instances.json", "d/images")]
     assert find_coco("d/run/val.json:d/images")[0][0] == "val"  # unless it is named
 

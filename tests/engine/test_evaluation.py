@@ -136,6 +136,16 @@ def test_ap_is_0_without_predictions(data_set, tmp_path, detections):
         assert math.isnan(found["APl"])  # there is no large object
 
 
+def test_ap_is_unknown_without_objects(data_set, tmp_path, caplog):
+    evaluator = build_evaluator(tiny_cfg(OUTPUT_DIR=str(tmp_path)), data_set(None))
+    for annotation in evaluator._coco_api.dataset["annotations"]:
+        annotation["iscrowd"] = 1
+    evaluator.reset()
+    evaluator.process([{"image_id": 1}], [prediction([])])
+    assert math.isnan(evaluator.evaluate()["segm"]["AP"])
+    assert "finds nothing" not in caplog.text
+
+
 def test_write_results_writes_null_for_what_is_unknown(tmp_path):
     unknown = {metric: math.nan for metric in ("AP", "AP50", "AP75")}
     results = {"mine": {"bbox": unknown, "segm": unknown}}

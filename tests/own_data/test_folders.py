@@ -72,6 +72,9 @@ def test_check_target_protects_what_is_there(tmp_path):
         check_target(str(target), [str(target / "birds")], overwrite=True)
     with pytest.raises(ValueError, match="would replace"):
         check_target(str(target), [str(target)], overwrite=True)
+    (target / "notes.txt").touch()
+    with pytest.raises(FileExistsError, match="a has notes.txt, which queryinst data did not"):
+        check_target(str(target), [], overwrite=True)
     with pytest.raises(FileExistsError, match="is a file"):
         check_target(str(target / MARK), [], overwrite=True)
 

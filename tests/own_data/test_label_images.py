@@ -91,16 +91,10 @@ def test_a_palette_holds_numbers(write, read_objects, numbers):
         ("names.txt", "1 cat\n2: dog\n3\tcat\n4, dog\n5=cat\n"),
         ("names.txt", "cat\ndog\ncat\ndog\ncat\n"),
         ("names.txt", "background\ncat\ndog\ncat\ndog\ncat\n"),
-        ("classes.csv", "id,class\n1,cat\n2,dog\n3,cat\n4,dog\n5,cat\n"),
-        ("classes.json", '["cat", "dog", "cat", "dog", "cat"]'),
-        ("labels/classes.txt", "cat\ndog\ncat\ndog\ncat\n"),
-        ("labels.csv", "1,cat\n2,dog\n3,cat\n4,dog\n5,cat"),
-        ("labels.txt", "cat\ndog\ncat\ndog\ncat\n"),
     ],
 )
 def test_a_table_has_the_class_of_each_number(write, read_objects, numbers, name, text):
-    folder = "labels" if name.startswith("labels/") else "masks"
-    write(**{"images/a.png": 9, f"{folder}/a.png": numbers, name: text})
+    write(**{"images/a.png": 9, "masks/a.png": numbers, name: text})
     found = objects(read_objects)
     assert found == {"a.png": expected(numbers, lambda n: "cat" if n % 2 else "dog")}
 
@@ -168,10 +162,6 @@ def test_folders_that_the_images_have_too_are_no_classes(write, read_objects):
             {"masks/a.png": 1, "names.txt": "1 a", "names.csv": "1,a"},
             "names.csv and .*names.txt both",
         ),
-        (
-            {"masks/a.png": 1, "names.txt": "1 a", "masks/classes.txt": "a"},
-            "names.txt and .*classes.txt both",
-        ),
         ({"masks/cat/a.png": 1, "names.txt": "1 a"}, "a folder of the class cat, and d/names.txt"),
         ({"masks/cat/a.png": 1, "masks/a.png": 1}, "has folders of classes"),
         ({"masks/a.png": 1, "labels/a.png": 1}, "both have label images; keep one"),
@@ -213,6 +203,14 @@ def test_a_note_says_once_that_no_names_are_known(write, names, notes):
     assert [(x.kind.name, x.count) for x in findings.groups()] == [
         ("label-images-one-class", 1)
     ] * notes
+
+
+def test_lists_of_classes_say_nothing_of_the_numbers_of_objects(write, read_objects, numbers):
+    write(**{"images/a.png": 9, "masks/a.png": numbers, "masks/classes.txt": "cat\ndog\nowl"})
+    findings = Findings()
+    found = objects(read_objects, findings=findings)
+    assert {name for name, _ in found["a.png"]} == {"object"}
+    assert "d/masks/classes.txt is not read" in next(findings.groups("note")).examples[0].line
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.engine import defaults
 
+from queryinst.own_data.sources import read_data
 from queryinst_cli import main
 
 pytestmark = pytest.mark.usefixtures("untouched_logging")
@@ -113,6 +114,17 @@ def test_output_below_the_data_is_no_data(train, write_as, tmp_path, monkeypatch
     assert main(["eval", ".", *words]) == 0
 
 
+def test_train_reads_nothing_that_it_may_replace(train, write_as, tmp_path):
+    data = write_as("coco")
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "recipe.json").write_text('{"version": 1}')  # a start that came to nothing
+    shutil.copyfile(next((data / "annotations").glob("*train*")), out / "train.json")
+    status, _, err = train(f"{out / 'train.json'}:{data / 'train'}", "--output", out)
+    assert status == 1 and f"is in {out}, where this training writes" in err
+    assert (out / "train.json").exists()
+
+
 def test_eval_does_not_replace_files_of_a_training(train, write_as, tmp_path, capfd):
     data = write_as("coco")
     assert train(data, "--output", tmp_path / "out")[0] == 0
@@ -139,3 +151,10 @@ def test_label_files_take_the_classes_of_the_data_and_of_the_model(
     assert main(["eval", str(val), *words]) == 0, capfd.readouterr().err
     (found,) = (tmp_path / "eval" / "inference").rglob("annotations/*.json")
     assert [x["name"] for x in json.loads(found.read_text())["categories"]] == CLASSES
+
+
+def test_label_files_keep_their_classes_if_others_are_known(write_as):
+    for known, expected in ((["screw"], CLASSES), (["washer", "screw", *CLASSES[:2]], None)):
+        splits = read_data(str(write_as("labelme", f"of-{len(known)}")), classes=lambda: known)
+        content = json.loads(Path(splits[0].json_file).read_text())
+        assert [x["name"] for x in content["categories"]] == (expected or known)

@@ -3,6 +3,7 @@
 import argparse
 import os
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from detectron2.config import CfgNode
@@ -28,7 +29,7 @@ def run(args: argparse.Namespace) -> int:
     weights = find_weights(args.model)
     own_name = Path(os.path.abspath(args.data)).stem
     work_dir = os.path.join(args.output, "inference", own_name)
-    splits = read_data(args.data, work_dir, classes=class_names_of(weights))
+    splits = read_data(args.data, work_dir, classes=partial(class_names_of, weights))
     _, json_file, image_folder = choose_held_out(splits)
     name, is_new = dataset_of(json_file, image_folder)
     # As train_net.py's; of these, config_file and opts are only logged.

@@ -19,6 +19,7 @@ from queryinst.recipe.folder import (
     begun,
     can_go_on,
     digest_of,
+    refuse_data_inside,
     refuse_others_files,
     resume,
     weights_to_predict,
@@ -51,6 +52,7 @@ def run(args: argparse.Namespace) -> int:
         The exit status, as train_net.py's.
     """
     refuse_others_files(args.output, resume=args.resume)
+    refuse_data_inside(args.output, args.data, args.val)
     goes_on = args.resume and can_go_on(args.output)
     prepare = _go_on if goes_on else _begin
     if args.dry_run:

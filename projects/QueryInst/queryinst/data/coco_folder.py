@@ -79,10 +79,20 @@ def _coco_files(folder: Path) -> list[Path]:
     for patterns in (("*.json", "annotations/*.json", "*/_annotations.coco.json"), ("*/*.json",)):
         found = sorted(x for pattern in patterns for x in folder.glob(pattern))
         files = [x for x in found if x.is_file() and not x.name.startswith(_OTHER_TASKS)]
-        files = [x for x in files if not (x.parent / RUN_FILE).exists()]
+        files = [x for x in files if not is_run(x.parent)]
         if coco := [x for x in files if _is_coco(x)]:
             return coco
     return []
+
+
+def is_run(folder: str | os.PathLike[str]) -> bool:
+    """Whether a folder is the output of `queryinst train`."""
+    path = os.path.join(folder, RUN_FILE)
+    try:
+        content = read_json(path, dict) if os.path.isfile(path) else {}
+    except (OSError, ValueError):
+        return False
+    return "version" in content and set(content) <= {"version", "request", "keys"}
 
 
 def _is_coco(path: Path) -> bool:

@@ -9,9 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 MARK = ".queryinst-data"  # a file at the top of what is written; others' folders have none
-_MARK_TEXT = (
-    "Written by `queryinst data`, whose --overwrite replaces the folder while it has this file.\n"
-)
+_MARK_TEXT = "Written by `queryinst data`, whose --overwrite replaces these and nothing else:\n"
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -20,7 +18,7 @@ def check_target(target: str, sources: Iterable[str], *, overwrite: bool) -> Non
 
     Args:
         sources: files and folders that are read, which must not be replaced.
-        overwrite: a folder that `new_folder` wrote may be replaced.
+        overwrite: a folder that `new_folder` wrote may be replaced, while nothing was added to it.
 
     Raises:
         FileExistsError: it is there, and not empty; or not written by `new_folder`.
@@ -36,10 +34,17 @@ def check_target(target: str, sources: Iterable[str], *, overwrite: bool) -> Non
     for source in sources:
         if f"{os.path.realpath(source)}{os.sep}".startswith(top):
             raise ValueError(f"{target} would replace {source}, which is read; name another folder")
-    if not os.path.isfile(os.path.join(target, MARK)):
+    mark = Path(target, MARK)
+    if not mark.is_file():
         raise FileExistsError(
             f"{target} was not written by queryinst data (it has no file {MARK}); remove it, or"
             " name another folder"
+        )
+    own = mark.read_text(encoding="utf-8", errors="replace").splitlines()[1:]
+    if strange := sorted(set(os.listdir(target)) - {MARK, *own}):
+        raise FileExistsError(
+            f"{target} has {strange[0]}, which queryinst data did not write; remove it, or name"
+            " another folder"
         )
 
 
@@ -62,7 +67,8 @@ def new_folder(target: str) -> Iterator[Path]:
         raise OSError(f"cannot make the folder {target} ({error.strerror})") from error
     try:
         yield part
-        (part / MARK).write_text(_MARK_TEXT)
+        names = "".join(f"{name}\n" for name in sorted(os.listdir(part)))
+        (part / MARK).write_text(_MARK_TEXT + names, encoding="utf-8", errors="replace")
         part.chmod(0o777 & ~_umask())
         _replace(path, part)
     except OSError as error:

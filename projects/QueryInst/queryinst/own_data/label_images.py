@@ -12,7 +12,7 @@ from queryinst_runtime.images import open_image
 
 from ..data.coco_folder import split_name
 from .image_files import files_below, folder_name, images_below
-from .label_names import find_table, read_table
+from .label_names import find_list, find_table, read_table
 from .labels import Item, LabelledObject, Layout, as_text, is_class_name
 from .problems import (
     BAD_FILE,
@@ -48,7 +48,8 @@ def find_layout(data: str, problems: Problems) -> Layout:
     pairs = _find_folders(root)
     class_folders = {part: _class_folders(*folders) for part, folders in pairs.items()}
     names = sorted({name for found in class_folders.values() for name in found})
-    table_file = find_table([root, *(labels for _, labels in pairs.values())])
+    folders = [root, *(labels for _, labels in pairs.values())]
+    table_file = find_table(folders)
     if names and table_file:
         raise ValueError(f"{data} has a folder of the class {names[0]}, and {table_file}: keep one")
     class_of: dict[str, str] = {}  # by the label image
@@ -58,7 +59,9 @@ def find_layout(data: str, problems: Problems) -> Layout:
         parts[part] = _find_items(images, by_class, class_of, problems)
     table = read_table(table_file) if table_file else None
     if not table and ONLY_CLASS in class_of.values() and ONLY_CLASS not in names:
-        problems.add(ONE_CLASS, data, f"all are of the class {ONLY_CLASS!r}")
+        found = find_list(folders)
+        more = f"; {found} is not read" if found else ""
+        problems.add(ONE_CLASS, data, f"all are of the class {ONLY_CLASS!r}{more}")
 
     def name_of(label: str, number: int) -> str | None:
         return table.name_of(Path(label).stem, number) if table else class_of[label]
@@ -71,7 +74,7 @@ def find_layout(data: str, problems: Problems) -> Layout:
                 problems.add(BAD_FILE, label, str(error), item.image)
                 continue
             _find_parts(numbers, label, item.image, problems)
-            if not (table and table.name_of(Path(label).stem, _VOID)):
+            if not table:
                 _find_void(numbers, label, item.image, problems)
             yield from _objects_of(numbers, label, name_of, item.image, problems)
 

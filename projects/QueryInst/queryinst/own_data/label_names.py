@@ -10,9 +10,10 @@ from ..data.mask_bounds import shorten
 from ..json_files import read_json
 from .labels import is_class_name
 
-_FILES = (
-    *("names.csv", "names.json", "names.txt", "classes.csv", "classes.json", "classes.txt"),
-    *("labels.csv", "labels.txt"),  # labels.json is COCO's in many places
+_FILES = ("names.csv", "names.json", "names.txt")
+# What others call lists of classes, which do not say the class of an object's number.
+_LISTS = tuple(
+    f"{name}.{kind}" for name in ("classes", "labels") for kind in ("csv", "json", "txt")
 )
 _BACKGROUND = ("background", "_background_", "__background__")
 _PER_CLASS = 1000  # objects of a class at most, where numbers are class * 1000 + object
@@ -78,6 +79,12 @@ def find_table(folders: Sequence[Path]) -> Path | None:
     if len(found) > 1:
         raise ValueError(f"{found[0]} and {found[1]} both have names of classes; keep one")
     return found[0] if found else None
+
+
+def find_list(folders: Sequence[Path]) -> Path | None:
+    """A file beside label images that has the name of a list of classes, and is not read."""
+    paths = (folder / name for folder in folders for name in _LISTS)
+    return next((path for path in paths if path.is_file()), None)
 
 
 def read_table(path: Path) -> NameTable:

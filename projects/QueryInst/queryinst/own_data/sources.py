@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from tqdm import tqdm
 
-from ..data.coco_folder import SPLITS, find_coco, has_coco
+from ..data.coco_folder import SPLITS, find_coco, has_coco, is_run
 from ..data.findings import Findings
 from ..data.whole_files import whole_file
 from . import label_images, labelme, yolo
@@ -46,7 +46,7 @@ def read_data(
     work_dir: str | None = None,
     *,
     findings: Findings | None = None,
-    classes: Sequence[str] = (),
+    classes: Callable[[], Sequence[str]] = tuple,
 ) -> list[Split]:
     """The parts of a data set in any of the formats, as COCO's JSON files.
 
@@ -58,8 +58,8 @@ def read_data(
             None for a folder that lives as long as the process.
         findings: get all problems of label files, and what has some is left out. Without, an error
             is raised, and warnings are logged.
-        classes: that are known, of a model or of other parts. Formats other than COCO's have them
-            in this order, before their own.
+        classes: gives those that are known, of a model or of other parts. Data in formats other
+            than COCO's have these, in this order, if all of their own are among them.
 
     Returns:
         "train", "val" and "test", those that are there, or one part. Nothing is copied.
@@ -94,10 +94,13 @@ def _choose(data: str) -> _FindLayout | None:
     found |= {name: find for name, (fits, find) in _FORMATS.items() if fits(Path(data))}
     if not found:
         others = sorted(Path(data).glob("*.json"))
+        more = f"; {others[0]} is none of these" if others else ""
+        if is_run(data):
+            more = "; it is the output of a training: name JSON:IMAGE_FOLDER"
         raise FileNotFoundError(
             f"no annotations are recognised in {data}: there is no COCO JSON (*.json,"
             " annotations/*.json), no data.yaml of YOLO's, no LabelMe JSON an image, and no images/"
-            " with label images in masks/" + (f"; {others[0]} is none of these" if others else "")
+            f" with label images in masks/{more}"
         )
     if len(found) > 1:
         raise ValueError(
@@ -108,7 +111,11 @@ def _choose(data: str) -> _FindLayout | None:
 
 
 def _write(
-    data: str, layout: Layout, folder: Path, problems: Problems, known: Sequence[str]
+    data: str,
+    layout: Layout,
+    folder: Path,
+    problems: Problems,
+    find_known: Callable[[], Sequence[str]],
 ) -> list[Split]:
     _find_shared_labels(layout, problems)
     found = [(name, layout.parts[name]) for name in sorted(layout.parts, key=_order)]
@@ -123,7 +130,8 @@ def _write(
         problems.add(EMPTY, data, f"has no {'annotated objects' if parts else 'images'}")
         problems.conclude()
         return []
-    classes = list(dict.fromkeys([*known, *classes]))
+    known = find_known()
+    classes = list(known) if set(classes) <= set(known) else classes
     contents = {name: to_coco(part, classes, problems) for name, part in pictures.items()}
     problems.conclude()
     (folder / "annotations").mkdir(parents=True, exist_ok=True)

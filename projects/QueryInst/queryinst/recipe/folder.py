@@ -14,7 +14,7 @@ from detectron2.config import CfgNode
 from ..checkpoint.files import sha256_of
 from ..checkpoint.resuming import has_checkpoint
 from ..config_files import merge_opts
-from ..data.coco_folder import RUN_FILE
+from ..data.coco_folder import RUN_FILE, is_run
 from ..engine.setup import setup_cfg
 from ..json_files import read_json
 from .configuring import as_text, get_key
@@ -40,15 +40,7 @@ def digest_of(json_file: str) -> str:
 
 def can_go_on(output: str) -> bool:
     """Whether a folder holds a training of `queryinst train` with a checkpoint."""
-    return _is_own(output) and has_checkpoint(output)
-
-
-def _is_own(output: str) -> bool:
-    try:
-        content = read_json(os.path.join(output, RECIPE), dict)
-    except (OSError, ValueError):
-        return False
-    return "version" in content and set(content) <= {"version", "request", "keys"}
+    return is_run(output) and has_checkpoint(output)
 
 
 def refuse_others_files(output: str, *, resume: bool) -> None:
@@ -56,7 +48,7 @@ def refuse_others_files(output: str, *, resume: bool) -> None:
 
     That is a training that `resume` does not go on with, or any file that was there before.
     """
-    is_own = _is_own(output)
+    is_own = is_run(output)
     if has_checkpoint(output) or Path(output, "results.json").exists():
         if resume and is_own:
             return
@@ -72,9 +64,20 @@ def refuse_others_files(output: str, *, resume: bool) -> None:
         )
 
 
+def refuse_data_inside(output: str, *data: str | None) -> None:
+    """Raise a ValueError if DATA or --val are in the output folder, whose files may be replaced."""
+    top = os.path.join(os.path.realpath(output), "")
+    for name in filter(None, data):
+        path = name if os.path.exists(name) else name.rpartition(":")[0]
+        if os.path.join(os.path.realpath(path), "").startswith(top):
+            raise ValueError(
+                f"{name} is in {output}, where this training writes; name another --output"
+            )
+
+
 def refuse_training(output: str) -> None:
     """Raise a ValueError if an evaluation in this folder would replace files of a training."""
-    if _is_own(output) or has_checkpoint(output):
+    if is_run(output) or has_checkpoint(output):
         raise ValueError(
             f"{output} holds a training, whose {CONFIG} and results.json would be replaced; name"
             " another --output"

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Sequence
+from functools import partial
 from typing import NamedTuple
 
 from ..json_files import read_json
@@ -35,7 +36,7 @@ def find_parts(data: str, val: str | None, folder: str | None) -> Parts:
     if val is None:
         return Parts(train, found, notes)
     below = None if folder is None else os.path.join(folder, "held-out")
-    splits = read_data(val, below, classes=_class_names(train.json_file))
+    splits = read_data(val, below, classes=partial(_class_names, train.json_file))
     return Parts(train, _of_val(val, splits), ())
 
 
@@ -43,9 +44,10 @@ def _class_names(json_file: str) -> list[str]:
     """In the order of their ids; none of a file that is not as it should be."""
     categories = read_json(json_file, dict).get("categories")
     try:
-        return [x["name"] for x in sorted(categories or (), key=lambda x: x["id"])]
+        names = [x["name"] for x in sorted(categories or (), key=lambda x: x["id"])]
     except (TypeError, KeyError):
         return []  # which the check says
+    return names if all(isinstance(name, str) for name in names) else []
 
 
 def _of_data(data: str, splits: Sequence[Split]) -> tuple[Split, Split | None, tuple[str, ...]]:
