@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
 from importlib.metadata import PackageNotFoundError, version
 
-import pycocotools.coco
 import pycocotools.cocoeval
 from detectron2.evaluation import COCOEvaluator, coco_evaluation
 from detectron2.utils import comm
@@ -52,7 +51,6 @@ class TimedCOCOEvaluator(COCOEvaluator):
         with _using(find_implementation()):  # the base class looks for a fast one
             super().__init__(dataset_name, *args, **kwargs)
         self._dataset_name = dataset_name
-        self._img_ids = None
         if comm.is_main_process():
             most = max(num_queries, _USUAL_LIMIT) if num_queries else max_detections
             self._warn_of_many_objects(min(max_detections, most))
@@ -86,35 +84,9 @@ class TimedCOCOEvaluator(COCOEvaluator):
         self._coco_api = numbered = NumberedCOCO(original, f"data set {self._dataset_name!r}")
         try:
             img_ids = img_ids if img_ids is None else numbered.numbers_of(img_ids)
-            self._img_ids = img_ids
             super()._eval_predictions(predictions, img_ids)
         finally:
             self._coco_api = original
-
-    def _derive_coco_results(self, coco_eval, iou_type, class_names=None):
-        """As COCOEvaluator's; without predictions AP is 0 where there are objects, not unknown."""
-        if coco_eval is None and self._coco_api.getAnnIds():
-            coco_eval = self._evaluate_nothing(iou_type)
-            if iou_type == "bbox" and coco_eval.stats[0] == 0:  # which is always among the tasks
-                logger.warning(f"The model finds nothing in {self._dataset_name!r}: AP is 0")
-        return super()._derive_coco_results(coco_eval, iou_type, class_names)
-
-    def _evaluate_nothing(self, iou_type: str):
-        """The evaluation of no predictions, which COCO's own files cannot say."""
-        detections = pycocotools.coco.COCO()
-        detections.dataset = {**self._coco_api.dataset, "annotations": []}
-        detections.createIndex()
-        implementation = coco_evaluation.COCOeval_opt
-        if self._max_dets_per_image[-1] != _USUAL_LIMIT:
-            implementation = coco_evaluation.COCOevalMaxDets
-        coco_eval = implementation(self._coco_api, detections, iou_type)
-        coco_eval.params.maxDets = self._max_dets_per_image
-        if self._img_ids is not None:
-            coco_eval.params.imgIds = self._img_ids
-        coco_eval.evaluate()
-        coco_eval.accumulate()
-        coco_eval.summarize()
-        return coco_eval
 
     def _warn_of_many_objects(self, limit: int) -> None:
         objects = self._coco_api.dataset.get("annotations", ())
