@@ -185,6 +185,14 @@ FORMATS = list(WRITERS)
 
 
 @pytest.fixture(scope="session")
+def model_file(save_tiny_model, tmp_path_factory) -> str:
+    """A checkpoint of a tiny model of the truth's classes."""
+    folder = tmp_path_factory.mktemp("checkpoint")
+    ids = {"dataset_id_map": {1: 0, 2: 1, 3: 2}}
+    return str(save_tiny_model(folder, thing_classes=CLASSES, **ids))
+
+
+@pytest.fixture(scope="session")
 def truth() -> Truth:
     return make_truth()
 

@@ -20,13 +20,6 @@ OPTS = (
 )
 
 
-@pytest.fixture(scope="session")
-def model_file(save_tiny_model, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("checkpoint")
-    ids = {"dataset_id_map": {1: 0, 2: 1, 3: 2}}
-    return str(save_tiny_model(folder, thing_classes=CLASSES, **ids))
-
-
 def trained_masks(split):
     """What a training sees of each image: (class, mask) of its objects."""
     cfg = tiny_cfg(INPUT__MIN_SIZE_TRAIN=(64,), INPUT__RANDOM_FLIP="none")

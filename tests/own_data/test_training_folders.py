@@ -18,13 +18,6 @@ QUICK = ("--device", "cpu", "--iterations", "1", "--opts", "DATALOADER.NUM_WORKE
 QUICK += ("INPUT.MIN_SIZE_TRAIN", "(32,)", "INPUT.MIN_SIZE_TEST", "32", "SOLVER.IMS_PER_BATCH", "1")
 
 
-@pytest.fixture(scope="session")
-def model_file(save_tiny_model, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("checkpoint")
-    ids = {"dataset_id_map": {1: 0, 2: 1, 3: 2}}
-    return str(save_tiny_model(folder, thing_classes=CLASSES, **ids))
-
-
 @pytest.fixture
 def train(model_file, capfd, monkeypatch):
     """Runs `queryinst train` for an iteration: (status, stdout, stderr)."""

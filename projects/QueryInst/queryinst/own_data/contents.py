@@ -15,9 +15,9 @@ from ..data.findings import Findings
 from ..data.image_check import ImageEntry, check_image_files
 from ..data.set_checks import Use
 from ..json_files import read_json
+from .image_files import num_workers
 from .sources import Split
 
-_WORKERS = 4  # at most; reading headers waits for the disk
 _KEPT = ("info", "licenses")  # of COCO's format, where all parts have the same
 
 
@@ -94,7 +94,7 @@ def check_photos(content: Content) -> None:
             facts = check_image_files(
                 [_entry(photo) for photo in photos],
                 pixels=False,
-                workers=min(_WORKERS, os.cpu_count() or 1),
+                workers=num_workers(),
                 findings=findings,
                 source=name,
                 progress=bar.update,

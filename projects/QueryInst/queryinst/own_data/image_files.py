@@ -9,7 +9,12 @@ from ..data.image_check import ImageEntry, ImageFacts, check_image_files
 from ..predict.inputs import IMAGE_SUFFIXES
 from .problems import Problems
 
-_WORKERS = 4  # at most; reading headers waits for the disk
+_MOST_WORKERS = 4  # reading waits for the disk
+
+
+def num_workers() -> int:
+    """Processes that read image files at once."""
+    return min(_MOST_WORKERS, os.cpu_count() or 1)
 
 
 def files_below(folder: Path, suffixes: Sequence[str]) -> list[str]:
@@ -65,7 +70,7 @@ def read_sizes(
     facts = check_image_files(
         [ImageEntry(path, file_name=path) for path in paths],
         pixels=False,
-        workers=min(_WORKERS, os.cpu_count() or 1),
+        workers=num_workers(),
         findings=problems.findings,
         source=data,
         progress=progress,

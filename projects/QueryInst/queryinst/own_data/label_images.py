@@ -1,7 +1,7 @@
 """Label images: a picture an image, whose pixels are the numbers of objects; 0 is background."""
 
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
 import cv2
@@ -73,10 +73,11 @@ def find_layout(data: str, problems: Problems) -> Layout:
             except ValueError as error:
                 problems.add(BAD_FILE, label, str(error), item.image)
                 continue
-            _find_parts(numbers, label, item.image, problems)
+            rles = rles_of(numbers)
+            _find_parts(numbers, set(rles), label, item.image, problems)
             if not table:
-                _find_void(numbers, label, item.image, problems)
-            yield from _objects_of(numbers, label, name_of, item.image, problems)
+                _find_void(rles, label, item.image, problems)
+            yield from _objects_of(rles, label, name_of, item.image, problems)
 
     return Layout(parts, table.classes if table else sorted({*class_of.values()}), read)
 
@@ -182,13 +183,13 @@ def read_numbers(path: str, height: int, width: int) -> np.ndarray:
 
 
 def _objects_of(
-    numbers: np.ndarray,
+    rles: Mapping[int, dict],
     label: str,
     name_of: Callable[[str, int], str | None],
     image: str,
     problems: Problems,
 ) -> Iterator[LabelledObject]:
-    for number, rle in rles_of(numbers).items():
+    for number, rle in rles.items():
         name = name_of(label, number)
         if name is None:
             problems.add(UNKNOWN_CLASS, label, f"has the number {number}, which has no name", image)
@@ -217,18 +218,20 @@ def rles_of(numbers: np.ndarray) -> dict[int, dict]:
     return rles
 
 
-def _find_parts(numbers: np.ndarray, label: str, image: str, problems: Problems) -> None:
+def _find_parts(
+    numbers: np.ndarray, present: set[int], label: str, image: str, problems: Problems
+) -> None:
     """Say where one number, such as 255, stands for objects that may be many."""
-    if set(np.unique(numbers).tolist()) - {0} in _YES:
+    if present in _YES:
         num_parts = cv2.connectedComponents((numbers > 0).astype(np.uint8))[0] - 1
         if num_parts > 1:
             text = f"the number {numbers.max()} is in {num_parts} parts"
             problems.add(ONE_ID, label, text, image)
 
 
-def _find_void(numbers: np.ndarray, label: str, image: str, problems: Problems) -> None:
-    """Say where 255 stands beside other numbers, but does not go on from them."""
-    *others, last = np.unique(numbers).tolist()
-    if last == _VOID and 0 < max(others, default=0) < _VOID - 1:
-        text = f"has the number {_VOID}, and beside it {max(others)} at most"
+def _find_void(numbers: Iterable[int], label: str, image: str, problems: Problems) -> None:
+    """Say where 255 is the largest of several numbers, but does not go on from the others."""
+    *others, last = sorted(numbers) or [0]
+    if last == _VOID and others and others[-1] < _VOID - 1:
+        text = f"has the number {_VOID}, and beside it {others[-1]} at most"
         problems.add(VOID, label, text, image)

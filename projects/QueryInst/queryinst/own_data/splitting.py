@@ -8,9 +8,8 @@ import numpy as np
 from ..data.findings import Findings
 from ..data.image_check import ImageEntry, check_image_files
 from .contents import Content, Photo
+from .image_files import num_workers
 from .stratifying import stratify
-
-_WORKERS = 4  # at most
 
 
 def split_content(
@@ -58,9 +57,13 @@ def group_equal(
     """
     findings = Findings()
     entries = [ImageEntry(photo.path, file_name=photo.path) for photo in photos]
-    workers = min(_WORKERS, os.cpu_count() or 1)
     facts = check_image_files(
-        entries, pixels=True, workers=workers, findings=findings, source="", progress=progress
+        entries,
+        pixels=True,
+        workers=num_workers(),
+        findings=findings,
+        source="",
+        progress=progress,
     )
     first: dict[bytes | str, int] = {}  # the group of a digest, or of an image of Roboflow's
     merged: dict[int, int] = {}
