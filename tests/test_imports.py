@@ -23,8 +23,9 @@ MAY_IMPORT = {
     "devices": "",
     "environment": "",
     "json_files": "",
+    "wording": "",
     "modeling": "structures precision",
-    "data": "config config_limits structures json_files",
+    "data": "config config_limits structures json_files wording",
     "solver": "config config_limits structures",
     "checkpoint": "config structures yaml_files",
     "model_zoo": "checkpoint config config_files devices yaml_files",
@@ -32,16 +33,16 @@ MAY_IMPORT = {
     "build": "modeling speedups checkpoint config config_limits",
     "engine": "yaml_files config config_files value_limits config_relations config_limits"
     " structures precision devices environment modeling data solver checkpoint model_zoo speedups"
-    " build json_files",
+    " build json_files wording",
     "predict": "checkpoint config config_files data devices engine modeling model_zoo yaml_files",
     "export": "checkpoint data modeling precision predict speedups yaml_files",
     "convert": "checkpoint config engine model_zoo yaml_files",
     "demo": "data engine predict",
     "recipe": "checkpoint config_files config_limits data devices engine json_files model_zoo"
-    " own_data predict solver yaml_files",
+    " own_data predict solver wording yaml_files",
     "report": "config data environment json_files yaml_files",
     "own_data": "config config_files data environment json_files model_zoo predict report"
-    " yaml_files",
+    " wording yaml_files",
     "testing": "config",
     "__main__": "",
 }

@@ -133,6 +133,24 @@ def test_predict_takes_image_ids_from_the_annotations_beside(tmp_path, picture, 
     assert {x["file_name"]: x["id"] for x in found} == {"b.png": 31, "a.png": "x"}
 
 
+@pytest.mark.parametrize(
+    "inputs, message",
+    [
+        (["gone.png"], "gone.png matches no file (working directory "),
+        (["empty"], "the folder empty holds no image or video"),
+        (["*.jpg", "gone.png"], "); none of the 2 inputs exists"),
+    ],
+)
+def test_predict_refuses_inputs_of_which_none_exists_before_it_loads_a_model(
+    tmp_path, queryinst_predict, monkeypatch, inputs, message
+):
+    monkeypatch.setattr("queryinst_cli.predict.find_weights", lambda _: pytest.fail("looked up"))
+    (tmp_path / "empty").mkdir()
+    status, out, err = queryinst_predict(*inputs, "--output", "out")
+    assert (status, out, err.count("\n")) == (1, "", 1) and message in err
+    assert not Path("out").exists()
+
+
 def test_predict_leaves_out_what_fails_and_goes_on(tmp_path, picture, queryinst_predict):
     picture(tmp_path / "a.png"), picture(tmp_path / "z.png")
     (tmp_path / "text.jpg").write_text("no image")

@@ -97,7 +97,7 @@ def test_resume_of_a_run_that_is_done_says_so(stopped, tmp_path):
     before = torch.load(tmp_path / "output" / "model_final.pth")["model"]
     main(stopped())
     log = (tmp_path / "output" / "log.txt").read_text()
-    said = "All 4 iterations of SOLVER.MAX_ITER 4 are done: nothing is trained; a higher SOLVER.M"
+    said = "All 4 iterations of SOLVER.MAX_ITER 4 are done: nothing is trained; `train_net.py --r"
     assert log.count(said) == 1
     after = torch.load(tmp_path / "output" / "model_final.pth")["model"]
     assert all(torch.equal(value, after[name]) for name, value in before.items())

@@ -85,6 +85,16 @@ def test_read_data_takes_labels_of_images_that_lists_leave_out(yolo, read_object
     assert [x.line for x in group.examples] == ["d/labels/d.txt: no image has this name"]
 
 
+def test_read_data_takes_no_list_beside_the_images_for_labels(yolo, read_objects):
+    files = {"a.png": "", "a.txt": f"0 {SQUARE}", "train.txt": "a.png", "odd.txt": b"\xff"}
+    yolo(files, names=["cat"], train="train.txt")
+    findings = Findings()
+    found = names_of(read_data("d", findings=findings), read_objects)
+    assert found == {"train": {"a.png": ["cat"]}}
+    (group,) = findings.groups()
+    assert [x.line for x in group.examples] == ["d/odd.txt: no image has this name"]
+
+
 def test_read_data_passes_over_hidden_files(yolo, read_objects):
     files = {"images/a.png": "", "labels/a.txt": f"0 {SQUARE}", "labels/._a.txt": b"\x00\x05\xff"}
     yolo(files, names=["cat"], train="images")

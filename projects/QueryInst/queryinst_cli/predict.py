@@ -19,6 +19,7 @@ from queryinst.predict.inputs import (
     IMAGE_SUFFIXES,
     Frame,
     Source,
+    check_exists,
     count_frames,
     find_sources,
 )
@@ -26,6 +27,7 @@ from queryinst.predict.loading import find_weights
 from queryinst.predict.naming import check_output, check_targets, make_folder, unique_stems
 from queryinst.predict.streams import BestScore, frames_of, predict_frames, tracked
 from queryinst.predict.writers import Item, Writer, make_writers
+from queryinst.wording import counted
 from queryinst_runtime import Result
 
 _THRESHOLD, _DEFAULT_SCORE = "MODEL.ROI_HEADS.SCORE_THRESH_TEST", 0.5
@@ -44,6 +46,7 @@ def run(args: argparse.Namespace) -> int:
     """
     log_downloads()
     sources = find_sources(args.inputs)
+    _require_any(sources)
     if args.track and not any(source.is_video for source in sources):
         print("queryinst predict: --track does nothing: no input is a video", file=sys.stderr)
     stems = unique_stems(sources)
@@ -65,6 +68,19 @@ def run(args: argparse.Namespace) -> int:
         if isinstance(writer, CocoWriter) and writer.ids.origin:
             print(f"image ids are those of {writer.ids.origin}")
     return job.conclude(f"{', '.join(kinds)} in {args.output}")
+
+
+def _require_any(sources: Sequence[Source]) -> None:
+    """Refuse inputs of which none exists, before a model is loaded, or even downloaded."""
+    errors = []
+    for source in sources:
+        try:
+            check_exists(source)
+        except OSError as error:
+            errors.append(error)
+    if errors and len(errors) == len(sources):
+        others = f"; none of the {len(errors)} inputs exists" if len(errors) > 1 else ""
+        raise type(errors[0])(f"{errors[0]}{others}")
 
 
 def _score_of(args: argparse.Namespace, model: Model) -> float:
@@ -118,14 +134,14 @@ class _Job:
     def conclude(self, where: str) -> int:
         """Say what was found and left out; the exit status."""
         if self.num_images:
-            counts = f"{_count(self.num_images, 'image')}, {_count(self.num_objects, 'object')}"
+            counts = f"{counted(self.num_images, 'image')}, {counted(self.num_objects, 'object')}"
             print(f"{counts}: {where}")
         if self.best and not self.num_objects:
             print(f"nothing exceeds --score {self.score:g}; the best score is {self.best}")
         if self.num_left_out:
             total = len(self.stems)
             print(
-                f"queryinst predict: error: {self.num_left_out} of {_count(total, 'input')} left"
+                f"queryinst predict: error: {self.num_left_out} of {counted(total, 'input')} left"
                 " out, see above",
                 file=sys.stderr,
             )
@@ -160,7 +176,3 @@ def options_of(args: argparse.Namespace) -> dict[str, Any]:
 def describe(result: Result) -> str:
     """How many of which class, such as "2 person, 1 dog"."""
     return ", ".join(f"{count} {name}" for name, count in Counter(result.names).most_common())
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number} {what}{'' if number == 1 else 's'}"

@@ -29,8 +29,9 @@ from queryinst.recipe.holding_out import write_held
 from queryinst.recipe.machine import find_machine
 from queryinst.recipe.parts import Parts, find_parts
 from queryinst.recipe.planning import Plan, Triple, check_request, make_plan, triples_of
-from queryinst.recipe.structures import Machine, Request, counted
+from queryinst.recipe.structures import Machine, Request
 from queryinst.report import make_report, report_text
+from queryinst.wording import counted
 
 _PROGRAM = "queryinst train"
 _DEVICE = "MODEL.DEVICE"

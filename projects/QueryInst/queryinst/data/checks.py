@@ -13,6 +13,7 @@ from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.utils.file_io import PathManager
 
+from ..wording import counted
 from .coco_check import check_coco_file
 from .dict_checks import check_conversion, check_dicts, load_dicts
 from .findings import Findings
@@ -195,7 +196,7 @@ def _check_class_count(
 
 def _say_classes(names: list[str]) -> str:
     first = ", ".join(map(str, names[:3])) + (", ..." if len(names) > 3 else "")
-    return f"{len(names)} {'class' if len(names) == 1 else 'classes'} ({first})"
+    return f"{counted(len(names), 'class', 'classes')} ({first})"
 
 
 def _check_same_classes(classes: dict[str, list[str] | None], uses: dict[str, _Named]) -> None:

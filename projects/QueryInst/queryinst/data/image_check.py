@@ -16,8 +16,14 @@ from torch.utils.data import DataLoader, Dataset
 
 from ..config import MAX_PIXELS
 from .findings import Finding, Findings, Kind
-from .image_headers import check_header
-from .images import ImageFileError, check_image_size, check_sides, decode_image
+from .image_headers import check_header, read_orientation
+from .images import (
+    SWAPPING_ORIENTATIONS,
+    ImageFileError,
+    check_image_size,
+    check_sides,
+    decode_image,
+)
 
 _ENDS = 4096  # bytes, of the beginning and the end of a file, in the digest of its header
 _CHUNKS = {False: 64, True: 4}  # images that a process checks at a time, by: pixels
@@ -74,6 +80,12 @@ KINDS = {
             "images that their EXIF orientation turns, annotated unturned",
             "remove that tag from the files, or annotate the turned images",
         ),
+        Kind(
+            "image-orientation",
+            "note",
+            "images that their EXIF orientation turns or mirrors, which no size tells",
+            "nothing if they were annotated as viewers show them; `queryinst data show` draws both",
+        ),
     )
 }
 
@@ -104,6 +116,7 @@ class ImageFacts(NamedTuple):
         digest: equal for equal images: of the pixels, or, of files whose headers alone were read,
             of their length and their ends, so that different ones may share it. Empty for what
             cannot be read.
+        note: of the kind "image-orientation"; "" for none.
     """
 
     problem: str = ""
@@ -111,6 +124,7 @@ class ImageFacts(NamedTuple):
     width: int = 0
     height: int = 0
     digest: bytes = b""
+    note: str = ""
 
 
 def check_image_files(
@@ -158,9 +172,10 @@ def check_image_files(
     left = iter(entries)
     for chunk in loader:
         for entry, facts in zip(islice(left, len(chunk)), chunk):
-            if facts.problem:
-                finding = Finding(source, facts.message, entry.image_id, None, entry.file_name)
-                findings.add(KINDS[facts.problem], finding)
+            if kind := facts.problem or (facts.note and "image-orientation"):
+                message = facts.message or facts.note
+                finding = Finding(source, message, entry.image_id, None, entry.file_name)
+                findings.add(KINDS[kind], finding)
             yield facts
         if progress:
             progress(len(chunk))
@@ -226,18 +241,29 @@ def _check_pixels(entry: ImageEntry, file: IO[bytes], max_pixels: int) -> ImageF
     height, width = array.shape[:2]
     digest = _digest(f"{width} {height} ".encode())
     digest.update(np.ascontiguousarray(array))
-    return ImageFacts(width=width, height=height, digest=digest.digest())
+    file.seek(0)
+    note = _say_unseen(entry, height, width, read_orientation(file, entry.path))
+    return ImageFacts(width=width, height=height, digest=digest.digest(), note=note)
 
 
 def _check_header(entry: ImageEntry, file: IO[bytes], max_pixels: int) -> ImageFacts:
-    height, width = check_header(file, entry.path, max_pixels)
+    height, width, orientation = check_header(file, entry.path, max_pixels)
     check_sides(_sizes(entry), height, width)
     length = file.seek(0, os.SEEK_END)
     digest = _digest(f"{length} ".encode())
     for position in {0, max(0, length - _ENDS)}:
         file.seek(position)
         digest.update(file.read(_ENDS))
-    return ImageFacts(width=width, height=height, digest=digest.digest())
+    note = _say_unseen(entry, height, width, orientation)
+    return ImageFacts(width=width, height=height, digest=digest.digest(), note=note)
+
+
+def _say_unseen(entry: ImageEntry, height: int, width: int, orientation: int) -> str:
+    """Of an image that is turned, unless the size that it was annotated with is the turned one."""
+    told = orientation in SWAPPING_ORIENTATIONS and height != width and entry.width is not None
+    if orientation == 1 or told:
+        return ""
+    return f"image {entry.path} has the EXIF orientation {orientation}, by which it is turned"
 
 
 def _sizes(entry: ImageEntry) -> dict[str, Any]:

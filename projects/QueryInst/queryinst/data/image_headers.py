@@ -4,7 +4,7 @@ import os
 import struct
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from typing import IO
+from typing import IO, NamedTuple
 
 from PIL import Image
 
@@ -24,8 +24,16 @@ _PNG_PIXELS = (b"IDAT", b"fdAT", b"fcTL", b"IEND")  # fdAT and fcTL of animation
 _STRIPS, _STRIP_BYTES, _TILES, _TILE_BYTES = 273, 279, 324, 325  # tags of TIFF
 
 
-def check_header(file: IO[bytes], file_name: PathLike, max_pixels: int) -> tuple[int, int]:
-    """The height and width of an image that is turned by its EXIF orientation.
+class Header(NamedTuple):
+    """Sides of the image that its EXIF orientation turned, and that orientation, 1 for none."""
+
+    height: int
+    width: int
+    orientation: int = 1
+
+
+def check_header(file: IO[bytes], file_name: PathLike, max_pixels: int) -> Header:
+    """What the header says of an image.
 
     An image that may have lost its end, or whose header does not tell all, is decoded.
 
@@ -42,20 +50,31 @@ def check_header(file: IO[bytes], file_name: PathLike, max_pixels: int) -> tuple
             is_told = False
         if is_told:
             width, height = image.size
+            orientation = _orientation_of(image)
             # Pillow's size of a TIFF is the turned one.
-            if image.format != "TIFF" and _is_swapped(image):
+            if image.format != "TIFF" and orientation in SWAPPING_ORIENTATIONS:
                 width, height = height, width
-            return height, width
+            return Header(height, width, orientation)
     file.seek(0)
-    height, width = decode_image(file, file_name, "RGB", max_pixels).shape[:2]
-    return height, width
+    return Header(*decode_image(file, file_name, "RGB", max_pixels).shape[:2])
 
 
-def _is_swapped(image: Image.Image) -> bool:
+def read_orientation(file: IO[bytes], file_name: PathLike) -> int:
+    """The EXIF orientation of an image, 1 to 8; 1 where it has none.
+
+    Raises:
+        ImageFileError: as `read_image`.
+    """
+    with open_header(file, file_name) as image:
+        return _orientation_of(image)
+
+
+def _orientation_of(image: Image.Image) -> int:
     with suppress(Exception):  # of damaged tags: Detectron2 turns nothing then
         # Of a PNG, its own method would decode the pixels for tags behind them.
-        return Image.Image.getexif(image).get(EXIF_ORIENTATION) in SWAPPING_ORIENTATIONS
-    return False
+        found = Image.Image.getexif(image).get(EXIF_ORIENTATION)
+        return found if found in range(1, 9) else 1
+    return 1
 
 
 def _is_whole_jpeg(file: IO[bytes], image: Image.Image) -> bool:

@@ -4,6 +4,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.utils import comm
 
 from ..data.train_loader import count_objects
+from ..wording import counted
 from .amp import training_precision
 
 
@@ -24,7 +25,8 @@ def describe_training(trainer) -> str:
         "evaluation": _evaluation_data(cfg),
         "model": f"{cfg.MODEL.META_ARCHITECTURE} with {num / 1e6:.1f} M parameters{average}",
         "weights": f"resumed after {start} iterations" if start else weights,
-        "schedule": f"{trainer.max_iter} iterations of {solver.IMS_PER_BATCH} images, "
+        "schedule": f"{counted(trainer.max_iter, 'iteration')} of "
+        f"{counted(solver.IMS_PER_BATCH, 'image')}, "
         f"{solver.OPTIMIZER} at {solver.BASE_LR:g}{_epochs(trainer)}",
         "device": f"{cfg.MODEL.DEVICE}, {training_precision(cfg)}"
         + (f", {processes} processes" if processes > 1 else ""),
@@ -39,9 +41,9 @@ def _training_data(trainer) -> str:
     if not hasattr(loader, "num_objects"):  # of the user's own
         return names
     some = ", ".join(classes[:5]) + (", ..." if len(classes) > 5 else "")
-    number = f"{len(classes)} class{'es' * (len(classes) != 1)}"
+    number = counted(len(classes), "class", "classes")
     kinds = f" of {number} ({some})" if classes else ""
-    return f"{names}: {loader.num_images} images, {loader.num_objects} objects{kinds}"
+    return f"{names}: {_images(loader.num_images, loader.num_objects)}{kinds}"
 
 
 def _epochs(trainer) -> str:
@@ -65,4 +67,8 @@ def _count(name: str) -> str:
     dicts = DatasetCatalog.get(name)
     if not isinstance(dicts, list):
         return name
-    return f"{name}: {len(dicts)} images, {count_objects(dicts)} objects"
+    return f"{name}: {_images(len(dicts), count_objects(dicts))}"
+
+
+def _images(images: int, objects: int) -> str:
+    return f"{counted(images, 'image')}, {counted(objects, 'object')}"

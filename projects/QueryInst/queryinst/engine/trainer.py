@@ -199,7 +199,7 @@ class Trainer(DefaultTrainer, EndsEarly):
         if self.start_iter >= self.max_iter:
             logger.info(
                 f"All {self.start_iter} iterations of SOLVER.MAX_ITER {self.max_iter} are done: "
-                "nothing is trained; a higher SOLVER.MAX_ITER goes on"
+                "nothing is trained; `train_net.py --resume` with a higher SOLVER.MAX_ITER goes on"
             )
 
     def train(self):

@@ -3,6 +3,7 @@
 from collections.abc import Collection, Iterator, Sequence
 
 from ..data.findings import Group, Kind
+from ..wording import counted
 from .check import CheckResult
 from .statistics import SIZE_BOUNDS, ClassStatistics, Percentiles, SplitStatistics
 
@@ -93,9 +94,8 @@ def verdict(result: CheckResult) -> str:
     for severity, plural in _SEVERITIES:
         groups = list(result.findings.groups(severity))  # type: ignore[arg-type]
         count = sum(group.count for group in groups)
-        name = severity if count == 1 else plural
         kinds = f" of {len(groups)} kinds" if len(groups) > 1 else ""
-        said += [f"{count:,} {name}{kinds}"] if count else []
+        said += [counted(count, severity, plural) + kinds] if count else []
     counts = ", ".join(said) or "no problems found"
     if result.num_errors:
         return f"not ready: {counts}"

@@ -10,6 +10,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from ..wording import counted
+
 
 class TooFewError(ValueError):
     """There are fewer groups than parts."""
@@ -34,9 +36,9 @@ def stratify(
     """
     wanted = [place for place, share in enumerate(shares) if share > 0]
     if len(sizes) < len(wanted):
-        have = f"{len(sizes)} image" + "s" * (len(sizes) != 1)
         raise TooFewError(
-            f"{have}, of equal ones the first alone, cannot be split into {len(wanted)} parts"
+            f"{counted(len(sizes), 'image')}, of equal ones the first alone, cannot be split into"
+            f" {len(wanted)} parts"
         )
     generator = np.random.default_rng(seed)
     ratios = np.asarray(shares, dtype=float)

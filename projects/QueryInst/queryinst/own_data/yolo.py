@@ -210,8 +210,16 @@ def _find_lost_labels(items: list[Item], problems: Problems) -> None:
     for folder, own in sorted(stems.items()):
         for path in sorted(folder.glob("*.txt")):
             is_other = path.name == "classes.txt" or path.name.startswith(".")
-            if not (is_other or path in known or path.stem in own):
+            if not (is_other or path in known or path.stem in own or _is_list(path)):
                 problems.add(NO_IMAGE, str(path), "no image has this name")
+
+
+def _is_list(path: Path) -> bool:
+    """Whether a text file names images, as train.txt beside them does."""
+    try:
+        return is_image(_lines(path)[0])
+    except (OSError, ValueError):
+        return False
 
 
 def _read_labels(

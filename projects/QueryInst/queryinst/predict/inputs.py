@@ -96,6 +96,17 @@ def matching_files(name: str, suffixes: Sequence[str]) -> list[str]:
     return [match for match in matches if not is_folder or match.lower().endswith(tuple(suffixes))]
 
 
+def check_exists(source: Source) -> None:
+    """Raise an OSError, one line, for a local source where no file is."""
+    name = source.name
+    if not source.is_local or is_remote(name):
+        return
+    if os.path.isdir(name):
+        raise IsADirectoryError(f"the folder {name} holds no image or video")
+    if not os.path.exists(name):
+        raise FileNotFoundError(f"{name} matches no file (working directory {os.getcwd()})")
+
+
 def read_frames(source: Source, max_pixels: int = MAX_PIXELS) -> Iterator[Frame]:
     """The image, or the video's frames one by one.
 
@@ -104,6 +115,7 @@ def read_frames(source: Source, max_pixels: int = MAX_PIXELS) -> Iterator[Frame]
         OSError: it cannot be read, or downloaded.
     """
     if not source.is_video:
+        check_exists(source)
         yield Frame(source, None, _read_still(source.name, max_pixels))
         return
     with tempfile.TemporaryDirectory() as folder:
@@ -134,10 +146,6 @@ def _read_still(name: str, max_pixels: int) -> np.ndarray:
     if name == STANDARD_INPUT:
         content = io.BytesIO(sys.stdin.buffer.read())
         return decode_image(content, "standard input", "RGB", max_pixels)
-    if os.path.isdir(name):
-        raise IsADirectoryError(f"the folder {name} holds no image or video")
-    if not (is_remote(name) or os.path.exists(name)):
-        raise FileNotFoundError(f"{name} matches no file (working directory {os.getcwd()})")
     return read_rgb(name, max_pixels)
 
 

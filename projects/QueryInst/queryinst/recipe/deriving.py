@@ -2,13 +2,14 @@
 
 import numpy as np
 
+from ..wording import counted
 from .memory import fixed_bytes, image_bytes
 from .queries import derive_queries
 from .sampling import derive_sampling
 from .schedule import derive_schedule
 from .sizes import derive_sizes
 from .statistics import DataStatistics
-from .structures import Derived, Machine, Start, Wishes, counted
+from .structures import Derived, Machine, Start, Wishes
 
 
 def derive(

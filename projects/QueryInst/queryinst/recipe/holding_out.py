@@ -11,7 +11,7 @@ from ..own_data.contents import load_content
 from ..own_data.sources import Split, write_json
 from ..own_data.splitting import split_content
 from ..own_data.stratifying import TooFewError
-from .structures import counted
+from ..wording import counted
 
 SHARE, MOST_IMAGES = 0.2, 1000  # of the images are held out
 SEED = 0

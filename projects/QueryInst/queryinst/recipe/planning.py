@@ -9,6 +9,7 @@ from detectron2.config import CfgNode
 from ..data.registration import name_dataset
 from ..engine.checks import check_best_metric
 from ..json_files import read_json
+from ..wording import counted
 from .configuring import configure, wishes_of
 from .deriving import derive
 from .holding_out import Held, held_out_before, hold_out
@@ -16,7 +17,7 @@ from .parts import Parts
 from .sizes import small_objects
 from .starting import start_from
 from .statistics import DataStatistics, statistics_of
-from .structures import Derived, Machine, Request, Start, counted
+from .structures import Derived, Machine, Request, Start
 
 Triple = tuple[str, str, str]  # name, JSON file, image folder
 

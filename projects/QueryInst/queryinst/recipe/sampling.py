@@ -2,8 +2,9 @@
 
 import numpy as np
 
+from ..wording import counted
 from .statistics import DataStatistics
-from .structures import Derived, Machine, counted
+from .structures import Derived, Machine
 
 _RARE = 0.1  # of the median class's images, below which a class is rare
 _MOST_REPEATS = 4

@@ -2,9 +2,10 @@
 
 from math import ceil, sqrt
 
+from ..wording import counted
 from .memory import images_in_memory
 from .statistics import DataStatistics
-from .structures import Derived, Machine, Start, Wishes, counted
+from .structures import Derived, Machine, Start, Wishes
 
 _SHORT = 600  # iterations, of which random weights need a higher rate
 _MOST_WARMUP = 1000

@@ -4,8 +4,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ..wording import counted
 from .statistics import DataStatistics
-from .structures import Derived, Machine, Start, counted
+from .structures import Derived, Machine, Start
 
 # Pixels that all but the smallest quarter of the objects should measure where the model sees them:
 # what COCO calls small ends there.

@@ -94,8 +94,3 @@ class Derived(NamedTuple):
     key: str
     value: Any
     reason: str
-
-
-def counted(number: int, what: str, plural: str = "") -> str:
-    """Such as "1 image" or "2,000 images"."""
-    return f"{number:,} {what if number == 1 else plural or f'{what}s'}"

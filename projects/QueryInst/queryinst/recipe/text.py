@@ -9,9 +9,10 @@ from typing import Any
 
 from detectron2.config import CfgNode
 
+from ..wording import counted
 from .configuring import get_key
 from .statistics import DataStatistics
-from .structures import Derived, Machine, Start, counted
+from .structures import Derived, Machine, Start
 
 
 def data_line(train: DataStatistics, val: DataStatistics, *, is_same: bool) -> str:
