@@ -33,6 +33,7 @@ RUNS = {
     "headers, two processes": ["--fast", "--workers", "2"],
     "pixels": ["--workers", "1"],
     "pixels, two processes": ["--workers", "2"],
+    "pixels and a page": ["--html", "check.html"],  # in as many processes as there are cores
 }
 
 
@@ -98,10 +99,10 @@ def make_data(folder: Path, num_images: int, num_annotations: int) -> None:
             file.write(part)
 
 
-def measure(command: list[str]) -> tuple[float, float, float, str]:
-    """Seconds, those of CPU cores, peak GB and the last line of a command."""
+def measure(command: list[str], cwd: str) -> tuple[float, float, float, str]:
+    """Seconds, those of CPU cores, peak GB and the last line of a command in a folder."""
     start, before, peak = time.perf_counter(), _cpu_seconds(), 0
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=cwd) as process:
         while process.poll() is None:
             peak = max(peak, sum(map(_memory, _family(process.pid))))
             time.sleep(0.5)
@@ -145,7 +146,7 @@ def main() -> None:
     parser.add_argument("--runs", nargs="+", default=list(RUNS), choices=list(RUNS))
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
-        folder = Path(args.folder or temporary, "made")
+        folder = Path(args.folder or temporary, "made").absolute()
         if not folder.exists():
             make_data(folder, args.images, args.annotations)
         size = os.path.getsize(folder / "annotations" / "train.json") / 1e6
@@ -153,7 +154,7 @@ def main() -> None:
         print(f"{as_line(describe_hardware('cpu'))}; {as_line(describe_versions())}")
         for name in args.runs:
             command = [sys.executable, "-m", "queryinst", "data", "check", str(folder), *RUNS[name]]
-            seconds, cpu_seconds, peak, verdict = measure(command)
+            seconds, cpu_seconds, peak, verdict = measure(command, temporary)
             spent = f"{seconds:.0f} s, {cpu_seconds:.0f} s of CPU cores, {peak:.2f} GB"
             print(f"{name}: {spent}; {verdict}", flush=True)
 
