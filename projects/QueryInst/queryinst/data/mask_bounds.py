@@ -210,7 +210,7 @@ def _parse_rle(rle: dict[str, Any], height: int, width: int) -> np.ndarray:
     except ValueError as error:
         raise ProblemError(
             kinds.RLE_COUNTS,
-            f"has an RLE 'segmentation' whose 'counts' {shorten(counts)} {error}",
+            f"has an RLE 'segmentation' whose 'counts' {shorten(counts, 80)} {error}",
         ) from None
     if runs.sum() != height * width:
         raise ProblemError(
@@ -270,5 +270,6 @@ def _as_runs(counts: list[Any]) -> np.ndarray:
 
 def _bounded(runs: np.ndarray) -> np.ndarray:
     if len(runs) and (runs.min() < 0 or runs.max() > MAX_MASK_PIXELS):
-        raise ValueError(f"must be from 0 to {MAX_MASK_PIXELS}, not {runs.min()} to {runs.max()}")
+        worst = runs.min() if runs.min() < 0 else runs.max()
+        raise ValueError(f"must be from 0 to {MAX_MASK_PIXELS}, not {worst}")
     return runs

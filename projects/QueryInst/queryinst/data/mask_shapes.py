@@ -7,6 +7,8 @@ import pycocotools.mask as mask_util
 
 from .mask_bounds import draw, is_area
 
+_DISTINCT = 0.75  # share of an outline's points in pixels of their own; half, if it is there twice
+
 Bounds = tuple[float, float, float, float]  # XYXY in pixels
 
 
@@ -39,7 +41,8 @@ def measure(parsed: list[np.ndarray] | np.ndarray, height: int, width: int) -> M
 def _measure_polygons(polygons: list[np.ndarray], height: int, width: int) -> MaskShape:
     """Of polygons of which at least one is an area.
 
-    A polygon that lies inside of its image, and is as thick as two pixels, is not drawn.
+    A polygon that lies inside of its image, is as thick as two pixels and does not pass most of its
+    pixels twice is not drawn.
     """
     areas = [polygon for polygon in polygons if is_area(polygon)]
     first = areas[0] if len(areas) == 1 else np.concatenate(areas)
@@ -49,9 +52,19 @@ def _measure_polygons(polygons: list[np.ndarray], height: int, width: int) -> Ma
     bounds = left, top, right, bottom
     if left >= 0 and top >= 0 and right <= width and bottom <= height:
         area = sum(map(_area_of, areas))
-        if area > right - left + bottom - top:
+        if area > right - left + bottom - top and not any(map(_is_twice_over, areas)):
             return MaskShape(bounds, area, False)
     return MaskShape(bounds, drawn_area(polygons, height, width), True)
+
+
+def _is_twice_over(polygon: np.ndarray) -> bool:
+    """Whether points share their pixels with others as those of an outline written twice do.
+
+    pycocotools fills what outlines surround an odd number of times: such a one has no pixel, for
+    all of its area.
+    """
+    points = np.rint(polygon).view(np.complex128).tolist()  # x + iy
+    return len(set(points)) < _DISTINCT * len(points)
 
 
 def drawn_area(polygons: list[np.ndarray], height: int, width: int) -> float:
