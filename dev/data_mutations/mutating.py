@@ -110,7 +110,7 @@ def _replace(container: Any, key: Any, rng: random.Random) -> None:
 def _retype(container: Any, key: Any, rng: random.Random) -> None:
     value = container[key]
     choices: list[Any] = [str(value), [value], {"value": value}, json.dumps(value), None]
-    if isinstance(value, (int, float)):
+    if isinstance(value, (int, float)) and abs(value) < 1e300:  # NaN is not
         choices += [float(value), int(value), str(float(value)), bool(value)] * 2
     elif isinstance(value, list):
         choices += [tuple(map(str, value)), dict(enumerate(map(str, value))), value[:1]]
