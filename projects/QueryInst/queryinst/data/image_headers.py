@@ -72,7 +72,7 @@ def read_orientation(file: IO[bytes], file_name: PathLike) -> int:
 def _orientation_of(image: Image.Image) -> int:
     with suppress(Exception):  # of damaged tags: Detectron2 turns nothing then
         # Of a PNG, its own method would decode the pixels for tags behind them.
-        found = Image.Image.getexif(image).get(EXIF_ORIENTATION)
+        found = Image.Image.getexif(image).get(EXIF_ORIENTATION, 1)
         return found if found in range(1, 9) else 1
     return 1
 
