@@ -259,9 +259,9 @@ def _check_header(entry: ImageEntry, file: IO[bytes], max_pixels: int) -> ImageF
 
 
 def _say_unseen(entry: ImageEntry, height: int, width: int, orientation: int) -> str:
-    """Of an image that is turned, unless the size that it was annotated with is the turned one."""
-    told = orientation in SWAPPING_ORIENTATIONS and height != width and entry.width is not None
-    if orientation == 1 or told:
+    """Of an image that is turned, where the size that it was annotated with would be the same."""
+    told = orientation in SWAPPING_ORIENTATIONS and height != width
+    if orientation == 1 or told or entry.width is None:
         return ""
     return f"image {entry.path} has the EXIF orientation {orientation}, by which it is turned"
 
